@@ -1,0 +1,1 @@
+"""A run and its history -> a static site. Imports tasks and kernels."""

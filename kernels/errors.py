@@ -1,0 +1,19 @@
+"""The root of the project's exceptions, and those a kernel may raise. tasks/errors.py draws the whole tree."""
+
+
+class BenchmarkError(Exception):
+    """Anything this project raises on purpose: one line that names the value, the limit and the next step."""
+
+    exit_code = 2
+
+
+class KernelError(BenchmarkError):
+    """A kernel file or one of its functions was used in a way it does not support."""
+
+
+class ShapeError(KernelError):
+    """A tensor or layer size breaks a constraint of the kernel."""
+
+
+class RegistryError(KernelError):
+    """A file in kernels/ does not declare its KERNEL as CONTRIBUTING.md says."""

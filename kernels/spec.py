@@ -1,0 +1,172 @@
+"""What a file in kernels/ declares: which sizes it takes, its inputs, its reference, its providers and its cost.
+
+    Layer  one kernel x one layer shape x one quantization scheme: what weights are generated for
+    Case   a layer x a number of tokens x options: what a provider is checked and timed on
+    Kernel the declaration at the end of each kernel file; kernels/registry.py finds it
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from kernels.errors import RegistryError
+
+Tensors = dict[str, torch.Tensor]
+Outputs = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where a provider would run: what it may ask before it says that it can."""
+
+    type: str
+    """"cuda" or "cpu", as in torch.device."""
+    name: str
+    """Marketing name, e.g. "NVIDIA H200"; part of a series' identity."""
+    capability: tuple[int, int] = (0, 0)
+    """CUDA compute capability, (0, 0) on a CPU."""
+
+    @property
+    def arch(self) -> str:
+        """The field's name of the architecture: "sm_90", or "cpu"."""
+        return f"sm_{self.capability[0]}{self.capability[1]}" if self.type == "cuda" else self.type
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One kernel on one layer of one model under one quantization scheme, as one rank sees it."""
+
+    kernel: str
+    """Name of the kernel, the same as its file."""
+    model: str
+    """Short model name, e.g. "Qwen3-30B-A3B", or "grid" for sizes that belong to no model."""
+    tp_size: int
+    """Tensor-parallel ranks the layer is split over."""
+    ep_size: int
+    """Expert-parallel ranks the experts are split over; 1 without expert parallelism."""
+    scheme: str
+    """Quantization scheme, one of Kernel.schemes."""
+    dtype: str
+    """Activation dtype, e.g. "bfloat16"."""
+    sizes: Mapping[str, int] = field(hash=False)
+    """Sizes per rank by name, exactly Kernel.size_names."""
+
+    @property
+    def key(self) -> str:
+        """The identity of the layer, readable and stable across runs."""
+        sizes = ",".join(f"{name}={size}" for name, size in self.sizes.items())
+        return f"{self.kernel}/{self.model}/tp{self.tp_size}/ep{self.ep_size}/{self.scheme}/{self.dtype}/{sizes}"
+
+    @property
+    def label(self) -> str:
+        """A short name for people: model and parallelism."""
+        ep = f" EP{self.ep_size}" if self.ep_size > 1 else ""
+        return f"{self.model} TP{self.tp_size}{ep}" if self.model != "grid" else "grid"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A layer at one number of tokens: what every provider is checked and timed on."""
+
+    layer: Layer
+    num_tokens: int
+    """Tokens of the batch (M); for batched activation formats the most tokens one expert may hold (T)."""
+    options: Mapping[str, str] = field(hash=False, default_factory=dict)
+    """What else distinguishes the case, e.g. {"token_strategy": "uniform"}."""
+
+    @property
+    def key(self) -> str:
+        """The identity of the case, readable and stable across runs."""
+        options = "".join(f"/{name}={value}" for name, value in sorted(self.options.items()))
+        return f"{self.layer.key}/num_tokens={self.num_tokens}{options}"
+
+    @property
+    def label(self) -> str:
+        """A short name for people: model, scheme, tokens and options."""
+        options = "".join(f" {value}" for _, value in sorted(self.options.items()))
+        return f"{self.layer.label} {self.layer.scheme} M={self.num_tokens}{options}"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A provider made ready for one case: everything one-off is done, `run` is what gets timed."""
+
+    run: Callable[[], Outputs]
+    """Launches the kernel once; allocates its outputs, never synchronizes, so that a CUDA graph can capture it."""
+    config: Mapping[str, object] = field(default_factory=dict)
+    """Launch configuration that was chosen (block sizes, warps, stages, where from)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One implementation of a kernel."""
+
+    prepare: Callable[[Case, Tensors, Tensors], Launch]
+    """(case, weights, inputs) -> Launch; may repack weights, pick a config, compile."""
+    unsupported: Callable[[Case, Device], str | None]
+    """Why this provider cannot run the case on the device ("needs sm_100 (this is sm_90)"), or None if it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far a provider may be from the reference, and why that far."""
+
+    relative_error: float
+    """Most ||output - reference|| / ||reference|| (Frobenius) that passes."""
+    element_error: float
+    """An element is close when |output - reference| <= element_error * (|reference| + rms(reference))."""
+    share_close: float
+    """Least share of elements that must be close."""
+    reason: str
+    """Where the two figures come from, in one sentence."""
+
+
+def first_output(case: Case, inputs: Tensors, outputs: Outputs) -> torch.Tensor:
+    """The usual `decode`: the kernel has one output and it is compared as it is, in float32."""
+    return outputs[0].float()
+
+
+def accept_layer(layer: Layer) -> None:
+    """The usual `check_layer`: every size will do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """The declaration at the end of kernels/<name>.py; everything the system knows about a kernel."""
+
+    name: str
+    """The same as the file's."""
+    title: str
+    """One line for people."""
+    schemes: tuple[str, ...]
+    """Quantization schemes it can generate weights for; the first is the default."""
+    size_names: tuple[str, ...]
+    """The sizes a Layer of this kernel has, in the order its key spells them."""
+    make_weights: Callable[[Layer, int, torch.device], Tensors]
+    """(layer, seed, device) -> tensors shared by every case of the layer; {} if there are none."""
+    make_inputs: Callable[[Case, Tensors, int, torch.device], Tensors]
+    """(case, weights, seed, device) -> tensors of this case."""
+    reference: Callable[[Case, Tensors, Tensors], torch.Tensor]
+    """(case, weights, inputs) -> float32 result in plain torch, float32 accumulation."""
+    providers: Mapping[str, Provider]
+    baseline: str
+    """The provider that speed-ups are told against."""
+    tolerance: Tolerance
+    flops: Callable[[Case, Tensors], int]
+    """(case, inputs) -> floating-point operations the result needs (a multiply-add is two)."""
+    bytes_moved: Callable[[Case, Tensors], int]
+    """(case, inputs) -> least bytes through device memory: every input read once, every output written once."""
+    decode: Callable[[Case, Tensors, Outputs], torch.Tensor] = first_output
+    """(case, inputs, outputs of a provider) -> what is compared with the reference."""
+    check_layer: Callable[[Layer], None] = accept_layer
+    """Raises ShapeError when the layer's sizes do not fit its scheme."""
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Values each option of a case may take; the first is the default."""
+
+    def __post_init__(self) -> None:
+        if self.baseline not in self.providers:
+            known = ", ".join(self.providers)
+            raise RegistryError(f"kernel {self.name}: baseline {self.baseline!r} is not one of its providers ({known})")
+        if not self.schemes or not self.size_names:
+            raise RegistryError(f"kernel {self.name}: schemes and size_names must name at least one each")

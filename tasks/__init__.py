@@ -1,0 +1,1 @@
+"""The stages: plain functions with thin Prefect wrappers, one noun a file. Imports kernels only."""

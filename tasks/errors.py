@@ -1,0 +1,66 @@
+"""Every exception this project raises on purpose, in one tree; the console command prints its one line and exits.
+
+    BenchmarkError                 exit code 2
+    +-- KernelError                (kernels/errors.py)
+    |   +-- ShapeError             a size breaks a constraint of the kernel
+    |   +-- RegistryError          a kernel file does not declare its KERNEL
+    +-- UsageError                 an argument is wrong
+    |   +-- UnknownNameError       no such model, kernel, provider, scheme or suite; lists the nearest
+    |   +-- ModelConfigError       a model's config cannot be read or has no MoE fields
+    |   +-- ParallelismError       TP or EP does not divide
+    +-- StoreError                 the DuckDB file cannot be used
+    |   +-- NewerSchemaError       written by a newer version of this project
+    |   +-- StoreLockedError       held by another process
+    |   +-- RunMismatchError       a run cannot be resumed with other arguments
+    +-- WorkerError                no worker can be started     exit code 3
+"""
+
+import difflib
+from collections.abc import Iterable
+
+from kernels.errors import BenchmarkError
+
+
+class UsageError(BenchmarkError):
+    """An argument is wrong."""
+
+
+class UnknownNameError(UsageError):
+    """A name is not one of those that exist."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=3, cutoff=0.4)
+        shown = [n for n in names if n.lower() in near] or names
+        label = "nearest" if near else "known"
+        super().__init__(f"unknown {kind} {name!r}; {label}: {', '.join(shown)} (all: kernel-nightly list {kind}s)")
+
+
+class ModelConfigError(UsageError):
+    """A model's config cannot be found or read, or has no MoE fields."""
+
+
+class ParallelismError(UsageError):
+    """A tensor- or expert-parallel size does not divide what it splits."""
+
+
+class StoreError(BenchmarkError):
+    """The DuckDB file cannot be used."""
+
+
+class NewerSchemaError(StoreError):
+    """The file was written by a newer version of this project."""
+
+
+class StoreLockedError(StoreError):
+    """Another process holds the file."""
+
+
+class RunMismatchError(StoreError):
+    """A run id exists with other arguments."""
+
+
+class WorkerError(BenchmarkError):
+    """No worker can be started, or none is left."""
+
+    exit_code = 3

@@ -1,0 +1,220 @@
+"""The nouns of the pipeline. All are frozen: a stage makes new records, it never changes old ones.
+
+    Suite -> ModelShape -> Case -> WorkUnit -> WeightsReceipt -> Check -> Measurement -> Verdict
+"""
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from kernels.spec import Case, Device, Layer
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """The sizes of one layer of one model, as one rank sees them after TP and EP."""
+
+    model: str
+    """Short name, e.g. "Mixtral-8x7B"."""
+    tp_size: int
+    ep_size: int
+    """1 without expert parallelism."""
+    dtype: str
+    """Activation dtype, e.g. "bfloat16"."""
+    sizes: Mapping[str, int] = field(hash=False)
+    """num_experts, top_k, hidden_size, intermediate_size: per rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkUnit:
+    """One layer with all its cases: weights are generated once, on the worker that measures them."""
+
+    layer: Layer
+    cases: tuple[Case, ...]
+    providers: tuple[str, ...]
+    """Names of the providers to check and time, in Kernel.providers order."""
+
+    @property
+    def key(self) -> str:
+        return self.layer.key
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One distinct environment a measurement was made in."""
+
+    host_id: str
+    """sha256 over every other field, first 16 hex digits."""
+    device: Device
+    device_uuid: str
+    """GPU UUID as the driver prints it, "" on a CPU."""
+    driver: str
+    """GPU driver version, "" on a CPU."""
+    cuda: str
+    """CUDA version torch was built for, "" for a CPU build."""
+    python: str
+    torch: str
+    triton: str
+    vllm: str
+    """"" where vLLM is not installed."""
+    num_cpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a flow over a suite."""
+
+    run_id: str
+    suite: str
+    seed: int
+    git_commit: str
+    """Full hash, "" outside a checkout."""
+    git_dirty: bool
+    started_at: datetime
+    """UTC."""
+    status: str = "running"
+    """running, complete, partial (some units were never measured) or interrupted."""
+    finished_at: datetime | None = None
+    """UTC; None while running."""
+    stage_seconds: Mapping[str, float] = field(hash=False, default_factory=dict)
+    """Wall seconds of each stage of the flow, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsReceipt:
+    """What crosses the stage instead of the weights: which bytes were generated, how fast."""
+
+    layer_key: str
+    seed: int
+    sha256: str
+    """Over names, shapes, dtypes and bytes of the tensors; "" for a layer without weights."""
+    size_bytes: int
+    seconds: float
+    host_id: str
+
+
+class Status(StrEnum):
+    """How an attempt to check and time one provider on one case ended."""
+
+    OK = "ok"
+    WRONG = "wrong"
+    UNSUPPORTED = "unsupported"
+    CRASHED = "crashed"
+    HUNG = "hung"
+    OUT_OF_MEMORY = "out_of_memory"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A provider's output on one case against the reference."""
+
+    case: Case
+    provider: str
+    status: Status
+    host_id: str
+    reason: str = ""
+    """Why the status is not ok; one line."""
+    relative_error: float | None = None
+    """||output - reference|| / ||reference||; None if no output came."""
+    share_close: float | None = None
+    """Share of elements close to the reference (kernels.spec.Tolerance)."""
+    config: Mapping[str, object] = field(hash=False, default_factory=dict)
+    """Launch configuration the provider chose."""
+    flops: int = 0
+    """Floating-point operations the case needs; 0 if no inputs were made."""
+    bytes_moved: int = 0
+    """Least bytes the case must move; 0 if no inputs were made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The identity of a trend: points of one series, and only they, are compared over nights."""
+
+    case_key: str
+    provider: str
+    timer: str
+    """The timer's name (kernels/timing.py): two timers never share a series."""
+    device_name: str
+    """E.g. "NVIDIA H200"; series of different devices never mix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One provider on one case in one run: every sample, or the status and the reason why there is none."""
+
+    run_id: str
+    check: Check
+    timer: str
+    device: Device
+    measured_at: datetime
+    """UTC."""
+    samples_us: tuple[float, ...] = ()
+    """Every sample in microseconds per call, in the order taken; () unless status is ok."""
+
+    @property
+    def series(self) -> Series:
+        return Series(self.check.case.key, self.check.provider, self.timer, self.device.name)
+
+    @property
+    def status(self) -> Status:
+        return self.check.status
+
+    @property
+    def median_us(self) -> float | None:
+        return statistics.median(self.samples_us) if self.samples_us else None
+
+
+class State(StrEnum):
+    """What a night says about one series."""
+
+    SAME = "SAME"
+    FAST = "FAST"
+    SLOW = "SLOW"
+    AMBIGUOUS = "AMBIGUOUS"
+    NEW = "NEW"
+    MISSING = "MISSING"
+    WRONG = "WRONG"
+    FAILED = "FAILED"
+    UNSUPPORTED = "UNSUPPORTED"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The state of one series after one run, with the evidence in one sentence."""
+
+    run_id: str
+    series: Series
+    state: State
+    evidence: str
+    median_us: float | None = None
+    baseline_us: float | None = None
+    """Median of the earlier nights' medians; None without history."""
+    relative_change: float | None = None
+    """median_us / baseline_us - 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One night of one series, as the trend chart needs it."""
+
+    run_id: str
+    started_at: datetime
+    """Start of the run, UTC."""
+    median_us: float
+    p20_us: float
+    p80_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """Everything a report of one run shows."""
+
+    run: Run
+    hosts: tuple[Host, ...]
+    receipts: tuple[WeightsReceipt, ...]
+    measurements: tuple[Measurement, ...]
+    verdicts: tuple[Verdict, ...]
+    trends: Mapping[Series, tuple[Point, ...]] = field(hash=False)
+    """Every earlier night and this one, oldest first, of each series measured in this run."""
