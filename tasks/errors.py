@@ -1,18 +1,21 @@
 """Every exception this project raises on purpose, in one tree; the console command prints its one line and exits.
 
-    BenchmarkError                 exit code 2
-    +-- KernelError                (kernels/errors.py)
-    |   +-- ShapeError             a size breaks a constraint of the kernel
-    |   +-- RegistryError          a kernel file does not declare its KERNEL
-    +-- UsageError                 an argument is wrong
-    |   +-- UnknownNameError       no such model, kernel, provider, scheme or suite; lists the nearest
-    |   +-- ModelConfigError       a model's config cannot be read or has no MoE fields
-    |   +-- ParallelismError       TP or EP does not divide
-    +-- StoreError                 the DuckDB file cannot be used
-    |   +-- NewerSchemaError       written by a newer version of this project
-    |   +-- StoreLockedError       held by another process
-    |   +-- RunMismatchError       a run cannot be resumed with other arguments
-    +-- WorkerError                no worker can be started     exit code 3
+BenchmarkError                 exit code 2
++-- KernelError                (kernels/errors.py)
+|   +-- ShapeError             a size breaks a constraint of the kernel
+|   +-- RegistryError          a kernel file does not declare its KERNEL
++-- UsageError                 an argument is wrong
+|   +-- UnknownNameError       no such model, kernel, provider, scheme or suite; lists the nearest
+|   +-- ModelConfigError       a model's config cannot be read or has no MoE fields
+|   +-- ParallelismError       TP or EP does not divide
++-- StoreError                 the DuckDB file cannot be used
+|   +-- NewerSchemaError       written by a newer version of this project
+|   +-- StoreLockedError       held by another process
+|   +-- RunMismatchError       a run cannot be resumed with other arguments
++-- WorkerError                no worker can be started     exit code 3
+    +-- WorkerRaised           a provider raised in its worker; becomes the status of its measurement
+    +-- WorkerCrashed          a worker's process died; likewise
+    +-- WorkerHung             a worker did not answer in time; likewise
 """
 
 import difflib
@@ -64,3 +67,21 @@ class WorkerError(BenchmarkError):
     """No worker can be started, or none is left."""
 
     exit_code = 3
+
+
+class WorkerRaised(WorkerError):  # noqa: N818 - what happened to the worker, not an error of the run
+    """A method of a worker raised; the worker answers the next call."""
+
+    def __init__(self, message: str, *, out_of_memory: bool, device_lost: bool) -> None:
+        super().__init__(message)
+        self.out_of_memory = out_of_memory
+        self.device_lost = device_lost
+        """Whether the process can no longer use its device (CUDA errors are sticky)."""
+
+
+class WorkerCrashed(WorkerError):  # noqa: N818
+    """A worker's process died; the next call starts a fresh one."""
+
+
+class WorkerHung(WorkerError):  # noqa: N818
+    """A worker did not answer in time and was killed; the next call starts a fresh one."""

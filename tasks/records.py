@@ -1,6 +1,6 @@
 """The nouns of the pipeline. All are frozen: a stage makes new records, it never changes old ones.
 
-    Suite -> ModelShape -> Case -> WorkUnit -> WeightsReceipt -> Check -> Measurement -> Verdict
+Suite -> ModelShape -> Case -> WorkUnit -> WeightsReceipt -> Check -> Measurement -> Verdict
 """
 
 import statistics
@@ -68,6 +68,8 @@ class Run:
 
     run_id: str
     suite: str
+    arguments: Mapping[str, object] = field(hash=False)
+    """What narrowed or replaced the suite's own choices; {} for the whole suite."""
     seed: int
     git_commit: str
     """Full hash, "" outside a checkout."""
@@ -75,7 +77,7 @@ class Run:
     started_at: datetime
     """UTC."""
     status: str = "running"
-    """running, complete, partial (some units were never measured) or interrupted."""
+    """running (or killed: it can be resumed), complete, partial (a worker was lost for good) or interrupted."""
     finished_at: datetime | None = None
     """UTC; None while running."""
     stage_seconds: Mapping[str, float] = field(hash=False, default_factory=dict)

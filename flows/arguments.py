@@ -1,0 +1,111 @@
+"""The command line of kernel-nightly: its options, spelled as vLLM's benchmark scripts spell theirs."""
+
+import argparse
+from pathlib import Path
+
+from flows.choice import DEVICES
+from tasks.cases import Selection
+from tasks.shapes import DTYPES
+
+DESCRIPTION = """\
+Continuous benchmarking of quantized GPU kernels: check every provider of every kernel against a reference,
+time it, compare it with earlier nights, and draw the history.
+"""
+EXAMPLES = """\
+examples:
+  kernel-nightly run                                          the nightly suite on a GPU, the smoke suite without one
+  kernel-nightly run --model Mixtral-8x7B --tp-size 2 --batch-size 1 64 --provider triton vllm-triton-default
+  kernel-nightly run --run-id 20261120T220000Z                resume a run that was killed
+  kernel-nightly list providers
+  kernel-nightly show                                         the newest run as a table
+  kernel-nightly site --open
+
+exit codes: 0 nothing to report, 1 a series is SLOW, WRONG, FAILED or MISSING, 2 bad input, 3 the run did not finish
+"""
+LISTINGS = ("models", "kernels", "providers", "schemes", "suites", "runs")
+SAVE_DIR = Path("results")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of every command."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("kernel-nightly", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=raw)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_run(commands.add_parser("run", help="measure a suite, judge it and draw the site", formatter_class=raw))
+    listing = commands.add_parser("list", help=f"list {', '.join(LISTINGS)}")
+    listing.add_argument("what", choices=LISTINGS)
+    _add_save_dir(listing)
+    show = commands.add_parser("show", help="print a run: every case, provider, time and verdict")
+    show.add_argument("run_id", nargs="?", default="", help="default: the newest run")
+    _add_source(show)
+    site = commands.add_parser("site", help="draw the site of a run")
+    site.add_argument("run_id", nargs="?", default="", help="default: the newest run")
+    site.add_argument("--out", type=Path, help="folder to write (default: SAVE_DIR/site)")
+    site.add_argument("--open", action="store_true", help="open it in a browser")
+    _add_source(site)
+    export = commands.add_parser("export", help="write every table as Parquet")
+    export.add_argument("folder", type=Path)
+    _add_save_dir(export)
+    return parser
+
+
+def _add_save_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--save-dir", type=Path, default=SAVE_DIR, help="folder of the database (default: results)")
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    _add_save_dir(parser)
+    parser.add_argument("--from", dest="parquet", type=Path, metavar="DIR", help="read Parquet tables from DIR instead")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what to measure (several values after one option: --batch-size 1 16 64)")
+    what.add_argument("--suite", default="auto", help="default: nightly on a GPU, smoke without one")
+    what.add_argument(
+        "--model", "--models", nargs="+", default=[], dest="models", help="vendored name, folder or org/name on the Hub"
+    )
+    what.add_argument("--tp-size", "--tp-sizes", "-tp", nargs="+", type=int, default=[], dest="tp_sizes")
+    what.add_argument("--enable-expert-parallel", action="store_true", help="split experts, not their columns, over TP")
+    what.add_argument("--dtype", default="auto", help=f"of the activations: {', '.join(DTYPES)}")
+    what.add_argument(
+        "--batch-size",
+        "--batch-sizes",
+        nargs="+",
+        type=int,
+        default=[],
+        dest="batch_sizes",
+        help="numbers of tokens (M)",
+    )
+    what.add_argument("--limit-k", nargs="+", type=int, default=[], help="keep layers with these hidden sizes (K)")
+    what.add_argument("--limit-n", nargs="+", type=int, default=[], help="keep these intermediate sizes per rank (N)")
+    what.add_argument("--kernel", "--only", nargs="+", default=[], dest="kernels", help="keep these kernels")
+    what.add_argument("--provider", "--providers", nargs="+", default=[], dest="providers", help="keep these providers")
+    what.add_argument("--scheme", "--schemes", nargs="+", default=[], dest="schemes", help="keep these schemes")
+    what.add_argument("--trust-remote-code", action="store_true", help="let a model's own code read its config")
+    what.add_argument("--model-prefix", default="", help="attribute of the config that holds the language model's")
+    what.add_argument("--allow-download", action="store_true", help="let --model fetch a config from the Hub")
+    how = parser.add_argument_group("how to run")
+    how.add_argument("--seed", type=int, default=0, help="of weights and inputs (default: 0)")
+    how.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)}")
+    how.add_argument("--address", default="", help="of a running Ray cluster (default: start one here)")
+    how.add_argument("--run-id", default="", help="resume this run: only what it lacks is measured")
+    how.add_argument("--save-dir", type=Path, default=SAVE_DIR, help="folder for all results (default: results)")
+
+
+def read_selection(arguments: argparse.Namespace) -> Selection:
+    """What the `run` command's options narrow or replace."""
+    return Selection(
+        models=tuple(arguments.models),
+        tp_sizes=tuple(arguments.tp_sizes),
+        enable_expert_parallel=arguments.enable_expert_parallel,
+        dtype=arguments.dtype,
+        batch_sizes=tuple(arguments.batch_sizes),
+        limit_k=tuple(arguments.limit_k),
+        limit_n=tuple(arguments.limit_n),
+        kernels=tuple(arguments.kernels),
+        providers=tuple(arguments.providers),
+        schemes=tuple(arguments.schemes),
+        trust_remote_code=arguments.trust_remote_code,
+        model_prefix=arguments.model_prefix,
+        allow_download=arguments.allow_download,
+    )

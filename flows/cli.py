@@ -1,0 +1,125 @@
+"""The console command kernel-nightly. Heavy imports wait until a command needs them, so that --help is quick."""
+
+import argparse
+import os
+import sys
+import webbrowser
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from rich.console import Console
+
+from flows.arguments import make_parser, read_selection
+from kernels.errors import BenchmarkError
+from tasks.store import Store
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    arguments = make_parser().parse_args(argv)
+    console = Console()
+    try:
+        return COMMANDS[arguments.command](arguments, console)
+    except BenchmarkError as error:
+        sys.stderr.write(f"kernel-nightly: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("kernel-nightly: interrupted; what was measured is kept\n")
+        return 130
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Measure a suite; bad input is found before anything is started."""
+    from flows.choice import choose_suite
+    from tasks import cases
+    from tasks.records import Night
+
+    selection = read_selection(arguments)
+    chosen = choose_suite(arguments.suite, arguments.device, arguments.address)
+    cases.plan_units(chosen.suite, cases.resolve_shapes(chosen.suite, selection), selection)
+    Store.open(arguments.save_dir).close()
+    set_prefect_defaults(arguments.save_dir)
+
+    from flows.nightly import nightly, read_night
+    from flows.report import exit_code, print_report
+
+    site = nightly(
+        suite=arguments.suite,
+        selection=selection,
+        seed=arguments.seed,
+        device=arguments.device,
+        save_dir=arguments.save_dir,
+        address=arguments.address,
+        run_id=arguments.run_id,
+    )
+    night: Night = read_night(arguments.save_dir, arguments.run_id)
+    print_report(console, night)
+    console.print(f"site: {site}", soft_wrap=True, highlight=False)
+    return exit_code(night)
+
+
+def set_prefect_defaults(save_dir: Path) -> None:
+    """Settings Prefect reads when it is imported: quiet, no analytics, and its own folder unless a server is named."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # failures end in one line, or in Python's traceback
+    if "PREFECT_API_URL" not in os.environ:
+        os.environ.setdefault("PREFECT_HOME", str(save_dir.resolve() / "prefect"))
+
+
+def show(arguments: argparse.Namespace, console: Console) -> int:
+    """Print a run as tables."""
+    from flows.report import exit_code, print_report
+
+    with closing(open_source(arguments)) as store:
+        night = store.night(arguments.run_id)
+    print_report(console, night)
+    return exit_code(night)
+
+
+def site(arguments: argparse.Namespace, console: Console) -> int:
+    """Draw the site of a run."""
+    from dashboards.site import write_site
+
+    with closing(open_source(arguments)) as store:
+        night = store.night(arguments.run_id)
+    page = write_site(night, arguments.out or arguments.save_dir / "site")
+    console.print(f"site: {page}", soft_wrap=True, highlight=False)
+    if arguments.open:
+        webbrowser.open(page.resolve().as_uri())
+    return 0
+
+
+def export(arguments: argparse.Namespace, console: Console) -> int:
+    """Write every table as Parquet."""
+    with closing(Store.read(arguments.save_dir)) as store:
+        store.export_parquet(arguments.folder)
+    console.print(f"Parquet: {arguments.folder}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def list_names(arguments: argparse.Namespace, console: Console) -> int:
+    """Print what exists, one a line."""
+    from flows import listings
+
+    lines = listings.list_lines(arguments.what, arguments.save_dir)
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False)
+    return 0
+
+
+def open_source(arguments: argparse.Namespace) -> Store:
+    """The published snapshot, or Parquet tables where --from names them."""
+    return Store.from_parquet(arguments.parquet) if arguments.parquet else Store.read(arguments.save_dir)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
+    "run": run,
+    "show": show,
+    "site": site,
+    "export": export,
+    "list": list_names,
+}
+"""What each command calls."""

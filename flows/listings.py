@@ -1,0 +1,33 @@
+"""What `kernel-nightly list` prints."""
+
+from pathlib import Path
+
+from kernels.registry import kernels
+from tasks.shapes import list_models
+from tasks.store import Store
+from tasks.suites import SUITES
+
+
+def list_lines(what: str, save_dir: Path) -> list[str]:
+    """One line per model, kernel, provider, scheme, suite or stored run."""
+    registry = kernels()
+    match what:
+        case "models":
+            return list(list_models())
+        case "kernels":
+            return [f"{kernel.name}: {kernel.title}" for kernel in registry.values()]
+        case "providers":
+            return [f"{kernel.name}: {name}" for kernel in registry.values() for name in kernel.providers]
+        case "schemes":
+            return [f"{kernel.name}: {scheme}" for kernel in registry.values() for scheme in kernel.schemes]
+        case "suites":
+            return [f"{suite.name}: {suite.description}" for suite in SUITES.values()]
+        case _:
+            return list_runs(save_dir)
+
+
+def list_runs(save_dir: Path) -> list[str]:
+    """One line per stored run, oldest first."""
+    with Store.read(save_dir) as store:
+        runs = store.runs()
+    return [f"{run.run_id}  {run.suite}  {run.status}  {run.git_commit[:12]}{'+' * run.git_dirty}" for run in runs]

@@ -1,0 +1,92 @@
+"""The nightly: every provider of every kernel of a suite, checked, timed, judged and drawn."""
+
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.task_runners import ThreadPoolTaskRunner
+from rich.console import Console
+
+from dashboards.site import write_site
+from flows.choice import choose_suite
+from tasks.cases import Selection
+from tasks.measure import UnitBench
+from tasks.records import Night, WorkUnit
+from tasks.session import Session, new_run, open_session
+from tasks.stages import (
+    alert,
+    generate_weights,
+    judge,
+    list_cases,
+    persist,
+    resolve_shapes,
+    retune_stale_configs,
+    time_providers,
+    verify,
+)
+from tasks.store import Store
+
+MOST_WORKERS = 64
+"""Threads of the flow: more than that many GPUs wait in line."""
+WHOLE_SUITE = Selection()
+
+
+@flow(name="nightly", task_runner=ThreadPoolTaskRunner(max_workers=MOST_WORKERS))
+def nightly(
+    suite: str = "auto",
+    selection: Selection = WHOLE_SUITE,
+    seed: int = 0,
+    device: str = "auto",
+    save_dir: Path = Path("results"),
+    address: str = "",
+    run_id: str = "",
+) -> Path:
+    """Measure a suite and say what changed.
+
+    Args:
+        suite: name of a suite; "auto" is nightly on a GPU and smoke without one.
+        selection: what replaces or narrows the suite's own choices.
+        seed: of weights and inputs.
+        device: "cuda", "cpu", or "auto" for a GPU if there is one.
+        save_dir: folder of the database and the site.
+        address: of a running Ray cluster; empty starts one on this machine.
+        run_id: resumes that run if it is in the database.
+    Returns:
+        The site's front page.
+    """
+    console = Console()
+    chosen = choose_suite(suite, device, address)
+    shapes = resolve_shapes(chosen.suite, selection)
+    plan = list_cases(chosen.suite, shapes, selection)
+    run = new_run(chosen.suite.name, selection, seed, run_id)
+    with open_session(run, plan, chosen.device_type, save_dir, address, console) as session:
+        measured = [measure_unit.submit(session, unit) for unit in session.units]
+        for unit in measured:
+            unit.result()
+        retune_stale_configs(session)
+        verdicts = judge(session)
+        alert(session, verdicts)
+    return draw_site(save_dir, run.run_id)
+
+
+@task(name="measure unit", task_run_name="{unit.layer.kernel} {unit.layer.label}", cache_policy=NO_CACHE)
+def measure_unit(session: Session, unit: WorkUnit) -> None:
+    """Weights, checks and times of one unit, on one worker, into the store."""
+    with session.workers.lease() as worker:
+        bench = UnitBench(worker, unit, session.run.seed)
+        receipt = generate_weights(session, bench)
+        checks = verify(session, bench)
+        measurements = time_providers(session, bench, checks)
+    persist(session, bench, receipt, measurements)
+
+
+@task(name="draw site", cache_policy=NO_CACHE)
+def draw_site(save_dir: Path, run_id: str) -> Path:
+    """The site of a run, from the published snapshot."""
+    return write_site(read_night(save_dir, run_id), save_dir / "site")
+
+
+def read_night(save_dir: Path, run_id: str = "") -> Night:
+    """A run out of the published snapshot; the newest without an id."""
+    with Store.read(save_dir) as store:
+        return store.night(run_id)

@@ -1,0 +1,108 @@
+"""The stages of a run as Prefect tasks: thin wrappers around plain functions, and their clock.
+
+They stand in one file so that worker processes, which import the plain functions, never import Prefect.
+"""
+
+from collections.abc import Sequence
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from kernels.timing import timers_for
+from tasks import alerts, cases, measure, tuning, verdicts
+from tasks.measure import UnitBench
+from tasks.records import Check, Measurement, ModelShape, Verdict, WeightsReceipt
+from tasks.session import Session
+from tasks.suites import Suite
+
+
+@task(name="resolve model shapes", cache_policy=NO_CACHE)
+def resolve_shapes(suite: Suite, selection: cases.Selection) -> tuple[ModelShape, ...]:
+    """Models of the suite, or of the selection, as the sizes one rank computes with."""
+    return cases.resolve_shapes(suite, selection)
+
+
+@task(name="list cases", cache_policy=NO_CACHE)
+def list_cases(suite: Suite, shapes: tuple[ModelShape, ...], selection: cases.Selection) -> cases.Plan:
+    """Work units of the run, each with its cases, and what does not fit."""
+    return cases.plan_units(suite, shapes, selection)
+
+
+@task(name="generate weights", cache_policy=NO_CACHE)
+def generate_weights(session: Session, bench: UnitBench) -> WeightsReceipt | None:
+    """Quantized weights of the unit, on its worker."""
+    session.progress.begin_stage("generating weights", bench.unit)
+    with session.clock.measure("generate weights"):
+        return bench.load()
+
+
+@task(name="verify", cache_policy=NO_CACHE)
+def verify(session: Session, bench: UnitBench) -> list[Check]:
+    """Every provider of the unit against the reference."""
+    session.progress.begin_stage("verifying", bench.unit)
+    with session.clock.measure("verify"):
+        return measure.check_unit(bench, session.progress.tell)
+
+
+@task(name="time", cache_policy=NO_CACHE)
+def time_providers(session: Session, bench: UnitBench, checks: list[Check]) -> list[Measurement]:
+    """What passed, timed with every timer of the device."""
+    session.progress.begin_stage("timing", bench.unit)
+    timers = [timer.name for timer in timers_for(bench.host.device.type)]
+    with session.clock.measure("time"):
+        return measure.time_unit(bench, checks, timers, session.run.run_id, session.progress.tell)
+
+
+@task(name="persist", cache_policy=NO_CACHE)
+def persist(
+    session: Session, bench: UnitBench, receipt: WeightsReceipt | None, measurements: list[Measurement]
+) -> None:
+    """Commit the unit: all of it or nothing."""
+    with session.clock.measure("persist"):
+        session.store.commit_unit(session.run.run_id, bench.host, receipt, measurements)
+    session.progress.end_unit(bench.unit, count_statuses(measurements))
+
+
+@task(name="find stale configs", cache_policy=NO_CACHE)
+def retune_stale_configs(session: Session) -> list[tuning.StaleConfig]:
+    """Shipped configs that lost to the default tonight; says that they are not retuned yet."""
+    with session.clock.measure("find stale configs"):
+        stale = tuning.find_stale_configs(session.store.measurements(session.run.run_id))
+    for config in stale:
+        session.console.print(
+            f"stale config: {config.case.label}: shipped {config.shipped_us:.1f} us, "
+            f"default {config.default_us:.1f} us ({config.relative_loss:+.1%})",
+            highlight=False,
+        )
+    session.console.print(f"tuning: {len(stale)} stale configs found; retuning is not built yet, nothing was retuned")
+    return stale
+
+
+@task(name="judge", cache_policy=NO_CACHE)
+def judge(session: Session) -> list[Verdict]:
+    """A verdict for every series of the run, and for those that are missing."""
+    with session.clock.measure("judge"):
+        run, store = session.run, session.store
+        found = verdicts.judge_night(
+            run.run_id, store.measurements(run.run_id), store.trends(run.started_at), store.previous_series(run)
+        )
+        store.commit_verdicts(run.run_id, found)
+    return found
+
+
+@task(name="alert", cache_policy=NO_CACHE)
+def alert(session: Session, judged: Sequence[Verdict]) -> list[str]:
+    """One line per series that needs a look, on the console; says that no other channel is built yet."""
+    lines = alerts.list_alerts(judged)
+    for line in lines:
+        session.console.print(line, highlight=False, soft_wrap=True)
+    session.console.print(f"alerts: {len(lines)}, on the console only; other channels are not built yet")
+    return lines
+
+
+def count_statuses(measurements: Sequence[Measurement]) -> str:
+    """E.g. "12 ok, 3 unsupported"."""
+    counts: dict[str, int] = {}
+    for measurement in measurements:
+        counts[measurement.status] = counts.get(measurement.status, 0) + 1
+    return ", ".join(f"{count} {status}" for status, count in counts.items())

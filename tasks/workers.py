@@ -1,0 +1,167 @@
+"""Workers: one process per GPU (or one for the CPU), replaced when it crashes or hangs. No other file imports ray.
+
+Ray's own retries are off: a provider that kills its process must cost its own case and no other, so the caller
+hears of it (WorkerCrashed, WorkerHung) and gets a fresh process.
+"""
+
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+import ray.exceptions
+
+from tasks.bench import Bench
+from tasks.errors import WorkerCrashed, WorkerError, WorkerHung, WorkerRaised
+
+START_SECONDS = 180.0
+"""Longest a new worker process may take to import torch and open its device."""
+
+
+class Worker:
+    """A handle to one Bench in its own process."""
+
+    def __init__(self, device_type: str, bench: type = Bench) -> None:
+        self._device_type = device_type
+        self._bench = bench
+        self._actor: Any = None
+
+    def start(self) -> None:
+        """Start the process without waiting for it."""
+        gpus = 1 if self._device_type == "cuda" else 0
+        cpus = 1 if gpus else os.cpu_count() or 1
+        remote = ray.remote(num_gpus=gpus, num_cpus=cpus, max_restarts=0, max_task_retries=0)(self._bench)
+        self._actor = remote.remote(self._device_type)
+
+    def call(self, method: str, *arguments: object, limit_seconds: float) -> Any:
+        """Call a method of the Bench and wait for its result.
+
+        Raises:
+            WorkerHung: no answer within `limit_seconds`; the process is gone.
+            WorkerCrashed: the process died.
+            WorkerRaised: the method raised; the process is still there unless the device is lost.
+        """
+        if self._actor is None:
+            self.start()
+        answer = getattr(self._actor, method).remote(*arguments)
+        ready, _ = ray.wait([answer], timeout=limit_seconds)
+        if not ready:
+            self.stop()
+            raise WorkerHung(f"no answer within {limit_seconds:g} s")
+        try:
+            return ray.get(answer)
+        except ray.exceptions.RayTaskError as error:
+            raised = _describe(error)
+            if raised.device_lost:
+                self.stop()
+            raise raised from error
+        except ray.exceptions.RayActorError as error:
+            self.stop()
+            raise WorkerCrashed(_first_line(str(error))) from error
+
+    def stop(self) -> None:
+        """Kill the process; the next call starts a fresh one."""
+        if self._actor is not None:
+            ray.kill(self._actor, no_restart=True)
+            self._actor = None
+
+
+def _first_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0] if lines else "no message"
+
+
+def _describe(error: ray.exceptions.RayTaskError) -> WorkerRaised:
+    """What a method raised, without Ray's wrapping."""
+    cause = error.cause
+    names = {base.__name__ for base in type(cause).__mro__}
+    message = _first_line(str(cause))
+    return WorkerRaised(
+        f"{type(cause).__name__}: {message}",
+        out_of_memory="OutOfMemoryError" in names,
+        device_lost="AcceleratorError" in names or "CUDA error" in message,
+    )
+
+
+class WorkerPool:
+    """The workers of a run; lease one to measure a unit with it."""
+
+    def __init__(self, workers: list[Worker]) -> None:
+        self._workers = workers
+        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        for worker in workers:
+            worker.start()
+            self._idle.put(worker)
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the run is ending: what a killed worker was doing must not be recorded."""
+        return self._closed.is_set()
+
+    @contextmanager
+    def lease(self) -> Iterator[Worker]:
+        """Hold one worker; waits until one is idle."""
+        worker = self._idle.get()
+        try:
+            yield worker
+        finally:
+            self._idle.put(worker)
+
+    def close(self) -> None:
+        """Kill every worker."""
+        self._closed.set()
+        for worker in self._workers:
+            worker.stop()
+
+
+def start_ray(address: str) -> None:
+    """Join the Ray cluster at `address`, or start one on this machine if it is empty.
+
+    Raises:
+        WorkerError: the cluster does not answer; the message names the address.
+    """
+    if ray.is_initialized():
+        return
+    quiet = {"include_dashboard": False} if not address else {}
+    try:
+        ray.init(address=address or "local", log_to_driver=False, logging_level="warning", **quiet)
+    except (ConnectionError, TimeoutError, ray.exceptions.RayError) as error:
+        where = f"Ray at {address!r} does not answer" if address else "Ray does not start on this machine"
+        raise WorkerError(f"{where}: {_first_line(str(error))}; check it with: ray status") from error
+
+
+def count_gpus() -> int:
+    """GPUs of the cluster that is joined."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+@contextmanager
+def open_workers(device_type: str, address: str = "") -> Iterator[WorkerPool]:
+    """Start one worker per GPU of the cluster, or one for the CPU; kill them all at the end.
+
+    Raises:
+        WorkerError: Ray does not answer, or GPUs were asked for and the cluster has none.
+    """
+    start_ray(address)
+    try:
+        workers = count_gpus() if device_type == "cuda" else 1
+        if not workers:
+            raise WorkerError("the suite needs a CUDA GPU and Ray sees none; use --suite smoke or check nvidia-smi")
+        pool = WorkerPool([Worker(device_type) for _ in range(workers)])
+        try:
+            yield pool
+        finally:
+            pool.close()
+    finally:
+        ray.shutdown()
