@@ -1,6 +1,7 @@
 """The console command kernel-nightly. Heavy imports wait until a command needs them, so that --help is quick."""
 
 import argparse
+import atexit
 import os
 import sys
 import webbrowser
@@ -13,6 +14,13 @@ from rich.console import Console
 from flows.arguments import make_parser, read_selection
 from kernels.errors import BenchmarkError
 from tasks.store import Store
+
+
+def script() -> None:
+    """The process behind the command: `main`, and a quiet end."""
+    # Registered first, so run last: Prefect's threads outlive main, and duckdb's bindings would print pages about it.
+    atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno()))
+    sys.exit(main())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -31,7 +31,10 @@ MOST_WORKERS = 64
 WHOLE_SUITE = Selection()
 
 
-@flow(name="nightly", task_runner=ThreadPoolTaskRunner(max_workers=MOST_WORKERS))
+@flow(
+    name="nightly",
+    task_runner=ThreadPoolTaskRunner(max_workers=MOST_WORKERS),  # type: ignore[arg-type]  # Prefect's own hint is off
+)
 def nightly(
     suite: str = "auto",
     selection: Selection = WHOLE_SUITE,

@@ -5,7 +5,7 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
-from tasks.records import Measurement, Night, Series, State, Verdict
+from tasks.records import Measurement, Night, Series, State, Status, Verdict
 from tasks.verdicts import ATTENTION
 
 EXIT_OK, EXIT_REGRESSION, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
@@ -43,26 +43,39 @@ def print_report(console: Console, night: Night) -> None:
 
 
 def layer_table(measurements: list[Measurement], verdicts: dict[Series, Verdict]) -> Table:
-    """Cases x providers of one layer."""
+    """Cases x providers of one layer; what cannot run here stands once, beneath."""
     layer = measurements[0].check.case.layer
     sizes = ", ".join(f"{name} {size}" for name, size in layer.sizes.items())
-    table = Table(title=f"{layer.kernel}  {layer.label}  {layer.scheme}  ({sizes})", title_justify="left")
-    for heading in ("case", "provider", "timer"):
-        table.add_column(heading)
-    for heading in ("median us", "of best vLLM", "error"):
-        table.add_column(heading, justify="right")
+    heading = f"{layer.kernel}  {layer.label}  {layer.scheme}  ({sizes})"
+    caption = "\n".join(unsupported_lines(measurements)) or None
+    table = Table(title=heading, caption=caption, title_justify="left", caption_justify="left")
+    for column in ("case", "provider", "timer"):
+        table.add_column(column, no_wrap=True)
+    for column in ("median us", "of best vLLM", "error"):
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("verdict")
-    ordered = sorted(measurements, key=lambda m: (m.check.case.num_tokens, m.check.case.key, m.timer))
-    by_case: dict[tuple[str, str], list[Measurement]] = {}
-    for measurement in ordered:
-        by_case.setdefault((measurement.check.case.key, measurement.timer), []).append(measurement)
-    for group in by_case.values():
+    ran = [m for m in measurements if m.status is not Status.UNSUPPORTED]
+    by_case: dict[tuple[int, str, str], list[Measurement]] = {}
+    for measurement in ran:
+        case = measurement.check.case
+        by_case.setdefault((case.num_tokens, case.key, measurement.timer), []).append(measurement)
+    for _, group in sorted(by_case.items()):
         for index, measurement in enumerate(group):
-            cells = measurement_cells(measurement, best_vllm_us(group), verdicts.get(measurement.series))
             options = " ".join(measurement.check.case.options.values())
-            case = f"M={measurement.check.case.num_tokens} {options}".strip() if index == 0 else ""
-            table.add_row(case, *cells, end_section=index == len(group) - 1)
+            name = f"M={measurement.check.case.num_tokens} {options}".strip() if index == 0 else ""
+            cells = measurement_cells(measurement, best_vllm_us(group), verdicts.get(measurement.series))
+            table.add_row(name, *cells, end_section=index == len(group) - 1)
     return table
+
+
+def unsupported_lines(measurements: list[Measurement]) -> list[str]:
+    """One line per provider and reason."""
+    cases: dict[tuple[str, str], set[str]] = {}
+    for measurement in measurements:
+        if measurement.status is Status.UNSUPPORTED:
+            check = measurement.check
+            cases.setdefault((check.provider, check.reason), set()).add(check.case.key)
+    return [f"{name}: {reason} ({len(keys)} cases)" for (name, reason), keys in cases.items()]
 
 
 def measurement_cells(measurement: Measurement, best_us: float | None, verdict: Verdict | None) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ through: the caller turns it into a status (tasks/measure.py).
 """
 
 import math
+import os
 
 import torch
 
@@ -37,11 +38,18 @@ def compare(output: torch.Tensor, reference: torch.Tensor, tolerance: Tolerance)
     return error / norm, share_close
 
 
+def cpu_threads() -> int:
+    """Threads of a CPU provider: one core is left to the flow and its server, whose work would show in the times."""
+    return max(1, (os.cpu_count() or 1) - 1)
+
+
 class Bench:
     """One device and the layer that is on it. Created in a worker process, used by one caller at a time."""
 
     def __init__(self, device_type: str) -> None:
         self._device = torch.device("cuda", 0) if device_type == "cuda" else torch.device("cpu")
+        if device_type == "cpu":
+            torch.set_num_threads(cpu_threads())
         self._host = describe_host(self._device)
         self._seed = 0
         self._weights: Tensors = {}

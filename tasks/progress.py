@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -13,7 +14,7 @@ from tasks.records import WorkUnit
 class RunProgress:
     """Counts units done, and shows the case in hand. Every method may be called from any thread."""
 
-    def __init__(self, console: Console, units: list[WorkUnit]) -> None:
+    def __init__(self, console: Console, units: Sequence[WorkUnit]) -> None:
         self._console = console
         self._units = units
         self._steps_per_unit = {unit.key: 2 * len(unit.cases) * len(unit.providers) for unit in units}

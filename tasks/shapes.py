@@ -165,7 +165,8 @@ def _read_text_config(source: _Source, trust_remote_code: bool, model_prefix: st
     if text is not config:
         names = [name for name in sections[-1] if getattr(config, name, None) is text]
         if not names:
-            raise ModelConfigError(f"config.json of {source.name} lacks the text config that {_class_name(config)} has")
+            where = f"config.json of {source.name} has no section for the text config of {_class_name(config)}"
+            raise ModelConfigError(f"{where}; add it, or name the section it is in with --model-prefix")
         config = _open_section(source.name, config, sections, names[0])
     return _TextConfig(source.name, config, tuple(sections))
 

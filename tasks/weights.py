@@ -19,7 +19,7 @@ def hash_tensors(tensors: Tensors) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).cpu().numpy()))
+        digest.update(tensor.reshape(-1).view(torch.uint8).cpu().numpy().data)
     return digest.hexdigest()
 
 

@@ -6,7 +6,6 @@ hears of it (WorkerCrashed, WorkerHung) and gets a fresh process.
 
 import os
 import queue
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +17,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 import ray.exceptions
 
-from tasks.bench import Bench
+from tasks.bench import Bench, cpu_threads
 from tasks.errors import WorkerCrashed, WorkerError, WorkerHung, WorkerRaised
 
 START_SECONDS = 180.0
@@ -32,11 +31,12 @@ class Worker:
         self._device_type = device_type
         self._bench = bench
         self._actor: Any = None
+        self._ended = False
 
     def start(self) -> None:
         """Start the process without waiting for it."""
         gpus = 1 if self._device_type == "cuda" else 0
-        cpus = 1 if gpus else os.cpu_count() or 1
+        cpus = 1 if gpus else cpu_threads()
         remote = ray.remote(num_gpus=gpus, num_cpus=cpus, max_restarts=0, max_task_retries=0)(self._bench)
         self._actor = remote.remote(self._device_type)
 
@@ -48,6 +48,8 @@ class Worker:
             WorkerCrashed: the process died.
             WorkerRaised: the method raised; the process is still there unless the device is lost.
         """
+        if self._ended:
+            raise WorkerError("the run is ending: no more calls to its workers")
         if self._actor is None:
             self.start()
         answer = getattr(self._actor, method).remote(*arguments)
@@ -64,7 +66,14 @@ class Worker:
             raise raised from error
         except ray.exceptions.RayActorError as error:
             self.stop()
+            if self._ended:
+                raise WorkerError("the run is ending: its workers were killed") from error
             raise WorkerCrashed(_first_line(str(error))) from error
+
+    def end(self) -> None:
+        """Kill the process for good: what it was doing is no crash."""
+        self._ended = True
+        self.stop()
 
     def stop(self) -> None:
         """Kill the process; the next call starts a fresh one."""
@@ -96,18 +105,12 @@ class WorkerPool:
     def __init__(self, workers: list[Worker]) -> None:
         self._workers = workers
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        self._closed = threading.Event()
         for worker in workers:
             worker.start()
             self._idle.put(worker)
 
     def __len__(self) -> int:
         return len(self._workers)
-
-    @property
-    def closed(self) -> bool:
-        """Whether the run is ending: what a killed worker was doing must not be recorded."""
-        return self._closed.is_set()
 
     @contextmanager
     def lease(self) -> Iterator[Worker]:
@@ -120,9 +123,8 @@ class WorkerPool:
 
     def close(self) -> None:
         """Kill every worker."""
-        self._closed.set()
         for worker in self._workers:
-            worker.stop()
+            worker.end()
 
 
 def start_ray(address: str) -> None:
@@ -135,7 +137,7 @@ def start_ray(address: str) -> None:
         return
     quiet = {"include_dashboard": False} if not address else {}
     try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level="warning", **quiet)
+        ray.init(address=address or "local", log_to_driver=False, logging_level="error", **quiet)
     except (ConnectionError, TimeoutError, ray.exceptions.RayError) as error:
         where = f"Ray at {address!r} does not answer" if address else "Ray does not start on this machine"
         raise WorkerError(f"{where}: {_first_line(str(error))}; check it with: ray status") from error
