@@ -15,6 +15,9 @@ from flows.arguments import make_parser, read_selection
 from kernels.errors import BenchmarkError
 from tasks.store import Store
 
+PLAIN_WIDTH = 120
+"""Columns where the output is not a terminal."""
+
 
 def script() -> None:
     """The process behind the command: `main`, and a quiet end."""
@@ -26,7 +29,7 @@ def script() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = make_parser().parse_args(argv)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     try:
         return COMMANDS[arguments.command](arguments, console)
     except BenchmarkError as error:

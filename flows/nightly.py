@@ -25,6 +25,7 @@ from tasks.stages import (
     verify,
 )
 from tasks.store import Store
+from tasks.workers import Worker
 
 MOST_WORKERS = 64
 """Threads of the flow: more than that many GPUs wait in line."""
@@ -63,9 +64,10 @@ def nightly(
     plan = list_cases(chosen.suite, shapes, selection)
     run = new_run(chosen.suite.name, selection, seed, run_id)
     with open_session(run, plan, chosen.device_type, save_dir, address, console) as session:
-        measured = [measure_unit.submit(session, unit) for unit in session.units]
-        for unit in measured:
-            unit.result()
+        shared_out = session.workers.share_out(session.units)
+        measured = [measure_unit.submit(session, unit, worker) for unit, worker in shared_out]
+        for future in measured:
+            future.result()
         retune_stale_configs(session)
         verdicts = judge(session)
         alert(session, verdicts)
@@ -73,13 +75,13 @@ def nightly(
 
 
 @task(name="measure unit", task_run_name="{unit.layer.kernel} {unit.layer.label}", cache_policy=NO_CACHE)
-def measure_unit(session: Session, unit: WorkUnit) -> None:
+def measure_unit(session: Session, unit: WorkUnit, worker: Worker) -> None:
     """Weights, checks and times of one unit, on one worker, into the store."""
-    with session.workers.lease() as worker:
-        bench = UnitBench(worker, unit, session.run.seed)
-        receipt = generate_weights(session, bench)
-        checks = verify(session, bench)
-        measurements = time_providers(session, bench, checks)
+    bench = UnitBench(worker, unit, session.run.seed)
+    receipt = generate_weights(session, bench)
+    checks = verify(session, bench)
+    measurements = time_providers(session, bench, checks)
+    session.workers.give_back(worker)
     persist(session, bench, receipt, measurements)
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -48,10 +49,10 @@ def layer_table(measurements: list[Measurement], verdicts: dict[Series, Verdict]
     sizes = ", ".join(f"{name} {size}" for name, size in layer.sizes.items())
     heading = f"{layer.kernel}  {layer.label}  {layer.scheme}  ({sizes})"
     caption = "\n".join(unsupported_lines(measurements)) or None
-    table = Table(title=heading, caption=caption, title_justify="left", caption_justify="left")
+    table = Table(title=heading, caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
     for column in ("case", "provider", "timer"):
         table.add_column(column, no_wrap=True)
-    for column in ("median us", "of best vLLM", "error"):
+    for column in ("median us", "vs vLLM", "error"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("verdict")
     ran = [m for m in measurements if m.status is not Status.UNSUPPORTED]
@@ -64,7 +65,7 @@ def layer_table(measurements: list[Measurement], verdicts: dict[Series, Verdict]
             options = " ".join(measurement.check.case.options.values())
             name = f"M={measurement.check.case.num_tokens} {options}".strip() if index == 0 else ""
             cells = measurement_cells(measurement, best_vllm_us(group), verdicts.get(measurement.series))
-            table.add_row(name, *cells, end_section=index == len(group) - 1)
+            table.add_row(name, *cells)
     return table
 
 

@@ -14,6 +14,7 @@ import torch
 from kernels.timing import device_of
 from tasks.records import Host
 
+COMMIT_VARIABLE = "KERNEL_NIGHTLY_COMMIT"
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -58,9 +59,14 @@ def describe_host(device: torch.device) -> Host:
 
 
 def read_git_state(checkout: Path = CHECKOUT) -> tuple[str, bool]:
-    """Commit hash and whether tracked files differ from it; ("", False) outside a checkout."""
+    """Commit hash and whether tracked files differ from it.
+
+    Outside a checkout (a copy on an offline GPU host) the environment may name the commit; else it is ("", False).
+    """
     commit = _git(checkout, "rev-parse", "HEAD")
-    return (commit, bool(_git(checkout, "status", "--porcelain", "--untracked-files=no"))) if commit else ("", False)
+    if not commit:
+        return os.environ.get(COMMIT_VARIABLE, ""), False
+    return commit, bool(_git(checkout, "status", "--porcelain", "--untracked-files=no"))
 
 
 def _git(checkout: Path, *arguments: str) -> str:

@@ -6,7 +6,7 @@ hears of it (WorkerCrashed, WorkerHung) and gets a fresh process.
 
 import os
 import queue
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ import ray.exceptions
 
 from tasks.bench import Bench, cpu_threads
 from tasks.errors import WorkerCrashed, WorkerError, WorkerHung, WorkerRaised
+from tasks.records import WorkUnit
 
 START_SECONDS = 180.0
 """Longest a new worker process may take to import torch and open its device."""
@@ -100,7 +101,7 @@ def _describe(error: ray.exceptions.RayTaskError) -> WorkerRaised:
 
 
 class WorkerPool:
-    """The workers of a run; lease one to measure a unit with it."""
+    """The workers of a run: each measures one unit at a time."""
 
     def __init__(self, workers: list[Worker]) -> None:
         self._workers = workers
@@ -112,14 +113,14 @@ class WorkerPool:
     def __len__(self) -> int:
         return len(self._workers)
 
-    @contextmanager
-    def lease(self) -> Iterator[Worker]:
-        """Hold one worker; waits until one is idle."""
-        worker = self._idle.get()
-        try:
-            yield worker
-        finally:
-            self._idle.put(worker)
+    def share_out(self, units: Iterable[WorkUnit]) -> Iterator[tuple[WorkUnit, Worker]]:
+        """Each unit with the next idle worker, which must be given back; waits until there is one."""
+        for unit in units:
+            yield unit, self._idle.get()
+
+    def give_back(self, worker: Worker) -> None:
+        """Make a worker idle again."""
+        self._idle.put(worker)
 
     def close(self) -> None:
         """Kill every worker."""

@@ -1,0 +1,175 @@
+"""Rows and charts -> HTML. The templates hold the markup and escape every value; this file prepares what they show."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from importlib import resources
+from itertools import count
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from dashboards.charts import draw_latency, draw_speedups, draw_trend
+from dashboards.rows import QUIET_STATES, STATE_ORDER, KernelRows, LayerRows, Panel, Row, count_states, group, is_vllm
+from dashboards.svg import Mark, draw_key
+from tasks.records import Night
+
+
+@dataclass(frozen=True, slots=True)
+class PanelView:
+    """One set of axes on the page of a kernel."""
+
+    title: str
+    """Options, and device and timer where the layer has several; "" if there is nothing to tell apart."""
+    latency: Markup | None
+    speedups: Markup | None
+    trends: tuple[tuple[str, Markup], ...]
+    """(case, chart) of every case with at least two nights."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerView:
+    """One section on the page of a kernel."""
+
+    rows: LayerRows
+    panels: tuple[PanelView, ...]
+    cases: tuple[tuple[str, list[Row]], ...]
+    """(case, its rows) in the order of the table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """One line of what somebody has to look at."""
+
+    kernel: str
+    layer: LayerRows
+    row: Row
+    href: str
+    """The layer's section on the page of its kernel."""
+
+
+def render_index(night: Night, kernels: tuple[KernelRows, ...]) -> str:
+    """The page of the run: verdicts, what to look at, the kernels, the machines and the weights."""
+    seconds = list(night.run.stage_seconds.values())
+    return _render(
+        "index.html.jinja",
+        night,
+        kernels,
+        counts=count_states(night.verdicts),
+        attention=_list_attention(kernels),
+        wall_time=_tell_wall_time(night),
+        longest_stage=max([*seconds, 1e-9]),
+        hosts=night.hosts,
+        receipts=night.receipts,
+    )
+
+
+def render_kernel(
+    night: Night, kernels: tuple[KernelRows, ...], kernel: KernelRows, marks: Mapping[str, Mark], baseline: str
+) -> str:
+    """The page of one kernel: charts, trends and the table of every layer."""
+    numbers = count()
+    providers = sorted({row.provider for row in kernel.rows})
+    return _render(
+        "kernel.html.jinja",
+        night,
+        kernels,
+        here=kernel.name,
+        kernel=kernel,
+        layers=[_view_layer(layer, kernel, marks, numbers) for layer in kernel.layers],
+        legend={name: Markup(draw_key(marks[name], dashed=is_vllm(name))) for name in providers},
+        baseline=baseline,
+        first_night=all(len(points) < 2 for points in kernel.trends.values()),
+    )
+
+
+def _render(template: str, night: Night, kernels: tuple[KernelRows, ...], here: str = "", **values: object) -> str:
+    """Fill a template with what every page has, and with its own values."""
+    folder = resources.files("dashboards")
+    style, script = (Markup((folder / name).read_text(encoding="utf-8")) for name in ("style.css", "script.js"))
+    page = _environment().get_template(template)
+    return page.render(run=night.run, kernels=kernels, here=here, style=style, script=script, **values)
+
+
+@cache
+def _environment() -> Environment:
+    """Templates that escape everything and fail on a name that does not exist."""
+    environment = Environment(
+        loader=PackageLoader("dashboards"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": _tell_figure, "change": _tell_change, "size": _tell_size, "utc": _tell_utc}
+    return environment
+
+
+def _view_layer(layer: LayerRows, kernel: KernelRows, marks: Mapping[str, Mark], numbers: "count[int]") -> LayerView:
+    """Draw a layer: a pair of charts and the trends of each panel, one table for all."""
+    devices = {panel.device_name for panel in layer.panels}
+    timers = {panel.timer for panel in layer.panels}
+    panels = []
+    for panel in layer.panels:
+        title = [panel.options, panel.device_name if len(devices) > 1 else "", panel.timer if len(timers) > 1 else ""]
+        panels.append(_view_panel(panel, ", ".join(filter(None, title)), kernel, marks, f"c{next(numbers)}"))
+    cases = group(layer.rows, lambda row: row.case_label)
+    return LayerView(layer, tuple(panels), tuple(cases.items()))
+
+
+def _view_panel(panel: Panel, title: str, kernel: KernelRows, marks: Mapping[str, Mark], chart_id: str) -> PanelView:
+    """Draw the charts of one panel."""
+    trends = []
+    for n, (label, rows) in enumerate(group(panel.rows, lambda row: row.case_label).items()):
+        svg = draw_trend(rows, kernel.trends, marks, f"{chart_id}t{n}")
+        if svg:
+            trends.append((label, Markup(svg)))
+    latency = draw_latency(panel, marks, f"{chart_id}l")
+    speedups = draw_speedups(panel, marks, f"{chart_id}s")
+    return PanelView(title, Markup(latency) if latency else None, Markup(speedups) if speedups else None, tuple(trends))
+
+
+def _list_attention(kernels: tuple[KernelRows, ...]) -> list[Attention]:
+    """Every row that is neither same nor new nor unsupported, worst state first."""
+    found = [
+        Attention(kernel.name, layer, row, f"kernel-{kernel.slug}.html#{layer.anchor}")
+        for kernel in kernels
+        for layer in kernel.layers
+        for row in layer.rows
+        if row.state is not None and row.state not in QUIET_STATES
+    ]
+    return sorted(found, key=lambda item: STATE_ORDER.index(item.row.verdict.state) if item.row.verdict else 0)
+
+
+def _tell_wall_time(night: Night) -> str:
+    """Hours, minutes and seconds from start to finish."""
+    if night.run.finished_at is None:
+        return "not finished"
+    seconds = round((night.run.finished_at - night.run.started_at).total_seconds())
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"
+
+
+def _tell_figure(value: float | None) -> str:
+    """Four significant digits without an exponent, "" for None."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _tell_change(value: float | None) -> str:
+    """A relative change in percent, "" for None."""
+    return "" if value is None else f"{value:+.1%}"
+
+
+def _tell_size(size_bytes: int) -> str:
+    """Bytes in the largest unit that keeps a figure before the point."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.2f} {unit}"
+    return f"{size_bytes} B"
+
+
+def _tell_utc(moment: datetime) -> str:
+    """Date and minute, UTC."""
+    return f"{moment:%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,129 @@
+"""One Night -> a folder of pages that open from disk: index.html, kernel-<name>.html and data-<name>.csv."""
+
+import csv
+import io
+import os
+import re
+import shutil
+from pathlib import Path
+
+from dashboards.charts import assign_marks
+from dashboards.pages import render_index, render_kernel
+from dashboards.rows import KernelRows, Row, arrange_night
+from kernels.errors import KernelError
+from kernels.registry import find_kernel
+from tasks.errors import UsageError
+from tasks.records import Night
+
+COLUMNS = (
+    *("run_id", "case_key", "provider", "device", "timer", "num_tokens", "options", "status", "reason"),
+    *("median_us", "p20_us", "p80_us", "num_samples", "reference", "speedup", "tflops", "gbytes_per_second"),
+    *("relative_error", "share_close", "state", "evidence", "baseline_us", "relative_change"),
+)
+"""Columns of data-<name>.csv."""
+FILE_NAME = re.compile(r"index\.html|kernel-[\w-]+\.html|data-[\w-]+\.csv")
+"""What render_site calls its files; write_site removes nothing else."""
+
+
+def write_site(night: Night, out: Path) -> Path:
+    """Write the site of a night into a folder; the old site stays until the new one is complete.
+
+    Args:
+        out: a new or empty folder, or one that holds an older site.
+    Returns:
+        The page to open: out/index.html.
+    Raises:
+        UsageError: the folder cannot be written, or holds something that is not a site; the message names it.
+    """
+    files = render_site(night)
+    folder = out.resolve()
+    try:
+        _refuse_foreign(folder)
+        _swap_in(files, folder)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write the site to {folder}: {error.strerror}; choose a folder that you can write to"
+        ) from error
+    return out / "index.html"
+
+
+def render_site(night: Night) -> dict[str, str]:
+    """Every file of the site by name; the same night gives the same bytes."""
+    kernels = arrange_night(night, describe_kernel)
+    marks = assign_marks(row.provider for kernel in kernels for row in kernel.rows)
+    files = {"index.html": render_index(night, kernels)}
+    for kernel in kernels:
+        baseline = describe_kernel(kernel.name)[1]
+        files[f"kernel-{kernel.slug}.html"] = render_kernel(night, kernels, kernel, marks, baseline)
+        files[f"data-{kernel.slug}.csv"] = render_csv(night.run.run_id, kernel)
+    return files
+
+
+def describe_kernel(name: str) -> tuple[str, str]:
+    """Title and baseline of a kernel; ("", "") if it is gone, as an old night may know more kernels."""
+    try:
+        kernel = find_kernel(name)
+    except KernelError:
+        return "", ""
+    return kernel.title, kernel.baseline
+
+
+def render_csv(run_id: str, kernel: KernelRows) -> str:
+    """What the charts and tables of a kernel show, unrounded."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_tell_row(run_id, row) for row in kernel.rows)
+    return text.getvalue()
+
+
+def _tell_row(run_id: str, row: Row) -> dict[str, object]:
+    """One line of the CSV; what is not known stays empty."""
+    line: dict[str, object] = {
+        "run_id": run_id,
+        "case_key": row.series.case_key,
+        "provider": row.provider,
+        "device": row.series.device_name,
+        "timer": row.series.timer,
+    }
+    for name in ("num_tokens", "options", "status", "median_us", "p20_us", "p80_us", "reference", "speedup"):
+        line[name] = getattr(row, name)
+    line |= {"tflops": row.tflops, "gbytes_per_second": row.gbytes_per_second, "state": row.state}
+    if row.measurement:
+        check = row.measurement.check
+        line |= {"reason": check.reason, "relative_error": check.relative_error, "share_close": check.share_close}
+        line["num_samples"] = len(row.measurement.samples_us)
+    if row.verdict:
+        verdict = row.verdict
+        line |= {"evidence": verdict.evidence, "baseline_us": verdict.baseline_us}
+        line["relative_change"] = verdict.relative_change
+    return line
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """The old folder is removed later, so it must be empty or hold nothing but an older site."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UsageError(f"cannot write the site to {folder}: it is a file; choose a new or empty folder")
+    foreign = sorted(path.name for path in folder.iterdir() if not FILE_NAME.fullmatch(path.name))
+    if foreign:
+        raise UsageError(f"will not replace {folder}: it holds {foreign[0]!r}, no part of a site; choose a new folder")
+
+
+def _swap_in(files: dict[str, str], folder: Path) -> None:
+    """Write the files into a hidden sibling and rename it; if that fails the old folder is back in its place."""
+    new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{age}") for age in ("new", "old"))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        new.mkdir()
+        for name, text in files.items():
+            (new / name).write_text(text, encoding="utf-8")
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,191 @@
+"""Made-up nights for the tests of the dashboards: every status and state, one or several nights of history."""
+
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+from kernels.errors import RegistryError
+from kernels.spec import Case, Device, Layer
+from tasks.records import (
+    Check,
+    Host,
+    Measurement,
+    Night,
+    Point,
+    Run,
+    Series,
+    State,
+    Status,
+    Verdict,
+    WeightsReceipt,
+)
+
+STARTED = datetime(2026, 11, 20, 2, 0, tzinfo=UTC)
+H200 = Device("cuda", "NVIDIA H200", (9, 0))
+CPU = Device("cpu", "AMD EPYC 9654 96-Core Processor")
+PROVIDERS = ("torch", "triton", "vllm-triton-shipped", "vllm-cutlass")
+FACTORS = {"torch": 7.3, "triton": 0.93, "vllm-triton-shipped": 1.0, "vllm-cutlass": 1.14}
+TOKENS = (1, 16, 64, 256, 1024, 4096)
+HOSTILE = '<script>alert("x")</script> & $co'
+REASONS = {
+    Status.WRONG: "relative error 0.31 is above 0.02",
+    Status.UNSUPPORTED: "needs sm_100 (this is sm_90)",
+    Status.CRASHED: "CUDA error: an illegal memory access was encountered",
+    Status.HUNG: "no answer within 120 s",
+    Status.OUT_OF_MEMORY: "tried to allocate 42.0 GiB",
+}
+
+
+def moe_layer(model: str = "Qwen3-30B-A3B", tp_size: int = 1, scheme: str = "fp8_block") -> Layer:
+    sizes = {"num_experts": 128, "top_k": 8, "hidden_size": 2048, "intermediate_size": 768 // tp_size}
+    return Layer("fused_moe", model, tp_size, 1, scheme, "bfloat16", sizes)
+
+
+def silu_layer() -> Layer:
+    sizes = {"num_experts": 32, "hidden_size": 7168}
+    return Layer("silu_mul_fp8", "grid", 1, 1, "fp8_group128", "bfloat16", sizes)
+
+
+def make_measurement(
+    case: Case, provider: str, status: Status = Status.OK, device: Device = H200, usual_us: float | None = None
+) -> Measurement:
+    usual = usual_us or (20 + 8 * case.num_tokens**0.55) * FACTORS.get(provider, 1.0)
+    noise = random.Random(f"{case.key} {provider} {device.name}")
+    samples = tuple(noise.gauss(usual, usual * 0.02) for _ in range(30)) if status is Status.OK else ()
+    compared = status in (Status.OK, Status.WRONG)
+    check = Check(
+        case=case,
+        provider=provider,
+        status=status,
+        host_id="0123456789abcdef" if device is H200 else "fedcba9876543210",
+        reason=REASONS.get(status, ""),
+        relative_error=(0.31 if status is Status.WRONG else 0.0123) if compared else None,
+        share_close=(0.42 if status is Status.WRONG else 0.9998) if compared else None,
+        flops=case.num_tokens * 75_497_472,
+        bytes_moved=60_400_000,
+    )
+    return Measurement("run-3", check, "cuda-graph-warm", device, STARTED, samples)
+
+
+def make_trend(measurement: Measurement, num_nights: int, change: float = 0.0) -> tuple[Point, ...]:
+    """History that ends in the measurement; `change` is how far tonight is from the earlier nights."""
+    tonight = measurement.median_us
+    assert tonight is not None
+    noise = random.Random(str(measurement.series))
+    points = []
+    for age in range(num_nights - 1, -1, -1):
+        median = tonight if age == 0 else tonight / (1 + change) * noise.gauss(1, 0.01)
+        run_id = f"run-{3 - age}"
+        points.append(Point(run_id, STARTED - timedelta(days=age), median, median * 0.985, median * 1.015))
+    return tuple(points)
+
+
+def make_verdict(measurement: Measurement, state: State, change: float = 0.0) -> Verdict:
+    median = measurement.median_us
+    baseline = median / (1 + change) if median else None
+    if state is State.SAME:
+        evidence = "same as the 8 earlier nights"
+    else:
+        evidence = REASONS.get(measurement.status) or f"{change:+.1%} against the 8 earlier nights, p = 0.0002"
+    return Verdict("run-3", measurement.series, state, evidence, median, baseline, change if median else None)
+
+
+def judge(measurement: Measurement, num_nights: int) -> tuple[State, float]:
+    """Which state a made-up measurement gets, and its change."""
+    status, case = measurement.status, measurement.check.case
+    if status is Status.UNSUPPORTED:
+        return State.UNSUPPORTED, 0.0
+    if status is not Status.OK:
+        return (State.WRONG if status is Status.WRONG else State.FAILED), 0.0
+    if num_nights < 2:
+        return State.NEW, 0.0
+    special = {(64, "triton"): (State.SLOW, 0.12), (256, "vllm-cutlass"): (State.FAST, -0.09)}
+    special[(1024, "torch")] = (State.AMBIGUOUS, 0.04)
+    return special.get((case.num_tokens, measurement.check.provider), (State.SAME, 0.0))
+
+
+def make_measurements(device: Device) -> list[Measurement]:
+    """Two kernels: a model's layer under two parallelisms with every status, and a grid layer with options."""
+    found = []
+    statuses = {
+        (1, "vllm-cutlass"): Status.UNSUPPORTED,
+        (16, "triton"): Status.WRONG,
+        (256, "triton"): Status.CRASHED,
+        (1024, "vllm-cutlass"): Status.HUNG,
+        (4096, "torch"): Status.OUT_OF_MEMORY,
+    }
+    for layer in (moe_layer(), moe_layer(HOSTILE, tp_size=2)):
+        for tokens in TOKENS:
+            for provider in PROVIDERS:
+                status = statuses.get((tokens, provider), Status.OK) if layer.tp_size == 1 else Status.OK
+                found.append(make_measurement(Case(layer, tokens), provider, status, device))
+    for strategy in ("uniform", "max_t", "first_t"):
+        for tokens in (64, 1024):
+            for provider in ("torch", "triton", "vllm-cutlass"):
+                case = Case(silu_layer(), tokens, {"token_strategy": strategy})
+                found.append(make_measurement(case, provider, Status.OK, device))
+    return found
+
+
+def make_night(
+    num_nights: int = 3, devices: Sequence[Device] = (H200,), measurements: Sequence[Measurement] | None = None
+) -> Night:
+    """A night with its verdicts, one missing series and `num_nights` of history (this one included)."""
+    if measurements is None:
+        measurements = [m for device in devices for m in make_measurements(device)]
+    judged = [(m, *judge(m, num_nights)) for m in measurements]
+    verdicts = [make_verdict(m, state, change) for m, state, change in judged]
+    if num_nights > 1:
+        gone = Series(Case(moe_layer("Mixtral-8x7B", 2), 64).key, "vllm-deepgemm", "cuda-graph-warm", H200.name)
+        verdicts.append(Verdict("run-3", gone, State.MISSING, "in 8 earlier nights, not in this one", None, 193.1))
+    trends = {m.series: make_trend(m, num_nights, change) for m, _, change in judged if m.samples_us}
+    layers = {m.check.case.layer.key: None for m in measurements}
+    return Night(
+        run=Run(
+            run_id="run-3",
+            suite="nightly-h200",
+            arguments={"kernels": ["fused_moe", "silu_mul_fp8"]},
+            seed=7,
+            git_commit="252e9d4c0ffee0123456789abcdef0123456789a",
+            git_dirty=True,
+            started_at=STARTED,
+            status="complete",
+            finished_at=STARTED + timedelta(minutes=41, seconds=12),
+            stage_seconds={"cases": 0.4, "weights": 61.2, "measure": 2210.7, "retune": 151.0, "verdicts": 1.3},
+        ),
+        hosts=tuple(make_host(device) for device in devices),
+        receipts=tuple(
+            WeightsReceipt(key, 7, "ab12" * 16 if "moe" in key else "", 1_207_959_552 if "moe" in key else 0, 3.21, "h")
+            for key in layers
+        ),
+        measurements=tuple(measurements),
+        verdicts=tuple(verdicts),
+        trends=trends,
+    )
+
+
+def make_host(device: Device) -> Host:
+    on_gpu = device.type == "cuda"
+    return Host(
+        host_id="0123456789abcdef" if on_gpu else "fedcba9876543210",
+        device=device,
+        device_uuid="GPU-4f2c" if on_gpu else "",
+        driver="580.159.04" if on_gpu else "",
+        cuda="13.0" if on_gpu else "",
+        python="3.11.2",
+        torch="2.11.0",
+        triton="3.6.0",
+        vllm="0.26.0" if on_gpu else "",
+        num_cpus=16,
+    )
+
+
+TITLES = {"fused_moe": "Fused mixture of experts, FP8 W8A8", "silu_mul_fp8": "SiLU-and-multiply with FP8 quantization"}
+
+
+def find_made_up_kernel(name: str) -> SimpleNamespace:
+    """Stands in for kernels.registry.find_kernel: the tests of the site need no kernel's code."""
+    if name not in TITLES:
+        raise RegistryError(f"no kernel is named {name!r}")
+    return SimpleNamespace(title=TITLES[name], baseline="torch")

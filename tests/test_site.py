@@ -1,0 +1,281 @@
+"""The site is read back as a reader gets it: pages, links, CSV, and a real browser where there is one."""
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from nights import CPU, H200, HOSTILE, find_made_up_kernel, make_measurement, make_night, moe_layer, silu_layer
+
+from dashboards.site import write_site
+from kernels.spec import Case
+from tasks.errors import UsageError
+from tasks.records import Night, State
+
+VOID = {"meta", "link", "input", "br", "img", "hr"}
+CHROMIUM = shutil.which("chromium")
+CHROMIUM_FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+class Page(HTMLParser):
+    """Tags of a page with their attributes, checked for balance, and its text by tag."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.text: list[tuple[str, str]] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert self.open == [], f"{path.name} leaves {self.open} open"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> out of order"
+
+    def handle_data(self, data: str) -> None:
+        if self.open and data.strip():
+            self.text.append((self.open[-1], " ".join(data.split())))
+
+    def values(self, attribute: str, tag: str | None = None) -> list[str]:
+        return [attrs[attribute] for name, attrs in self.tags if attribute in attrs and tag in (None, name)]
+
+    @property
+    def words(self) -> str:
+        return " ".join(text for tag, text in self.text if tag not in ("style", "script"))
+
+
+@pytest.fixture(autouse=True)
+def _made_up_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dashboards.site.find_kernel", find_made_up_kernel)
+
+
+@pytest.fixture(scope="module")
+def night() -> Night:
+    return make_night(3, (H200, CPU))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, night: Night) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dashboards.site.find_kernel", find_made_up_kernel)
+        return write_site(night, tmp_path_factory.mktemp("site") / "out").parent
+
+
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[str, Page]:
+    return {path.name: Page(path) for path in sorted(site.glob("*.html"))}
+
+
+def test_a_night_is_an_index_and_a_page_and_a_csv_per_kernel(site: Path) -> None:
+    names = {"index.html", "kernel-fused_moe.html", "kernel-silu_mul_fp8.html"}
+    assert {path.name for path in site.iterdir()} == names | {"data-fused_moe.csv", "data-silu_mul_fp8.csv"}
+
+
+def test_every_link_leads_to_a_file_and_an_anchor_that_exist(site: Path, pages: dict[str, Page]) -> None:
+    for name, page in pages.items():
+        for href in page.values("href", "a"):
+            target, _, anchor = href.partition("#")
+            assert (site / (target or name)).is_file(), href
+            assert not anchor or anchor in pages[target or name].values("id"), href
+
+
+def test_ids_are_unique_in_a_page(pages: dict[str, Page]) -> None:
+    for page in pages.values():
+        assert [found for found, times in Counter(page.values("id")).items() if times > 1] == []
+
+
+def test_nothing_is_loaded_from_elsewhere(site: Path, pages: dict[str, Page]) -> None:
+    for name, page in pages.items():
+        for attribute in ("href", "src", "srcset", "data", "action", "poster", "style"):
+            assert [value for value in page.values(attribute) if "//" in value] == []
+        text = (site / name).read_text(encoding="utf-8")
+        assert "http://" not in text
+        assert "https://" not in text
+        assert "@import" not in text
+
+
+def test_the_verdicts_are_counted_worst_first(night: Night, pages: dict[str, Page]) -> None:
+    expected = Counter(verdict.state for verdict in night.verdicts)
+    told = re.findall(r"(\d+) ((?!UTC)[A-Z]+)\b", pages["index.html"].words.partition("To look at")[0])
+    assert {state: int(times) for times, state in told} == expected
+    assert [state for _, state in told][:4] == ["SLOW", "WRONG", "FAILED", "MISSING"]
+
+
+def test_everything_that_needs_a_look_is_listed_with_its_evidence(night: Night, pages: dict[str, Page]) -> None:
+    quiet = (State.SAME, State.NEW, State.UNSUPPORTED)
+    loud = [verdict for verdict in night.verdicts if verdict.state not in quiet]
+    index = pages["index.html"]
+    listed = [attrs for tag, attrs in index.tags if tag == "tr" and "data-state" in attrs]
+    assert Counter(attrs["data-state"] for attrs in listed) == Counter(verdict.state for verdict in loud)
+    for verdict in loud:
+        assert verdict.evidence in index.words
+
+
+def test_the_run_is_told_from_commit_to_weights(pages: dict[str, Page]) -> None:
+    words = pages["index.html"].words
+    for part in (
+        *("run-3", "nightly-h200", "252e9d4c0f", "with uncommitted changes", "2026-11-20 02:00 UTC", "0 h 41 min 12 s"),
+        *("measure", "2210.7", "NVIDIA H200", "580.159.04", "2.11.0", "3.6.0", "0.26.0", "AMD EPYC"),
+        *("1.21 GB", "3.21", "ab12ab12ab12", "Fused mixture of experts"),
+    ):
+        assert part in words, part
+
+
+def test_every_row_tells_status_reason_and_verdict(night: Night, pages: dict[str, Page]) -> None:
+    page = pages["kernel-fused_moe.html"]
+    rows = [attrs for tag, attrs in page.tags if tag == "tr" and "data-status" in attrs]
+    expected = Counter(m.status.value for m in night.measurements if m.check.case.layer.kernel == "fused_moe")
+    assert Counter(attrs["data-status"] for attrs in rows) == expected + Counter(missing=1)
+    for part in ("needs sm_100 (this is sm_90)", "relative error 0.31 is above 0.02", "no answer within 120 s"):
+        assert part in page.words
+    assert "+12.0% against the 8 earlier nights, p = 0.0002" in page.values("title")
+
+
+def test_cases_that_differ_by_an_option_have_charts_of_their_own(pages: dict[str, Page]) -> None:
+    page = pages["kernel-silu_mul_fp8.html"]
+    told = [text for tag, text in page.text if tag == "h3"]
+    for strategy in ("uniform", "max_t", "first_t"):
+        assert f"{strategy}, NVIDIA H200" in told
+        assert f"{strategy}, {CPU.name}" in told
+
+
+def test_a_model_name_cannot_become_markup(site: Path, pages: dict[str, Page]) -> None:
+    for name in ("index.html", "kernel-fused_moe.html"):
+        text = (site / name).read_text(encoding="utf-8")
+        assert HOSTILE not in text
+        assert text.count("<script") == 1
+        assert HOSTILE in pages[name].words
+
+
+def test_every_chart_has_a_label_and_every_heading_a_scope(pages: dict[str, Page]) -> None:
+    for page in pages.values():
+        charts = [attrs for tag, attrs in page.tags if tag == "svg" and attrs.get("class") == "chart"]
+        assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in charts)
+        assert all(attrs.get("scope") in ("col", "row") for tag, attrs in page.tags if tag == "th")
+    assert len(pages["kernel-fused_moe.html"].values("aria-label", "svg")) > 20
+
+
+def test_the_csv_holds_the_same_medians_to_the_last_digit(site: Path, night: Night) -> None:
+    read = {}
+    for path in site.glob("data-*.csv"):
+        with path.open(encoding="utf-8", newline="") as file:
+            for line in csv.DictReader(file):
+                read[line["case_key"], line["provider"], line["device"]] = line
+    assert len(read) == len(night.measurements) + 1  # the missing series is in it too
+    for measurement in night.measurements:
+        series = measurement.series
+        line = read[series.case_key, series.provider, series.device_name]
+        assert line["status"] == measurement.status.value
+        assert (float(line["median_us"]) if line["median_us"] else None) == measurement.median_us
+        assert line["reason"] == measurement.check.reason
+
+
+def test_the_first_night_says_that_it_has_no_history(tmp_path: Path) -> None:
+    page = Page(write_site(make_night(1), tmp_path / "site").with_name("kernel-fused_moe.html"))
+    assert "First night: no history yet" in page.words
+    assert "Over the nights" not in page.words
+
+
+def test_later_nights_have_a_trend_per_case(pages: dict[str, Page]) -> None:
+    page = pages["kernel-fused_moe.html"]
+    assert "First night" not in page.words
+    trends = [label for label in page.values("aria-label", "svg") if label.startswith("Trend of M=64 ")]
+    assert len(trends) == 4  # two layers on two devices
+
+
+def test_an_empty_night_and_a_kernel_no_longer_in_the_code_are_told(tmp_path: Path) -> None:
+    empty = Page(write_site(make_night(1, measurements=()), tmp_path / "empty"))
+    assert "No kernel was measured" in empty.words
+    assert "Nothing: every series is the same" in empty.words
+    gone = make_measurement(Case(moe_layer(), 1), "triton")
+    case = gone.check.case
+    layer = type(case.layer)("old/kernel", case.layer.model, 1, 1, "fp8", "bfloat16", case.layer.sizes)
+    index = write_site(make_night(1, measurements=[make_measurement(Case(layer, 1), "triton")]), tmp_path / "gone")
+    page = Page(index)
+    assert "no longer in the code" in page.words
+    assert all((index.parent / href.partition("#")[0]).is_file() for href in page.values("href", "a"))
+
+
+def test_the_same_night_gives_the_same_bytes(tmp_path: Path, site: Path, night: Night) -> None:
+    again = write_site(night, tmp_path / "again").parent
+    for path in site.iterdir():
+        assert path.read_bytes() == (again / path.name).read_bytes(), path.name
+
+
+def test_a_new_site_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    write_site(make_night(1), tmp_path / "site")
+    only = [make_measurement(Case(silu_layer(), 64, {"token_strategy": "uniform"}), "torch")]
+    write_site(make_night(1, measurements=only), tmp_path / "site")
+    names = {path.name for path in (tmp_path / "site").iterdir()}
+    assert names == {"index.html", "kernel-silu_mul_fp8.html", "data-silu_mul_fp8.csv"}
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
+
+
+def test_a_crash_while_writing_leaves_the_old_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = write_site(make_night(1), tmp_path / "site")
+    before = index.read_bytes()
+
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> None:
+        if self.name.endswith(".new"):
+            raise OSError(28, os.strerror(28))
+        rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(UsageError, match=f"{tmp_path / 'site'}: No space left on device"):
+        write_site(make_night(3), tmp_path / "site")
+    assert index.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_the_next_step(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UsageError, match=r"cannot write the site to .*file/site: .*; choose a folder") as caught:
+        write_site(make_night(1), tmp_path / "file" / "site")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="it is a file"):
+        write_site(make_night(1), tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_folder_with_other_files_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match=r"thesis\.tex"):
+        write_site(make_night(1), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize(
+    ("fragment", "shown", "total"),
+    [("", 97, 97), ("provider=triton&status=crashed", 2, 97), ("state=MISSING", 1, 97), ("text=no%20answer", 2, 97)],
+)
+def test_a_browser_filters_by_the_hash_of_the_address(
+    site: Path, tmp_path: Path, fragment: str, shown: int, total: int
+) -> None:
+    assert CHROMIUM is not None
+    address = f"{(site / 'kernel-fused_moe.html').as_uri()}#{fragment}"
+    command = [CHROMIUM, *CHROMIUM_FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", address]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert f"{shown} of {total} rows" in dom
+    visible = [row for row in re.findall(r"<tr [^>]*data-provider[^>]*>", dom) if "hidden" not in row]
+    assert len(visible) == shown
+    assert 'data-tip="' in dom, "the tooltips were not taken over by the script"
