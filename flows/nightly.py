@@ -77,11 +77,11 @@ def nightly(
 @task(name="measure unit", task_run_name="{unit.layer.kernel} {unit.layer.label}", cache_policy=NO_CACHE)
 def measure_unit(session: Session, unit: WorkUnit, worker: Worker) -> None:
     """Weights, checks and times of one unit, on one worker, into the store."""
-    bench = UnitBench(worker, unit, session.run.seed)
-    receipt = generate_weights(session, bench)
-    checks = verify(session, bench)
-    measurements = time_providers(session, bench, checks)
-    session.workers.give_back(worker)
+    with session.workers.returning(worker):
+        bench = UnitBench(worker, unit, session.run.seed)
+        receipt = generate_weights(session, bench)
+        checks = verify(session, bench)
+        measurements = time_providers(session, bench, checks)
     persist(session, bench, receipt, measurements)
 
 

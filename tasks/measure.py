@@ -1,4 +1,4 @@
-"""One work unit on one leased worker: weights, checks, times. What goes wrong becomes a status, never a missing row."""
+"""One work unit on one worker: weights, checks, times. What goes wrong becomes a status, never a missing row."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

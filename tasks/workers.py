@@ -114,13 +114,17 @@ class WorkerPool:
         return len(self._workers)
 
     def share_out(self, units: Iterable[WorkUnit]) -> Iterator[tuple[WorkUnit, Worker]]:
-        """Each unit with the next idle worker, which must be given back; waits until there is one."""
+        """Each unit with the next idle worker, which `returning` gives back; waits until there is one."""
         for unit in units:
             yield unit, self._idle.get()
 
-    def give_back(self, worker: Worker) -> None:
-        """Make a worker idle again."""
-        self._idle.put(worker)
+    @contextmanager
+    def returning(self, worker: Worker) -> Iterator[None]:
+        """Make the worker idle again after the block, whatever happens in it."""
+        try:
+            yield
+        finally:
+            self._idle.put(worker)
 
     def close(self) -> None:
         """Kill every worker."""
