@@ -1,0 +1,151 @@
+"""What holds for every kernel and every provider there is or will be: a new one is tested here with no edit."""
+
+from collections.abc import Iterator
+from itertools import product
+
+import pytest
+import torch
+
+from kernels.registry import kernels
+from kernels.spec import Case, Device, Kernel, Layer, Tensors
+from kernels.timing import device_of
+
+CPU = torch.device("cpu")
+DEVICES = (
+    Device("cpu", "cpu: test"),
+    Device("cuda", "NVIDIA A100", (8, 0)),
+    Device("cuda", "NVIDIA H200", (9, 0)),
+    Device("cuda", "NVIDIA B200", (10, 0)),
+)
+SMALL_SIZES = {"num_experts": 4, "top_k": 2, "hidden_size": 256, "intermediate_size": 128, "m": 16, "n": 128, "k": 256}
+"""By the names of the field, so that a new kernel with the same names needs nothing here."""
+
+
+def small_case(kernel: Kernel, scheme: str, num_tokens: int = 5) -> Case:
+    """A case that the interpreter runs in about a second; the first value of each option."""
+    sizes = {name: SMALL_SIZES[name] for name in kernel.size_names}
+    layer = Layer(kernel.name, "grid", 1, 1, scheme, "bfloat16", sizes)
+    return Case(layer, num_tokens, {name: values[0] for name, values in kernel.options.items()})
+
+
+def small_inputs(kernel: Kernel, case: Case, seed: int = 0) -> tuple[Tensors, Tensors]:
+    """Weights and inputs of the case on the CPU."""
+    weights = kernel.make_weights(case.layer, seed, CPU)
+    return weights, kernel.make_inputs(case, weights, seed, CPU)
+
+
+@pytest.fixture
+def poisoned_outputs() -> Iterator[None]:
+    """Let torch.empty return NaN, so that an output left unwritten shows."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def bytes_of(tensors: Tensors) -> dict[str, bytes]:
+    return {name: bytes(tensor.contiguous().view(torch.uint8).numpy()) for name, tensor in tensors.items()}
+
+
+def assert_within_tolerance(kernel: Kernel, output: torch.Tensor, reference: torch.Tensor) -> None:
+    """The definition of Tolerance, spelled out; NaN fails both comparisons."""
+    assert output.shape == reference.shape
+    assert output.dtype == reference.dtype == torch.float32
+    difference = (output - reference).abs()
+    rms = reference.square().mean().sqrt()
+    assert difference.norm() <= kernel.tolerance.relative_error * reference.norm()
+    close = difference <= kernel.tolerance.element_error * (reference.abs() + rms)
+    assert close.float().mean() >= kernel.tolerance.share_close
+
+
+every_scheme = pytest.mark.parametrize(
+    ("kernel", "scheme"),
+    [
+        pytest.param(kernel, scheme, id=f"{kernel.name}-{scheme}")
+        for kernel in kernels().values()
+        for scheme in kernel.schemes
+    ],
+)
+every_provider = pytest.mark.parametrize(
+    ("kernel", "scheme", "provider"),
+    [
+        pytest.param(kernel, scheme, provider, id=f"{kernel.name}-{scheme}-{provider}")
+        for kernel in kernels().values()
+        for scheme, provider in product(kernel.schemes, kernel.providers)
+    ],
+)
+
+
+@every_provider
+@pytest.mark.usefixtures("poisoned_outputs")
+def test_every_provider_that_runs_here_matches_the_reference(kernel: Kernel, scheme: str, provider: str):
+    case = small_case(kernel, scheme)
+    reason = kernel.providers[provider].unsupported(case, device_of(CPU))
+    # Triton's interpreter makes a CPU do, whatever the provider says of launching on one.
+    if reason is not None and provider != "triton":
+        pytest.skip(reason)
+    weights, inputs = small_inputs(kernel, case)
+    launch = kernel.providers[provider].prepare(case, weights, inputs)
+    reference = kernel.reference(case, weights, inputs)
+    assert_within_tolerance(kernel, kernel.decode(case, inputs, launch.run()), reference)
+
+
+@every_provider
+def test_running_twice_changes_neither_inputs_nor_result(kernel: Kernel, scheme: str, provider: str):
+    case = small_case(kernel, scheme, num_tokens=2)
+    if kernel.providers[provider].unsupported(case, device_of(CPU)) is not None:
+        pytest.skip("does not run here")
+    weights, inputs = small_inputs(kernel, case)
+    before = bytes_of(weights), bytes_of(inputs)
+    launch = kernel.providers[provider].prepare(case, weights, inputs)
+    first, second = (kernel.decode(case, inputs, launch.run()) for _ in range(2))
+    assert (bytes_of(weights), bytes_of(inputs)) == before
+    torch.testing.assert_close(first, second)
+
+
+@every_scheme
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(kernel: Kernel, scheme: str):
+    case = small_case(kernel, scheme)
+    (weights, inputs), again, other = (small_inputs(kernel, case, seed) for seed in (7, 7, 8))
+    assert (bytes_of(weights), bytes_of(inputs)) == tuple(map(bytes_of, again))
+    assert bytes_of(inputs) != bytes_of(other[1])
+
+
+@every_scheme
+def test_the_reference_is_finite_and_costs_are_positive(kernel: Kernel, scheme: str):
+    case = small_case(kernel, scheme)
+    weights, inputs = small_inputs(kernel, case)
+    kernel.check_layer(case.layer)
+    assert kernel.reference(case, weights, inputs).isfinite().all()
+    assert kernel.flops(case, inputs) > 0
+    assert kernel.bytes_moved(case, inputs) > 0
+
+
+@every_scheme
+def test_every_value_of_every_option_makes_inputs(kernel: Kernel, scheme: str):
+    plain = small_case(kernel, scheme)
+    for values in product(*kernel.options.values()):
+        case = Case(plain.layer, plain.num_tokens, dict(zip(kernel.options, values, strict=True)))
+        weights, inputs = small_inputs(kernel, case)
+        assert kernel.reference(case, weights, inputs).isfinite().all()
+
+
+@every_provider
+@pytest.mark.parametrize("device", DEVICES, ids=lambda device: device.arch)
+def test_a_provider_that_cannot_run_says_why_in_one_line(kernel: Kernel, scheme: str, provider: str, device: Device):
+    reason = kernel.providers[provider].unsupported(small_case(kernel, scheme), device)
+    assert reason is None or (reason.strip() and "\n" not in reason)
+
+
+@pytest.mark.parametrize("kernel", kernels().values(), ids=kernels())
+def test_the_baseline_runs_everywhere(kernel: Kernel):
+    case = small_case(kernel, kernel.schemes[0])
+    assert kernel.providers[kernel.baseline].unsupported(case, device_of(CPU)) is None
+
+
+@pytest.mark.parametrize("kernel", kernels().values(), ids=kernels())
+def test_a_tolerance_has_bounds_that_mean_something_and_a_reason(kernel: Kernel):
+    tolerance = kernel.tolerance
+    assert 0 < tolerance.relative_error < 0.1
+    assert 0 < tolerance.element_error < 0.5
+    assert 0.9 < tolerance.share_close <= 1
+    assert len(tolerance.reason.split()) > 5

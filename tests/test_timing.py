@@ -1,0 +1,118 @@
+"""Timers keep every sample; the device, poison and percentiles are what they say."""
+
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels import timing
+from kernels.errors import KernelError
+from kernels.timing import TIMERS, cpu_name, device_of, percentile, poison_memory, synchronize, timers_for
+
+CPU = torch.device("cpu")
+
+
+def test_timers_are_keyed_by_their_names():
+    assert all(timer.name == name for name, timer in TIMERS.items())
+
+
+def test_each_device_type_has_its_timers():
+    assert [timer.name for timer in timers_for("cuda")] == ["graph"]
+    assert [timer.name for timer in timers_for("cpu")] == ["wall"]
+
+
+def test_a_device_type_without_a_timer_is_an_error_that_lists_those_with():
+    with pytest.raises(KernelError, match=r"'xpu'.*cpu, cuda"):
+        timers_for("xpu")
+
+
+def test_a_quick_call_is_timed_fifty_times():
+    calls = []
+    samples = TIMERS["wall"].time(lambda: calls.append(None))
+    assert len(samples) == timing.MAX_WALL_SAMPLES
+    assert len(calls) == timing.MAX_WALL_SAMPLES + timing.WARMUP_CALLS
+    assert all(sample >= 0 for sample in samples)
+
+
+def test_a_slow_call_is_timed_five_times_and_reads_as_microseconds(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(timing, "WALL_BUDGET_NS", 0)
+    samples = TIMERS["wall"].time(lambda: time.sleep(0.005))
+    assert len(samples) == timing.MIN_WALL_SAMPLES
+    assert 5_000 <= min(samples) < 500_000
+
+
+def test_a_call_that_fails_is_not_hidden_by_the_timer():
+    with pytest.raises(ZeroDivisionError):
+        TIMERS["wall"].time(lambda: 1 // 0)
+
+
+def test_the_cpu_is_named_by_its_model():
+    device = device_of(CPU)
+    assert (device.type, device.arch, device.capability) == ("cpu", "cpu", (0, 0))
+    assert device.name.startswith("cpu: ")
+    assert len(device.name) > len("cpu: ")
+
+
+def test_the_first_model_name_of_cpuinfo_counts(tmp_path: Path):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel\t\t: 143\nmodel name\t: Fast: CPU\nmodel name\t: other\n")
+    assert cpu_name(tmp_path / "cpuinfo") == "Fast: CPU"
+
+
+def test_a_cpu_without_a_model_name_is_named_by_its_machine_type(tmp_path: Path):
+    assert cpu_name(tmp_path / "missing") != ""
+
+
+def test_synchronizing_a_cpu_is_nothing():
+    synchronize(CPU)
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 3 << 20])
+def test_memory_of_any_size_can_be_poisoned(size_bytes: int):
+    poison_memory(size_bytes, CPU)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bfloat16, torch.float32])
+def test_poison_is_nan_in_every_output_dtype(dtype: torch.dtype):
+    poison = torch.full((16,), timing.POISON_BYTE, dtype=torch.uint8)
+    assert poison.view(dtype).float().isnan().all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 1e6), min_size=2, max_size=30))
+def test_percentiles_agree_with_the_standard_library(samples: list[float]):
+    cuts = statistics.quantiles(samples, n=20, method="inclusive")
+    assert [percentile(samples, q) for q in range(5, 100, 5)] == pytest.approx(cuts, abs=1e-6)
+    assert percentile(samples, 0) == min(samples)
+    assert percentile(samples, 100) == max(samples)
+
+
+def test_one_sample_is_its_own_percentile():
+    assert percentile([7.0], 90) == 7.0
+
+
+@pytest.mark.parametrize(("samples", "q"), [([], 50), ([1.0], -1), ([1.0], 101)])
+def test_a_percentile_of_nothing_or_out_of_range_is_an_error(samples: list[float], q: float):
+    with pytest.raises(KernelError, match="no percentile"):
+        percentile(samples, q)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_graph_is_timed_replay_by_replay():
+    x = torch.ones(1 << 20, device="cuda")
+    samples = TIMERS["graph"].time(lambda: x * 2)
+    assert len(samples) == timing.TIMED_REPLAYS
+    assert all(0 < sample < 1000 for sample in samples)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("size_bytes", [1 << 10, 1 << 26])
+def test_the_next_allocation_after_poisoning_is_nan(size_bytes: int):
+    torch.cuda.empty_cache()
+    poison_memory(size_bytes, torch.device("cuda"))
+    assert torch.empty(size_bytes, dtype=torch.uint8, device="cuda").view(torch.float32).isnan().all()
