@@ -54,7 +54,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
     from flows.nightly import nightly, read_night
     from flows.report import exit_code, print_report
+    from flows.server import starting_server
+    from tasks.workers import start_workers
 
+    with starting_server():
+        start_workers(chosen.device_type, arguments.address)
     site = nightly(
         suite=arguments.suite,
         selection=selection,

@@ -27,6 +27,7 @@ GROUP_SIZE = 128
 # H200 and H100 SXM; also what is compiled for where there is no GPU.
 DEFAULT_NUM_SMS = 132
 PROGRAMS_PER_SM = 32
+BLOCK_SIZE_G = 4
 WARP_SIZE = 32
 # 65536 registers of an SM / (32 programs of 32 threads): one register more, and the last programs would run alone.
 MAX_REGISTERS = 64
@@ -48,60 +49,42 @@ def silu_mul_fp8_kernel(  # type: ignore[no-untyped-def]  # Triton types the arg
     BLOCK_SIZE_E: tl.constexpr,
     BLOCK_SIZE_G: tl.constexpr,
 ):
-    """Each program takes an equal, contiguous range of the items of all experts; an item is one group of one valid row.
+    """Every program strides over the tiles of all experts; a tile is BLOCK_SIZE_G groups of one valid row.
 
-    How many items there are is known on the device only, so the grid is fixed, and every program finds its first expert
-    by a cumulative sum over tokens_per_expert, then walks. A range may end in the middle of a row: 64 rows in all still
-    spread over every SM.
+    How many tiles there are is known on the device only, so the grid is fixed, and the row's expert is found by a
+    cumulative sum over tokens_per_expert. Programs that run together read neighbouring tiles: with a contiguous range
+    per program the largest input (E=256, T=1024, H=7168) took 1.19 times as long on an H200.
     """
     NUM_GROUPS: tl.constexpr = H // GROUP_SIZE
+    TILES_PER_ROW: tl.constexpr = (NUM_GROUPS + BLOCK_SIZE_G - 1) // BLOCK_SIZE_G
     offs_e = tl.arange(0, BLOCK_SIZE_E)
     num_tokens = tl.load(tokens_per_expert_ptr + offs_e, mask=offs_e < num_experts, other=0)
-    expert_ends = tl.cumsum(num_tokens, 0) * NUM_GROUPS  # [BLOCK_SIZE_E]
-    num_items = tl.sum(num_tokens, 0) * NUM_GROUPS
-
-    pid = tl.program_id(0)
-    share = num_items // tl.num_programs(0)
-    remainder = num_items % tl.num_programs(0)
-    first = pid * share + tl.minimum(pid, remainder)
-    last = first + share + (pid < remainder).to(tl.int32)
-
-    is_before = expert_ends <= first
-    expert = tl.sum(is_before.to(tl.int32), 0)
-    expert_first = tl.max(tl.where(is_before, expert_ends, 0), 0)
-    expert_last = tl.min(tl.where(is_before, last, expert_ends), 0)
+    row_ends = tl.cumsum(num_tokens, 0)  # [BLOCK_SIZE_E]
+    num_tiles = tl.sum(num_tokens, 0) * TILES_PER_ROW
 
     # Eight columns a thread: 16-byte loads that a warp coalesces, 8-byte stores.
     offs_g = tl.arange(0, BLOCK_SIZE_G)
     offs_n = tl.arange(0, GROUP_SIZE // 8)[None, :, None] * 8 + tl.arange(0, 8)[None, None, :]
-    while first < last:
-        stop = tl.minimum(expert_last, last)
-        row_base = expert.to(tl.int64) * max_tokens
-        for tile in tl.range(first, stop, BLOCK_SIZE_G):
-            mask = tile + offs_g < stop
-            items = tile - expert_first + offs_g
-            rows = items // NUM_GROUPS
-            groups = items % NUM_GROUPS
+    for tile in tl.range(tl.program_id(0), num_tiles, tl.num_programs(0)):
+        row = tile // TILES_PER_ROW
+        is_before = row_ends <= row
+        expert = tl.sum(is_before.to(tl.int32), 0).to(tl.int64)
+        token = row - tl.max(tl.where(is_before, row_ends, 0), 0)
+        groups = tile % TILES_PER_ROW * BLOCK_SIZE_G + offs_g
+        mask = groups < NUM_GROUPS
+        offs = (groups * GROUP_SIZE)[:, None, None] + offs_n  # [BLOCK_SIZE_G, GROUP_SIZE / 8, 8]
+        gate_ptrs = y_ptr + (expert * max_tokens + token) * (2 * H) + offs
+        gate = tl.load(gate_ptrs, mask=mask[:, None, None], other=0.0)
+        up = tl.load(gate_ptrs + H, mask=mask[:, None, None], other=0.0)
 
-            offs_gate = (rows * (2 * H) + groups * GROUP_SIZE)[:, None, None] + offs_n
-            gate_ptrs = y_ptr + row_base * (2 * H) + offs_gate  # [BLOCK_SIZE_G, GROUP_SIZE / 8, 8]
-            gate = tl.load(gate_ptrs, mask=mask[:, None, None], other=0.0)
-            up = tl.load(gate_ptrs + H, mask=mask[:, None, None], other=0.0)
+        gate = gate.to(tl.float32)
+        activation = gate / (1.0 + tl.exp(-gate)) * up.to(tl.float32)
+        amax = tl.maximum(tl.max(tl.max(tl.abs(activation), 2), 1), AMAX_FLOOR)  # [BLOCK_SIZE_G]
+        codes = (activation * (FP8_MAX / amax)[:, None, None]).to(codes_ptr.dtype.element_ty)
 
-            gate = gate.to(tl.float32)
-            activation = gate / (1.0 + tl.exp(-gate)) * up.to(tl.float32)
-            amax = tl.maximum(tl.max(tl.max(tl.abs(activation), 2), 1), AMAX_FLOOR)  # [BLOCK_SIZE_G]
-            codes = (activation * (FP8_MAX / amax)[:, None, None]).to(codes_ptr.dtype.element_ty)
-
-            offs_codes = (items * GROUP_SIZE)[:, None, None] + offs_n
-            tl.store(codes_ptr + row_base * H + offs_codes, codes, mask=mask[:, None, None])
-            scale_ptrs = scales_ptr + row_base * NUM_GROUPS + groups * max_tokens + rows
-            tl.store(scale_ptrs, amax * (1.0 / FP8_MAX), mask=mask)
-        first = stop
-        expert += 1
-        expert_first = expert_last
-        next_tokens = tl.load(tokens_per_expert_ptr + expert, mask=expert < num_experts, other=0)
-        expert_last += next_tokens * NUM_GROUPS
+        tl.store(codes_ptr + (expert * max_tokens + token) * H + offs, codes, mask=mask[:, None, None])
+        scale_ptrs = scales_ptr + expert * max_tokens * NUM_GROUPS + groups * max_tokens + token
+        tl.store(scale_ptrs, amax * (1.0 / FP8_MAX), mask=mask)
 
 
 def launch_config(y: torch.Tensor) -> dict[str, int]:
@@ -114,7 +97,7 @@ def launch_config(y: torch.Tensor) -> dict[str, int]:
     num_items = num_experts * max_tokens * (columns // 2 // GROUP_SIZE)
     return {
         "BLOCK_SIZE_E": max(WARP_SIZE, triton.next_power_of_2(num_experts)),
-        "BLOCK_SIZE_G": 8,
+        "BLOCK_SIZE_G": BLOCK_SIZE_G,
         "num_programs": min(count_sms(y.device) * PROGRAMS_PER_SM, num_items),
         "num_warps": 1,
         "maxnreg": MAX_REGISTERS,

@@ -1,8 +1,8 @@
 """What a file in kernels/ declares: which sizes it takes, its inputs, its reference, its providers and its cost.
 
-    Layer  one kernel x one layer shape x one quantization scheme: what weights are generated for
-    Case   a layer x a number of tokens x options: what a provider is checked and timed on
-    Kernel the declaration at the end of each kernel file; kernels/registry.py finds it
+Layer  one kernel x one layer shape x one quantization scheme: what weights are generated for
+Case   a layer x a number of tokens x options: what a provider is checked and timed on
+Kernel the declaration at the end of each kernel file; kernels/registry.py finds it
 """
 
 from collections.abc import Callable, Mapping

@@ -30,7 +30,7 @@ def compare(output: torch.Tensor, reference: torch.Tensor, tolerance: Tolerance)
     error = float(torch.linalg.vector_norm(difference, dtype=torch.float64))
     rms = norm / math.sqrt(max(reference.numel(), 1))
     close = difference <= tolerance.element_error * (reference.abs() + rms)
-    share_close = float(close.float().mean()) if close.numel() else 1.0
+    share_close = int(close.count_nonzero()) / close.numel() if close.numel() else 1.0
     if not math.isfinite(error):
         return math.inf, share_close
     if norm == 0:
@@ -125,7 +125,7 @@ class Bench:
 
 def judge_output(relative_error: float, share_close: float, tolerance: Tolerance) -> tuple[Status, str]:
     """The status of an output that was compared, and why it is wrong if it is."""
-    if relative_error > tolerance.relative_error:
+    if not relative_error <= tolerance.relative_error:  # NaN is wrong too
         return Status.WRONG, f"relative error {relative_error:.3g} is over {tolerance.relative_error:g}"
     if share_close < tolerance.share_close:
         return Status.WRONG, f"{share_close:.2%} of the elements are close, {tolerance.share_close:.2%} are needed"

@@ -88,7 +88,11 @@ class Store:
         store._migrate(folder)
         for table in TABLES:
             file = str(folder / f"{table}.parquet")
-            store._connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM read_parquet(?)", [file])
+            try:
+                store._connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM read_parquet(?)", [file])
+            except duckdb.Error as error:
+                store.close()
+                raise StoreError(f"cannot load {file}: {_first_line(error)}; export it again") from error
         return store
 
     def close(self) -> None:
@@ -205,13 +209,22 @@ class Store:
         return target
 
     def export_parquet(self, folder: Path) -> None:
-        """Write every table to `folder`/<table>.parquet, rows in a fixed order."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with self._lock:
-            for table in TABLES:
-                target = _quoted(folder / f"{table}.parquet")
-                options = "FORMAT parquet, COMPRESSION zstd"
-                self._connection.execute(f"COPY (SELECT * FROM {table} ORDER BY ALL) TO '{target}' ({options})")
+        """Write every table to `folder`/<table>.parquet, rows in a fixed order; an older export stays until all are."""
+        scratch = {table: folder / f".{table}.{os.getpid()}.tmp" for table in TABLES}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with self._lock:
+                for table, file in scratch.items():
+                    select = f"SELECT * FROM {table} ORDER BY ALL"
+                    self._connection.execute(f"COPY ({select}) TO '{_quoted(file)}' (FORMAT parquet, COMPRESSION zstd)")
+            for table, file in scratch.items():
+                file.replace(folder / f"{table}.parquet")
+        except (OSError, duckdb.Error) as error:
+            reason = getattr(error, "strerror", None) or _first_line(error)
+            raise StoreError(f"cannot write Parquet to {folder}: {reason}; choose another folder") from error
+        finally:
+            for file in filter(Path.is_file, scratch.values()):
+                file.unlink()
 
     # Reading
 
@@ -314,6 +327,10 @@ def _quoted(path: Path) -> str:
     return str(path).replace("'", "''")
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
 def _connect(path: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
     try:
         return duckdb.connect(str(path), read_only=read_only)
@@ -325,8 +342,7 @@ def _connect(path: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
             raise StoreLockedError(f"{path} is held by {process}; wait for it or choose another --save-dir") from error
         if "not a valid DuckDB" in message:
             raise StoreError(f"{path} is not a DuckDB database; move it away or choose another --save-dir") from error
-        first_line = message.splitlines()[0]
-        raise StoreError(f"cannot open {path}: {first_line}; choose another --save-dir") from error
+        raise StoreError(f"cannot open {path}: {_first_line(error)}; choose another --save-dir") from error
 
 
 def _refuse_other_run(stored: Run, run: Run) -> None:

@@ -6,6 +6,8 @@ hears of it (WorkerCrashed, WorkerHung) and gets a fresh process.
 
 import os
 import queue
+import re
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +25,9 @@ from tasks.records import WorkUnit
 
 START_SECONDS = 180.0
 """Longest a new worker process may take to import torch and open its device."""
+ADDRESS_SECONDS = 5.0
+"""Longest a Ray cluster's port may take to accept a connection; Ray itself would try for minutes."""
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Worker:
@@ -84,7 +89,7 @@ class Worker:
 
 
 def _first_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in COLOR.sub("", text).splitlines() if line.strip()]
     return lines[0] if lines else "no message"
 
 
@@ -142,10 +147,18 @@ def start_ray(address: str) -> None:
         return
     quiet = {"include_dashboard": False} if not address else {}
     try:
+        _knock(address)
         ray.init(address=address or "local", log_to_driver=False, logging_level="error", **quiet)
-    except (ConnectionError, TimeoutError, ray.exceptions.RayError) as error:
+    except (OSError, ray.exceptions.RayError) as error:
         where = f"Ray at {address!r} does not answer" if address else "Ray does not start on this machine"
         raise WorkerError(f"{where}: {_first_line(str(error))}; check it with: ray status") from error
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens at "host:port"; other forms of address are left to Ray."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=ADDRESS_SECONDS).close()
 
 
 def count_gpus() -> int:
@@ -153,22 +166,36 @@ def count_gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
-@contextmanager
-def open_workers(device_type: str, address: str = "") -> Iterator[WorkerPool]:
-    """Start one worker per GPU of the cluster, or one for the CPU; kill them all at the end.
+_ahead: dict[tuple[str, str], WorkerPool] = {}
+"""Pools that `start_workers` started and no run has opened yet."""
+
+
+def start_workers(device_type: str, address: str = "") -> None:
+    """Start Ray and the worker processes ahead of `open_workers`, so that they get ready while something else does.
 
     Raises:
         WorkerError: Ray does not answer, or GPUs were asked for and the cluster has none.
     """
     start_ray(address)
+    workers = count_gpus() if device_type == "cuda" else 1
+    if not workers:
+        ray.shutdown()
+        raise WorkerError("the suite needs a CUDA GPU and Ray sees none; use --suite smoke or check nvidia-smi")
+    _ahead[device_type, address] = WorkerPool([Worker(device_type) for _ in range(workers)])
+
+
+@contextmanager
+def open_workers(device_type: str, address: str = "") -> Iterator[WorkerPool]:
+    """One worker per GPU of the cluster, or one for the CPU, started here if not ahead; killed at the end, and Ray with them.
+
+    Raises:
+        WorkerError: as start_workers.
+    """
+    if (device_type, address) not in _ahead:
+        start_workers(device_type, address)
+    pool = _ahead.pop((device_type, address))
     try:
-        workers = count_gpus() if device_type == "cuda" else 1
-        if not workers:
-            raise WorkerError("the suite needs a CUDA GPU and Ray sees none; use --suite smoke or check nvidia-smi")
-        pool = WorkerPool([Worker(device_type) for _ in range(workers)])
-        try:
-            yield pool
-        finally:
-            pool.close()
+        yield pool
     finally:
+        pool.close()
         ray.shutdown()

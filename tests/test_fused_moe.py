@@ -218,7 +218,7 @@ def test_cost_counts_only_the_experts_that_are_routed_to():
 
 def test_the_default_configuration_widens_with_the_rows_per_expert():
     rows = [default_config(m, 8, 128, 2048, 768, grouped=False).BLOCK_SIZE_M for m in (1, 64, 512, 4096, 16384)]
-    assert rows == [16, 16, 32, 64, 128]
+    assert rows == [16, 16, 32, 128, 128]
     for num_tokens in (1, 16, 4096):
         assert default_config(num_tokens, 8, 256, 7168, 256, grouped=True).BLOCK_SIZE_K == 128
 
