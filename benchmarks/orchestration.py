@@ -2,8 +2,8 @@
 
     python benchmarks/orchestration.py [--units 200] [--save-dir DIR]
 
-Runs the real flow on the CPU over UNITS tiny layers of silu_mul_fp8 (one case, one provider each), so that nearly all of
-the wall time is orchestration, and prints one table.
+Runs the real flow on the CPU over UNITS tiny layers of silu_mul_fp8 (one case, one provider each), so that nearly all
+of the wall time is orchestration, and prints one table.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--save-dir", type=Path)
     arguments = parser.parse_args()
     save_dir = arguments.save_dir or Path(tempfile.mkdtemp())
-    set_prefect_defaults(save_dir)
+    set_prefect_defaults()
 
     from flows.nightly import nightly, read_night
     from tasks.cases import Selection

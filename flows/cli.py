@@ -13,6 +13,7 @@ from rich.console import Console
 
 from flows.arguments import make_parser, read_selection
 from kernels.errors import BenchmarkError
+from tasks.errors import UsageError
 from tasks.store import Store
 
 PLAIN_WIDTH = 120
@@ -41,23 +42,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Measure a suite; bad input is found before anything is started."""
+    """Measure a suite; bad input is found before anything is measured or written."""
     from flows.choice import choose_suite
-    from tasks import cases
-    from tasks.records import Night
 
     selection = read_selection(arguments)
     chosen = choose_suite(arguments.suite, arguments.device, arguments.address)
-    cases.plan_units(chosen.suite, cases.resolve_shapes(chosen.suite, selection), selection)
-    Store.open(arguments.save_dir).close()
-    set_prefect_defaults(arguments.save_dir)
+    set_prefect_defaults()
 
-    from flows.nightly import nightly, read_night
-    from flows.report import exit_code, print_report
     from flows.server import starting_server
-    from tasks.workers import start_workers
 
-    with starting_server():
+    with starting_server():  # meanwhile: seconds of imports, and the workers
+        from flows.nightly import nightly, read_night
+        from flows.report import exit_code, print_report
+        from tasks import cases
+        from tasks.session import new_run
+        from tasks.workers import start_workers
+
+        cases.plan_units(chosen.suite, cases.resolve_shapes(chosen.suite, selection), selection)
+        with Store.open(arguments.save_dir) as store:
+            store.find_resumable(new_run(chosen.suite.name, selection, arguments.seed, arguments.run_id))
         start_workers(chosen.device_type, arguments.address)
     site = nightly(
         suite=arguments.suite,
@@ -68,20 +71,26 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         address=arguments.address,
         run_id=arguments.run_id,
     )
-    night: Night = read_night(arguments.save_dir, arguments.run_id)
+    night = read_night(arguments.save_dir, arguments.run_id)
     print_report(console, night)
     console.print(f"site: {site}", soft_wrap=True, highlight=False)
     return exit_code(night)
 
 
-def set_prefect_defaults(save_dir: Path) -> None:
+def set_prefect_defaults() -> None:
     """Settings Prefect reads when it is imported: quiet, no analytics, and its own folder unless a server is named."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # failures end in one line, or in Python's traceback
-    if "PREFECT_API_URL" not in os.environ:
-        os.environ.setdefault("PREFECT_HOME", str(save_dir.resolve() / "prefect"))
+    if "PREFECT_API_URL" in os.environ or "PREFECT_HOME" in os.environ:
+        return
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kernel-nightly" / "prefect"
+    try:
+        home.mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
+    except OSError as error:
+        raise UsageError(f"cannot create {home}: {error.strerror}; set PREFECT_HOME to a writable folder") from error
+    os.environ["PREFECT_HOME"] = str(home)
 
 
 def show(arguments: argparse.Namespace, console: Console) -> int:

@@ -77,7 +77,7 @@ class Run:
     started_at: datetime
     """UTC."""
     status: str = "running"
-    """running (or killed: it can be resumed), complete, partial (a worker was lost for good) or interrupted."""
+    """running (or killed: it can be resumed), complete, partial (a worker was lost for good), interrupted or failed."""
     finished_at: datetime | None = None
     """UTC; None while running."""
     stage_seconds: Mapping[str, float] = field(hash=False, default_factory=dict)

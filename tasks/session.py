@@ -86,6 +86,7 @@ def open_session(
         done = store.measured_layers(run.run_id)
         left = tuple(unit for unit in plan.units if unit.key not in done)
         _announce(console, run, plan, left)
+        store.publish()  # whoever kills this run finds its id
         stack.callback(store.publish)
         status = "failed"
         try:

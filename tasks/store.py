@@ -150,20 +150,30 @@ class Store:
                 f"INSERT INTO {table} ({names}) VALUES ({marks}) {on_conflict}", list(row.values())
             )
 
+    def find_resumable(self, run: Run) -> Run | None:
+        """The stored run that has the id of `run`, None if there is none.
+
+        Raises:
+            RunMismatchError: it has another suite, seed, commit or selection, or is already complete.
+        """
+        for stored in self._runs("WHERE run_id = ?", [run.run_id]):
+            _refuse_other_run(stored, run)
+            return stored
+        return None
+
     def begin_run(self, run: Run) -> Run:
         """Add `run`, or return the stored one when its id exists: that run is resumed.
 
         Raises:
-            RunMismatchError: the stored run has another suite, seed, commit or selection, or is already complete.
+            RunMismatchError: as find_resumable.
         """
         with self._transaction():
-            stored = self._runs("WHERE run_id = ?", [run.run_id])
+            stored = self.find_resumable(run)
             if not stored:
                 self._insert("runs", [rows.run_to_row(run)])
                 return run
-            _refuse_other_run(stored[0], run)
             self._connection.execute("UPDATE runs SET status = 'running' WHERE run_id = ?", [run.run_id])
-            return replace(stored[0], status="running")
+            return replace(stored, status="running")
 
     def commit_unit(
         self, run_id: str, host: Host, receipt: WeightsReceipt | None, measurements: Sequence[Measurement]
@@ -248,18 +258,26 @@ class Store:
         return self._runs()
 
     def find_run(self, run_id: str = "") -> Run:
-        """The run of that id, or the newest run.
+        """The run of that id, or the newest one that has ended.
 
         Raises:
-            StoreError: there is no such run; the message names the newest.
+            StoreError: there is no such run; the message names the newest, or the one to resume.
         """
         known = self._runs()
         if not known:
             raise StoreError("the store holds no run yet; start one: kernel-nightly run")
-        found = [run for run in known if run.run_id == run_id] if run_id else known[-1:]
-        if not found:
-            raise StoreError(f"no run {run_id!r}; the newest is {known[-1].run_id} (all: kernel-nightly list runs)")
-        return found[0]
+        newest = known[-1].run_id
+        if run_id:
+            found = [run for run in known if run.run_id == run_id]
+            if not found:
+                raise StoreError(f"no run {run_id!r}; the newest is {newest} (all: kernel-nightly list runs)")
+            return found[0]
+        ended = [run for run in known if run.status != "running"]
+        if not ended:
+            raise StoreError(
+                f"no run has ended yet; {newest} is running, or was killed: kernel-nightly run --run-id {newest} resumes it"
+            )
+        return ended[-1]
 
     def measured_layers(self, run_id: str) -> set[str]:
         """Keys of the layers whose unit this run has committed."""

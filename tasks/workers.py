@@ -23,6 +23,8 @@ from tasks.bench import Bench, cpu_threads
 from tasks.errors import WorkerCrashed, WorkerError, WorkerHung, WorkerRaised
 from tasks.records import WorkUnit
 
+OBJECT_STORE_BYTES = 100 * 2**20
+"""For records only: tensors never leave their worker."""
 START_SECONDS = 180.0
 """Longest a new worker process may take to import torch and open its device."""
 ADDRESS_SECONDS = 5.0
@@ -42,7 +44,7 @@ class Worker:
     def start(self) -> None:
         """Start the process without waiting for it."""
         gpus = 1 if self._device_type == "cuda" else 0
-        cpus = 1 if gpus else cpu_threads()
+        cpus = 0 if gpus else cpu_threads()
         remote = ray.remote(num_gpus=gpus, num_cpus=cpus, max_restarts=0, max_task_retries=0)(self._bench)
         self._actor = remote.remote(self._device_type)
 
@@ -145,10 +147,10 @@ def start_ray(address: str) -> None:
     """
     if ray.is_initialized():
         return
-    quiet = {"include_dashboard": False} if not address else {}
+    small = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if not address else {}
     try:
         _knock(address)
-        ray.init(address=address or "local", log_to_driver=False, logging_level="error", **quiet)
+        ray.init(address=address or "local", log_to_driver=False, logging_level="error", **small)
     except (OSError, ray.exceptions.RayError) as error:
         where = f"Ray at {address!r} does not answer" if address else "Ray does not start on this machine"
         raise WorkerError(f"{where}: {_first_line(str(error))}; check it with: ray status") from error
@@ -186,7 +188,7 @@ def start_workers(device_type: str, address: str = "") -> None:
 
 @contextmanager
 def open_workers(device_type: str, address: str = "") -> Iterator[WorkerPool]:
-    """One worker per GPU of the cluster, or one for the CPU, started here if not ahead; killed at the end, and Ray with them.
+    """One worker per GPU of the cluster, or one for the CPU, started now if not ahead; all of Ray is ended after it.
 
     Raises:
         WorkerError: as start_workers.

@@ -1,0 +1,114 @@
+"""Stand-ins for a worker's Bench that misbehave on purpose; in a file of their own, so that workers can import them."""
+
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from kernels.spec import Case, Device, Layer
+from tasks.records import Check, Host, Status, WeightsReceipt
+
+CPU = Device("cpu", "cpu: made up")
+HOST = Host("feedfeedfeedfeed", CPU, "", "", "", "3.11.2", "2.11.0", "3.6.0", "", 2)
+
+
+class MisbehavedError(RuntimeError):
+    """What a provider may raise."""
+
+
+class AcceleratorError(RuntimeError):
+    """Named as torch names what leaves a CUDA context unusable."""
+
+
+def spin() -> None:
+    """Burn the CPU for ever inside one C call that never lets go of the GIL."""
+    sum(range(10**15))
+
+
+class TestBench:
+    """Answers, raises, dies or hangs, as its caller asks."""
+
+    __test__ = False
+
+    def __init__(self, device_type: str) -> None:
+        self._device_type = device_type
+        self._calls = 0
+
+    def process_id(self) -> int:
+        return os.getpid()
+
+    def count_call(self) -> int:
+        self._calls += 1
+        return self._calls
+
+    def device_type(self) -> str:
+        return self._device_type
+
+    def add(self, one: int, other: int) -> int:
+        return one + other
+
+    def raise_error(self, message: str) -> None:
+        raise MisbehavedError(message)
+
+    def raise_out_of_memory(self) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 42.00 GiB.\nGPU 0 has a total capacity")
+
+    def raise_accelerator_error(self) -> None:
+        raise AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    def exit(self) -> None:
+        os._exit(7)
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def spin(self) -> None:
+        spin()
+
+
+class UnitTestBench:
+    """Does to each provider what the provider's name says, and writes every layer it loads into a file.
+
+    The file is named by the layer's model; a scheme of "broken" makes the layer fail to load.
+    """
+
+    __test__ = False
+
+    def __init__(self, _device_type: str) -> None:
+        self._layer: Layer | None = None
+
+    def host(self) -> Host:
+        return HOST
+
+    def load_layer(self, layer: Layer, seed: int) -> WeightsReceipt:
+        with Path(layer.model).open("a") as log:
+            log.write(f"{os.getpid()} {seed}\n")
+        if layer.scheme == "broken":
+            raise MisbehavedError("no such weights")
+        self._layer = layer
+        return WeightsReceipt(layer.key, seed, "ab" * 32, 1, 0.1, HOST.host_id)
+
+    def check(self, case: Case, provider: str) -> Check:
+        if self._layer is None or self._layer.key != case.layer.key:
+            raise MisbehavedError("the layer was not loaded")
+        self._behave(provider)
+        return Check(case, provider, Status.OK, HOST.host_id, relative_error=0.01, share_close=1.0, flops=8)
+
+    def time(self, _case: Case, provider: str, _timer: str) -> tuple[float, ...]:
+        if provider.startswith("late-"):
+            self._behave(provider.removeprefix("late-"))
+        return (1.0, 2.0, 3.0)
+
+    def _behave(self, provider: str) -> None:
+        match provider:
+            case "crash":
+                os._exit(7)
+            case "hang":
+                spin()
+            case "raise":
+                raise MisbehavedError("two\nlines")
+            case "out-of-memory":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            case "lose-device":
+                raise AcceleratorError("CUDA error: an illegal memory access was encountered")

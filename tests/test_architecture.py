@@ -1,0 +1,147 @@
+"""The tree is as design says: one owner per outside thing, imports go down, rooms stay small, every file is tested."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kernels
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("flows", "dashboards", "tasks", "kernels")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).glob("**/*.py"))
+MOST_LINES = 400
+
+TESTED_ELSEWHERE = {
+    "flows/__main__.py": "test_cli.py: python -m flows",
+    "flows/arguments.py": "test_cli.py: every option, and its help",
+    "flows/choice.py": "test_cli.py: devices and suites that do not fit",
+    "flows/listings.py": "test_cli.py: lists everything",
+    "flows/report.py": "test_nightly.py: show prints it",
+    "flows/server.py": "test_nightly.py: the command starts it",
+    "dashboards/pages.py": "test_site.py: every page",
+    "dashboards/rows.py": "test_site.py: every row",
+    "dashboards/svg.py": "test_charts.py: every chart",
+    "kernels/errors.py": "raised and matched in the test of whatever raises it",
+    "kernels/fused_moe_triton.py": "test_fused_moe.py",
+    "kernels/fused_moe_vllm.py": "test_fused_moe.py",
+    "kernels/moe_align.py": "test_fused_moe.py",
+    "kernels/moe_gemm.py": "test_fused_moe.py",
+    "kernels/spec.py": "test_registry.py",
+    "tasks/errors.py": "raised and matched in the test of whatever raises it",
+    "tasks/progress.py": "test_nightly.py: the lines per unit",
+    "tasks/records.py": "test_rows.py and test_store.py: every record round trips",
+    "tasks/session.py": "test_nightly.py: complete, killed and interrupted runs",
+    "tasks/stages.py": "test_nightly.py: every stage runs",
+}
+"""Source files without a test file of their own name, and where they are tested."""
+
+
+def imports_of(path: Path, *, only_at_top: bool = False) -> set[str]:
+    """Top-level names of the modules a file imports, anywhere or where importing it runs them."""
+
+    def walk(node: ast.AST) -> Iterator[ast.AST]:
+        for child in ast.iter_child_nodes(node):
+            if only_at_top and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            yield child
+            yield from walk(child)
+
+    names = set()
+    for node in walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+def importers_of(module: str, *, only_at_top: bool = False) -> set[str]:
+    return {str(path.relative_to(ROOT)) for path in SOURCES if module in imports_of(path, only_at_top=only_at_top)}
+
+
+@pytest.mark.parametrize(("module", "owner"), [("duckdb", "tasks/store.py"), ("ray", "tasks/workers.py")])
+def test_an_outside_thing_has_one_owner(module: str, owner: str) -> None:
+    assert importers_of(module) == {owner}
+
+
+def test_only_dashboards_draw() -> None:
+    importers = importers_of("matplotlib")
+    assert importers
+    assert {Path(path).parts[0] for path in importers} == {"dashboards"}
+
+
+def test_only_flows_and_stages_know_prefect() -> None:
+    importers = importers_of("prefect")
+    assert "tasks/stages.py" in importers
+    assert {path for path in importers if not path.startswith("flows/")} == {"tasks/stages.py"}
+
+
+def test_vllm_is_imported_only_by_providers_and_only_inside_functions() -> None:
+    assert all(path.startswith("kernels/") for path in importers_of("vllm"))
+    assert all("vllm" in Path(path).name for path in importers_of("vllm", only_at_top=True))
+
+
+def test_only_the_timing_file_owns_cuda_clocks() -> None:
+    names = ("torch.cuda.Event", "torch.cuda.CUDAGraph", "perf_counter_ns")
+    users = {str(path.relative_to(ROOT)) for path in SOURCES if any(name in path.read_text() for name in names)}
+    assert users == {"kernels/timing.py"}
+
+
+def test_the_kernels_package_is_ours_and_stays_empty() -> None:
+    assert Path(str(kernels.__file__)).resolve() == ROOT / "kernels" / "__init__.py"
+    assert (ROOT / "kernels" / "__init__.py").read_text() == ""
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level modules of a fresh Python that ran `code`."""
+    script = f"import json, sys\n{code}\nprint(json.dumps(sorted({{n.partition('.')[0] for n in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_a_worker_process_loads_no_plumbing() -> None:
+    loaded = loaded_after("import tasks.bench, kernels.registry; kernels.registry.kernels()")
+    assert "torch" in loaded
+    assert loaded & {"prefect", "duckdb", "ray", "matplotlib", "rich", "vllm", "transformers"} == set()
+
+
+def test_help_does_not_wait_for_heavy_imports() -> None:
+    loaded = loaded_after("import flows.cli; flows.cli.make_parser().format_help()")
+    assert loaded & {"prefect", "ray", "matplotlib", "vllm", "transformers"} == set()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_is_a_small_room(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if p.name != "__init__.py"], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_every_file_has_a_test_file_or_a_reason(path: Path) -> None:
+    tested = (ROOT / "tests" / f"test_{path.stem}.py").is_file()
+    listed = str(path.relative_to(ROOT)) in TESTED_ELSEWHERE
+    assert tested or listed, f"add tests/test_{path.stem}.py, or say in TESTED_ELSEWHERE where {path.name} is tested"
+
+
+def test_no_reason_outlives_its_file() -> None:
+    assert [path for path in TESTED_ELSEWHERE if not (ROOT / path).is_file()] == []
+
+
+def test_no_source_file_checks_its_input_with_assert() -> None:
+    with_assert = [
+        path for path in SOURCES if any(isinstance(n, ast.Assert) for n in ast.walk(ast.parse(path.read_text())))
+    ]
+    assert with_assert == []
+
+
+def test_the_import_contracts_hold() -> None:
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "0 broken" in done.stdout

@@ -1,0 +1,150 @@
+"""What a worker does: compare outputs, keep one layer's weights, check and time a provider on the CPU."""
+
+import math
+
+import pytest
+import torch
+
+from kernels.registry import find_kernel
+from kernels.spec import Case, Layer, Tolerance
+from tasks.bench import Bench, compare, judge_output
+from tasks.records import Status
+
+TOLERANCE = Tolerance(relative_error=0.1, element_error=0.05, share_close=0.9, reason="for these tests")
+SILU = Layer("silu_mul_fp8", "grid", 1, 1, "fp8_group128", "bfloat16", {"num_experts": 4, "intermediate_size": 256})
+MOE_SIZES = {"num_experts": 4, "top_k": 2, "hidden_size": 256, "intermediate_size": 128}
+MOE = Layer("fused_moe", "grid", 1, 1, "fp8_w8a8", "bfloat16", MOE_SIZES)
+
+
+# compare and judge_output
+
+
+def test_equal_outputs_have_no_error() -> None:
+    x = torch.linspace(-3, 3, 40)
+    assert compare(x, x.clone(), TOLERANCE) == (0.0, 1.0)
+
+
+def test_the_error_is_the_norm_of_the_difference_over_that_of_the_reference() -> None:
+    reference = torch.tensor([3.0, 4.0])
+    error, share_close = compare(torch.tensor([3.0, 4.5]), reference, TOLERANCE)
+    assert error == pytest.approx(0.5 / 5.0)
+    assert share_close == 0.5  # 0.5 is over 0.05 * (4 + rms 3.54)
+
+
+def test_a_wrong_shape_never_passes_even_when_it_would_broadcast() -> None:
+    assert compare(torch.ones(4, 1), torch.ones(4), TOLERANCE) == (math.inf, 0.0)
+    assert compare(torch.ones(1), torch.ones(4), TOLERANCE) == (math.inf, 0.0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_element_that_is_no_number_makes_the_error_infinite(bad: float) -> None:
+    output = torch.ones(10)
+    output[3] = bad
+    error, share_close = compare(output, torch.ones(10), TOLERANCE)
+    assert error == math.inf
+    assert share_close == pytest.approx(0.9)
+    assert judge_output(error, share_close, TOLERANCE)[0] is Status.WRONG
+
+
+def test_a_reference_of_zeros_is_met_only_by_zeros() -> None:
+    zeros = torch.zeros(8)
+    assert compare(zeros, zeros, TOLERANCE) == (0.0, 1.0)
+    error, share_close = compare(zeros + 1e-30, zeros, TOLERANCE)
+    assert (error, share_close) == (math.inf, 0.0)
+
+
+def test_an_output_of_zeros_is_wholly_wrong() -> None:
+    error, share_close = compare(torch.zeros(8), torch.ones(8), TOLERANCE)
+    assert (error, share_close) == (1.0, 0.0)
+
+
+def test_outputs_without_elements_are_equal() -> None:
+    assert compare(torch.zeros(0, 4), torch.zeros(0, 4), TOLERANCE) == (0.0, 1.0)
+
+
+def test_scaling_both_sides_changes_nothing() -> None:
+    torch.manual_seed(0)
+    reference = torch.randn(64)
+    output = reference + 0.05 * torch.randn(64)
+    small, large = (compare(output * f, reference * f, TOLERANCE) for f in (2.0**-20, 2.0**20))
+    assert small == pytest.approx(large)
+
+
+def test_large_values_do_not_overflow_the_norm() -> None:
+    big = torch.full((4,), 3e38)
+    assert compare(big, big, TOLERANCE) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "share_close", "status", "reason"),
+    [
+        (0.1, 0.9, Status.OK, ""),
+        (0.11, 1.0, Status.WRONG, "relative error 0.11 is over 0.1"),
+        (0.0, 0.89, Status.WRONG, "89.00% of the elements are close, 90.00% are needed"),
+        (math.inf, 0.0, Status.WRONG, "relative error inf is over 0.1"),
+    ],
+)
+def test_an_output_is_judged_by_both_limits(error: float, share_close: float, status: Status, reason: str) -> None:
+    assert judge_output(error, share_close, TOLERANCE) == (status, reason)
+
+
+def test_an_error_that_is_no_number_is_wrong() -> None:
+    assert judge_output(math.nan, 1.0, TOLERANCE)[0] is Status.WRONG
+
+
+# Bench
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    threads = torch.get_num_threads()
+    made = Bench("cpu")
+    torch.set_num_threads(threads)
+    return made
+
+
+def test_a_provider_is_checked_and_timed_on_the_cpu(bench: Bench) -> None:
+    case = Case(SILU, 16, {"token_strategy": "uniform"})
+    receipt = bench.load_layer(SILU, 7)
+    assert (receipt.layer_key, receipt.host_id) == (SILU.key, bench.host().host_id)
+    check = bench.check(case, "torch")
+    assert (check.status, check.reason) == (Status.OK, "")
+    assert check.relative_error is not None
+    assert check.relative_error <= find_kernel("silu_mul_fp8").tolerance.relative_error
+    assert check.flops > 0
+    assert check.bytes_moved > 16 * 256
+    samples_us = bench.time(case, "torch", "wall")
+    assert len(samples_us) >= 5
+    assert all(us > 0 for us in samples_us)
+
+
+def test_a_provider_that_cannot_run_here_says_why_and_makes_no_inputs(bench: Bench) -> None:
+    bench.load_layer(SILU, 7)
+    check = bench.check(Case(SILU, 16, {"token_strategy": "uniform"}), "vllm-cuda")
+    assert check.status is Status.UNSUPPORTED
+    assert check.reason
+    assert (check.relative_error, check.flops) == (None, 0)
+
+
+def test_loading_a_layer_replaces_the_one_before(bench: Bench) -> None:
+    first = bench.load_layer(MOE, 7)
+    case = Case(MOE, 4)
+    checked = bench.check(case, "torch")
+    assert checked.status is Status.OK
+    assert bench.load_layer(MOE, 8).sha256 != first.sha256
+    assert bench.check(case, "torch").status is Status.OK
+    bench.load_layer(MOE, 7)
+    assert bench.check(case, "torch") == checked
+
+
+def test_cases_of_one_layer_do_not_see_each_others_inputs(bench: Bench) -> None:
+    bench.load_layer(MOE, 7)
+    alone = [bench.check(Case(MOE, tokens), "torch") for tokens in (1, 4)]
+    mixed = [bench.check(Case(MOE, tokens), "torch") for tokens in (1, 4, 1, 4)]
+    assert mixed == alone + alone
+
+
+def test_what_a_provider_raises_passes_through(bench: Bench) -> None:
+    bench.load_layer(SILU, 7)
+    with pytest.raises(KeyError, match="no-such-provider"):
+        bench.check(Case(SILU, 16, {"token_strategy": "uniform"}), "no-such-provider")

@@ -1,0 +1,239 @@
+"""The whole flow through the real console command, on a very small model and the CPU: run, resume, kill, interrupt."""
+
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from consoles import ONE_UNIT, make_model, run_command, start_command
+
+from tasks.records import Measurement, Night, State, Status
+from tasks.store import Store
+
+pytestmark = pytest.mark.timeout(280)
+
+
+@dataclass(frozen=True)
+class Nights:
+    """Two nights of the same run in one folder."""
+
+    folder: Path
+    first: subprocess.CompletedProcess[str]
+    second: subprocess.CompletedProcess[str]
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results"
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory) -> Nights:
+    folder = tmp_path_factory.mktemp("nights")
+    make_model(folder / "tiny")
+    asked = ("run", "--model", "./tiny", "--batch-size", 1, 4, "--scheme", "fp8_w8a8", "fp8_group128", "--seed", 3)
+    return Nights(folder, run_command(*asked, cwd=folder), run_command(*asked, cwd=folder))
+
+
+def read_night(save_dir: Path, run_id: str = "") -> Night:
+    with Store.read(save_dir) as store:
+        return store.night(run_id)
+
+
+def read_nights(nights: Nights) -> list[Night]:
+    with Store.read(nights.results) as store:
+        return [store.night(run.run_id) for run in store.runs()]
+
+
+def test_a_run_ends_well_and_says_nothing_on_stderr(nights: Nights) -> None:
+    for ended in (nights.first, nights.second):
+        assert (ended.returncode, ended.stderr) == (0, "")
+    assert "unit 2/2" in nights.first.stdout
+    assert "site: results/site/index.html" in nights.first.stdout
+
+
+def test_the_store_holds_every_provider_of_every_case(nights: Nights) -> None:
+    first, _ = read_nights(nights)
+    assert (first.run.status, first.run.suite, first.run.seed) == ("complete", "smoke", 3)
+    assert first.run.arguments["batch_sizes"] == [1, 4]
+    assert list(first.run.stage_seconds) == [
+        "start workers",
+        "generate weights",
+        "verify",
+        "time",
+        "persist",
+        "find stale configs",
+        "judge",
+    ]
+    measured = Counter((m.check.case.layer.kernel, m.check.case.num_tokens) for m in first.measurements)
+    assert set(measured) == {(kernel, tokens) for kernel in ("fused_moe", "silu_mul_fp8") for tokens in (1, 4)}
+    by_status = Counter(m.status for m in first.measurements)
+    assert set(by_status) == {Status.OK, Status.UNSUPPORTED}
+    assert all(m.samples_us for m in first.measurements if m.status is Status.OK)
+    assert {m.timer for m in first.measurements} == {"wall"}
+    assert len(first.receipts) == 2
+    assert {receipt.seed for receipt in first.receipts} == {3}
+    assert len(first.hosts) == 1
+
+
+def test_the_model_is_split_as_its_config_says(nights: Nights) -> None:
+    first, _ = read_nights(nights)
+    [layer] = {m.check.case.layer.key for m in first.measurements if m.check.case.layer.kernel == "fused_moe"}
+    sizes = "num_experts=8,top_k=2,hidden_size=256,intermediate_size=256"
+    assert layer == f"fused_moe/tiny/tp1/ep1/fp8_w8a8/bfloat16/{sizes}"
+
+
+def test_the_same_seed_gives_the_same_weights_every_night(nights: Nights) -> None:
+    first, second = ({r.layer_key: r.sha256 for r in night.receipts} for night in read_nights(nights))
+    assert first == second
+    assert any(first.values())
+
+
+def test_the_first_night_is_new_and_the_second_has_a_history(nights: Nights) -> None:
+    first, second = read_nights(nights)
+    assert {verdict.state for verdict in first.verdicts} == {State.NEW, State.UNSUPPORTED}
+    assert {verdict.state for verdict in second.verdicts} <= {State.SAME, State.AMBIGUOUS, State.UNSUPPORTED}
+    assert {len(points) for points in second.trends.values()} == {2}
+    assert len(first.verdicts) == len(first.measurements)
+
+
+def test_the_site_is_drawn_without_a_second_command(nights: Nights) -> None:
+    site = nights.results / "site"
+    assert {"index.html", "kernel-fused_moe.html", "kernel-silu_mul_fp8.html"} <= {path.name for path in site.iterdir()}
+    _, second = read_nights(nights)
+    assert second.run.run_id in (site / "index.html").read_text()
+
+
+def test_a_finished_run_leaves_only_its_results(nights: Nights) -> None:
+    assert {path.name for path in nights.folder.iterdir()} == {"results", "tiny"}
+    assert not list(nights.results.glob("*.tmp"))
+
+
+def test_show_prints_the_run_asked_for(nights: Nights) -> None:
+    first, second = read_nights(nights)
+    newest = run_command("show", cwd=nights.folder)
+    older = run_command("show", first.run.run_id, cwd=nights.folder)
+    assert f"run {second.run.run_id}" in newest.stdout
+    assert f"run {first.run.run_id}" in older.stdout
+    assert (newest.returncode, older.returncode) == (0, 0)
+    assert "torch" in older.stdout
+    assert "NEW" in older.stdout
+    assert "NEW" not in newest.stdout
+
+
+def test_runs_are_listed_oldest_first(nights: Nights) -> None:
+    listed = run_command("list", "runs", cwd=nights.folder).stdout.splitlines()
+    assert [line.split()[0] for line in listed] == [night.run.run_id for night in read_nights(nights)]
+    assert all(line.split()[1:3] == ["smoke", "complete"] for line in listed)
+
+
+def test_an_export_draws_the_same_site(nights: Nights) -> None:
+    assert run_command("export", "tables", cwd=nights.folder).returncode == 0
+    drawn = run_command("site", "--from", "tables", "--out", "elsewhere", cwd=nights.folder)
+    shown = run_command("show", "--from", "tables", cwd=nights.folder)
+    assert (drawn.returncode, shown.returncode) == (0, 0)
+    ours, theirs = (
+        {path.name: path.read_bytes() for path in folder.iterdir()}
+        for folder in (nights.results / "site", nights.folder / "elsewhere")
+    )
+    assert ours == theirs
+    for path in (nights.folder / "tables", nights.folder / "elsewhere"):
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+
+
+# Runs that do not end by themselves
+
+THREE_UNITS = ("run", *ONE_UNIT, "--run-id", "stopped", "--model", "./one", "./two", "./three")
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    for name in ("one", "two", "three"):
+        make_model(tmp_path / name)
+    return tmp_path
+
+
+def wait_for_unit(process: subprocess.Popen[str], number: int) -> None:
+    """Read stdout until a unit is in the store."""
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith(f"unit {number}/"):
+            return
+    raise AssertionError(process.communicate()[1])
+
+
+def processes_of_session(leader: int) -> list[int]:
+    """Living processes of the session that `leader` started."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader and fields[0] != "Z":
+            found.append(int(status.parent.name))
+    return found
+
+
+def kill_session(leader: int) -> None:
+    for process in processes_of_session(leader):
+        os.kill(process, signal.SIGKILL)
+
+
+@pytest.fixture
+def stopped(models: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run of three units, one of them in the store."""
+    with start_command(*THREE_UNITS, cwd=models) as process:
+        try:
+            wait_for_unit(process, 1)
+            yield process
+        finally:
+            kill_session(process.pid)
+
+
+def measurements_by_key(measurements: tuple[Measurement, ...]) -> dict[str, Measurement]:
+    keys = [f"{m.check.case.key} {m.check.provider} {m.timer}" for m in measurements]
+    assert len(set(keys)) == len(keys)
+    return dict(zip(keys, measurements, strict=True))
+
+
+def test_a_killed_run_is_resumed_without_measuring_twice(models: Path, stopped: subprocess.Popen[str]) -> None:
+    kill_session(stopped.pid)
+    stopped.wait()
+    with Store.open(models / "results") as store:
+        assert [run.status for run in store.runs()] == ["running"]
+        before = measurements_by_key(tuple(store.measurements("stopped")))
+        units_before = len(store.measured_layers("stopped"))
+    assert 1 <= units_before < 3
+    resumed = run_command(*THREE_UNITS, cwd=models)
+    assert (resumed.returncode, resumed.stderr) == (0, "")
+    assert f"3 units, {units_before} of them measured before" in resumed.stdout
+    assert f"unit {3 - units_before}/{3 - units_before}" in resumed.stdout
+    night = read_night(models / "results", "stopped")
+    after = measurements_by_key(night.measurements)
+    assert night.run.status == "complete"
+    assert {m.check.case.layer.model for m in after.values()} == {"one", "two", "three"}
+    assert {key: after[key] for key in before} == before
+    assert len(night.receipts) == 3
+
+
+def test_ctrl_c_keeps_what_was_measured_and_leaves_no_process(models: Path, stopped: subprocess.Popen[str]) -> None:
+    os.kill(stopped.pid, signal.SIGINT)
+    _, stderr = stopped.communicate(timeout=60)
+    assert stopped.returncode == 130
+    assert stderr == "kernel-nightly: interrupted; what was measured is kept\n"
+    night = read_night(models / "results", "stopped")
+    assert night.run.status == "interrupted"
+    assert night.run.finished_at is not None
+    assert len(night.receipts) >= 1
+    assert {m.status for m in night.measurements} == {Status.OK}
+    deadline = time.monotonic() + 15
+    while processes_of_session(stopped.pid) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert processes_of_session(stopped.pid) == []

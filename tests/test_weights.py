@@ -1,0 +1,83 @@
+"""Weights come from a seed, and the receipt proves which."""
+
+import pytest
+import torch
+
+from kernels.registry import kernels
+from kernels.spec import Layer
+from tasks.weights import generate_weights, hash_tensors
+
+CPU = torch.device("cpu")
+SIZES = {"num_experts": 4, "top_k": 2, "hidden_size": 256, "intermediate_size": 256}
+NAMES = sorted(kernels())
+
+
+def make_layer(kernel: str, scheme: str = "") -> Layer:
+    declared = kernels()[kernel]
+    sizes = {name: SIZES[name] for name in declared.size_names}
+    return Layer(kernel, "grid", 1, 1, scheme or declared.schemes[0], "bfloat16", sizes)
+
+
+@pytest.mark.parametrize("scheme", kernels()["fused_moe"].schemes)
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(scheme: str) -> None:
+    layer = make_layer("fused_moe", scheme)
+    (_, first), (_, again), (_, other) = (generate_weights(layer, seed, CPU, "host") for seed in (7, 7, 8))
+    assert first.sha256 == again.sha256
+    assert first.sha256 != other.sha256
+    assert (first.seed, other.seed) == (7, 8)
+
+
+def test_another_shape_gives_other_bytes() -> None:
+    layer = make_layer("fused_moe")
+    wide = Layer("fused_moe", "grid", 1, 1, layer.scheme, "bfloat16", {**SIZES, "intermediate_size": 512})
+    assert generate_weights(layer, 7, CPU, "h")[1].sha256 != generate_weights(wide, 7, CPU, "h")[1].sha256
+
+
+def test_the_receipt_says_what_was_generated() -> None:
+    layer = make_layer("fused_moe")
+    weights, receipt = generate_weights(layer, 7, CPU, "host")
+    assert receipt.layer_key == layer.key
+    assert receipt.host_id == "host"
+    assert receipt.size_bytes == sum(tensor.nbytes for tensor in weights.values()) > 0
+    assert receipt.seconds > 0
+    assert receipt.sha256 == hash_tensors(weights)
+    assert len(receipt.sha256) == 64
+
+
+def test_a_layer_without_weights_has_an_empty_receipt() -> None:
+    weights, receipt = generate_weights(make_layer("silu_mul_fp8"), 7, CPU, "host")
+    assert (weights, receipt.sha256, receipt.size_bytes) == ({}, "", 0)
+
+
+@pytest.mark.parametrize("kernel", NAMES)
+def test_generating_weights_leaves_torchs_own_random_numbers_alone(kernel: str) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    generate_weights(make_layer(kernel), 7, CPU, "host")
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_the_hash_covers_names_dtypes_shapes_and_values() -> None:
+    zeros = torch.zeros(4, dtype=torch.int32)
+    hashes = [
+        hash_tensors({"w": zeros}),
+        hash_tensors({"v": zeros}),
+        hash_tensors({"w": zeros.view(torch.float32)}),
+        hash_tensors({"w": zeros.view(2, 2)}),
+        hash_tensors({"w": torch.tensor([0, 0, 0, 1], dtype=torch.int32)}),
+        hash_tensors({"w": zeros, "v": zeros}),
+    ]
+    assert len(set(hashes)) == len(hashes)
+
+
+def test_the_hash_ignores_the_order_of_names_and_the_layout_in_memory() -> None:
+    one, two = torch.arange(6).view(2, 3), torch.ones(2)
+    assert hash_tensors({"a": one, "b": two}) == hash_tensors({"b": two, "a": one})
+    assert hash_tensors({"a": one}) == hash_tensors({"a": one.t().contiguous().t()})
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bfloat16, torch.uint8, torch.float32])
+def test_every_dtype_of_weights_can_be_hashed(dtype: torch.dtype) -> None:
+    assert len(hash_tensors({"w": torch.ones(3, 5).to(dtype)})) == 64
+    assert len(hash_tensors({"scalar": torch.tensor(1.0).to(dtype)})) == 64

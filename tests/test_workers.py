@@ -1,0 +1,152 @@
+"""Workers on a real local Ray: what raises, dies or hangs costs its own call and no other."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import benches
+import pytest
+import ray
+from benches import TestBench
+
+from kernels.spec import Layer
+from tasks.errors import WorkerCrashed, WorkerError, WorkerHung, WorkerRaised
+from tasks.records import WorkUnit
+from tasks.workers import Worker, WorkerPool, open_workers, start_ray
+
+pytestmark = pytest.mark.timeout(90)
+
+LIMIT = 60.0
+"""Generous: a fresh process imports torch."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.cloudpickle.register_pickle_by_value(benches)  # workers do not have tests/ on their path
+    start_ray("")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def worker(cluster: None) -> Iterator[Worker]:
+    made = Worker("cpu", TestBench)
+    yield made
+    made.end()
+
+
+def process_of(worker: Worker) -> int:
+    return int(worker.call("process_id", limit_seconds=LIMIT))
+
+
+def test_a_call_gives_the_answer_of_the_method(worker: Worker) -> None:
+    assert worker.call("add", 20, 22, limit_seconds=LIMIT) == 42
+    assert worker.call("device_type", limit_seconds=LIMIT) == "cpu"
+
+
+def test_calls_share_one_process_and_its_state(worker: Worker) -> None:
+    first = worker.call("count_call", limit_seconds=LIMIT)
+    assert worker.call("count_call", limit_seconds=LIMIT) == first + 1
+    assert process_of(worker) == process_of(worker)
+
+
+def test_what_a_method_raises_is_told_by_type_and_message_and_the_process_stays(worker: Worker) -> None:
+    before = process_of(worker)
+    with pytest.raises(WorkerRaised) as raised:
+        worker.call("raise_error", "k is 96, not divisible by 128\nsecond line", limit_seconds=LIMIT)
+    assert str(raised.value) == "MisbehavedError: k is 96, not divisible by 128"
+    assert not raised.value.out_of_memory
+    assert not raised.value.device_lost
+    assert process_of(worker) == before
+
+
+def test_an_exception_without_a_message_is_told_by_its_type(worker: Worker) -> None:
+    with pytest.raises(WorkerRaised, match=r"^MisbehavedError: no message$"):
+        worker.call("raise_error", "", limit_seconds=LIMIT)
+
+
+def test_out_of_memory_is_told_apart(worker: Worker) -> None:
+    with pytest.raises(WorkerRaised, match=r"OutOfMemoryError: CUDA out of memory\. Tried") as raised:
+        worker.call("raise_out_of_memory", limit_seconds=LIMIT)
+    assert raised.value.out_of_memory
+    assert not raised.value.device_lost
+
+
+def test_a_lost_device_costs_the_process(worker: Worker) -> None:
+    before = process_of(worker)
+    with pytest.raises(WorkerRaised, match="illegal memory access") as raised:
+        worker.call("raise_accelerator_error", limit_seconds=LIMIT)
+    assert raised.value.device_lost
+    assert process_of(worker) != before
+
+
+def test_a_process_that_dies_is_a_crash_and_the_next_call_has_a_fresh_one(worker: Worker) -> None:
+    before = process_of(worker)
+    with pytest.raises(WorkerCrashed) as crashed:
+        worker.call("exit", limit_seconds=LIMIT)
+    assert str(crashed.value)
+    assert "\n" not in str(crashed.value)
+    assert process_of(worker) != before
+    assert worker.call("count_call", limit_seconds=LIMIT) == 1
+
+
+@pytest.mark.parametrize("hang", [("sleep", 600.0), ("spin",)], ids=["sleeping", "holding the GIL"])
+def test_a_hang_is_ended_at_its_limit_and_the_next_call_has_a_fresh_process(worker: Worker, hang: tuple) -> None:
+    before = process_of(worker)
+    start = time.monotonic()
+    with pytest.raises(WorkerHung, match=r"^no answer within 1 s$"):
+        worker.call(*hang, limit_seconds=1.0)
+    assert 1.0 <= time.monotonic() - start < 3.0
+    assert process_of(worker) != before
+
+
+def test_a_worker_that_was_ended_is_no_crash(worker: Worker) -> None:
+    worker.stop()  # lets go of its cores
+    ended = Worker("cpu", TestBench)
+    process_of(ended)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(ended.call, "sleep", 600.0, limit_seconds=LIMIT)
+        time.sleep(0.5)
+        ended.end()
+        error = call.exception(timeout=20)
+    assert type(error) is WorkerError
+    assert "the run is ending" in str(error)
+    with pytest.raises(WorkerError, match="the run is ending: no more calls"):
+        ended.call("process_id", limit_seconds=LIMIT)
+
+
+def test_a_worker_is_given_back_even_after_an_error(worker: Worker) -> None:
+    worker.stop()  # lets go of its cores
+    pool = WorkerPool([Worker("cpu", TestBench)])
+    assert len(pool) == 1
+    layer = Layer("made_up", "grid", 1, 1, "fp8_w8a8", "bfloat16", {})
+    units = [WorkUnit(layer, (), (name,)) for name in ("one", "two")]
+    shared = pool.share_out(units)
+    unit, leased = next(shared)
+    assert unit is units[0]
+    with pytest.raises(KeyError), pool.returning(leased):
+        raise KeyError
+    unit, again = next(shared)
+    assert (unit, again) == (units[1], leased)
+    assert again.call("add", 1, 2, limit_seconds=LIMIT) == 3
+    assert list(shared) == []
+    pool.close()
+    with pytest.raises(WorkerError, match="the run is ending"):
+        again.call("add", 1, 2, limit_seconds=LIMIT)
+
+
+def test_gpus_that_are_not_there_are_told_in_one_line() -> None:
+    ray.shutdown()
+    with pytest.raises(WorkerError) as refused, open_workers("cuda"):
+        pass
+    assert str(refused.value) == ("the suite needs a CUDA GPU and Ray sees none; use --suite smoke or check nvidia-smi")
+    assert type(refused.value) is WorkerError
+    assert refused.value.exit_code == 3
+    assert not ray.is_initialized()
+
+
+def test_a_cluster_that_is_not_there_is_told_in_one_line() -> None:
+    ray.shutdown()
+    with pytest.raises(WorkerError, match=r"Ray at '127\.0\.0\.1:1' does not answer: ") as refused:
+        start_ray("127.0.0.1:1")
+    assert "\n" not in str(refused.value)
