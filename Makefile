@@ -30,7 +30,7 @@ site: $(INSTALLED)
 	$(BIN)/kernel-nightly site --from examples/h200 --out site $(ARGS)
 
 gpu-test: $(INSTALLED)
-	$(BIN)/python -m pytest -m gpu $(ARGS)
+	TRITON_INTERPRET=0 $(BIN)/python -m pytest -m gpu $(ARGS)
 
 clean:
 	rm -rf $(VENV) build site *.egg-info

@@ -42,25 +42,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Measure a suite; bad input is found before anything is measured or written."""
+    """Measure a suite; bad input is found before anything is started."""
     from flows.choice import choose_suite
+    from tasks import cases
+    from tasks.session import new_run
+    from tasks.workers import start_workers
 
     selection = read_selection(arguments)
     chosen = choose_suite(arguments.suite, arguments.device, arguments.address)
+    cases.plan_units(chosen.suite, cases.resolve_shapes(chosen.suite, selection), selection)
+    with Store.open(arguments.save_dir) as store:
+        store.find_resumable(new_run(chosen.suite.name, selection, arguments.seed, arguments.run_id))
     set_prefect_defaults()
 
     from flows.server import starting_server
 
-    with starting_server():  # meanwhile: seconds of imports, and the workers
+    with starting_server():
         from flows.nightly import nightly, read_night
         from flows.report import exit_code, print_report
-        from tasks import cases
-        from tasks.session import new_run
-        from tasks.workers import start_workers
 
-        cases.plan_units(chosen.suite, cases.resolve_shapes(chosen.suite, selection), selection)
-        with Store.open(arguments.save_dir) as store:
-            store.find_resumable(new_run(chosen.suite.name, selection, arguments.seed, arguments.run_id))
         start_workers(chosen.device_type, arguments.address)
     site = nightly(
         suite=arguments.suite,

@@ -15,8 +15,7 @@ from tasks.errors import WorkerError
 def starting_server() -> Iterator[None]:
     """Have Prefect's ephemeral server start, or a named server answer, while the block runs; both are done at its end.
 
-    A flow would start it too, but do nothing else meanwhile: 5 s, and 13 s where its database is new. If the block
-    raises, nobody waits: Prefect ends what it started with the process.
+    A flow would start it too, but do nothing else meanwhile: 5 s, and 13 s where its database is new.
     """
     failures: list[Exception] = []
 
@@ -27,10 +26,12 @@ def starting_server() -> Iterator[None]:
         except (RuntimeError, OSError, httpx.HTTPError) as failure:
             failures.append(failure)
 
-    waiting = threading.Thread(target=wait_for_server, name="prefect-server-start", daemon=True)
+    waiting = threading.Thread(target=wait_for_server, name="prefect-server-start")
     waiting.start()
-    yield
-    waiting.join()
+    try:
+        yield
+    finally:
+        waiting.join()
     if failures:
         where = os.environ.get("PREFECT_API_URL", "")
         server = f"Prefect's server at {where}" if where else "Prefect's embedded server"

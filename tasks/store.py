@@ -275,7 +275,7 @@ class Store:
         ended = [run for run in known if run.status != "running"]
         if not ended:
             raise StoreError(
-                f"no run has ended yet; {newest} is running, or was killed: kernel-nightly run --run-id {newest} resumes it"
+                f"no run has ended yet; {newest} is running or was killed; resume: kernel-nightly run --run-id {newest}"
             )
         return ended[-1]
 

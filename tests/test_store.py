@@ -163,7 +163,12 @@ def test_runs_are_listed_oldest_first_and_the_newest_is_found(store: Store) -> N
     for run_id, nights in (("b", 2), ("a", 3), ("c", 1)):
         store.begin_run(make_run(run_id, nights))
     assert [run.run_id for run in store.runs()] == ["c", "b", "a"]
-    assert store.find_run().run_id == "a"
+    with pytest.raises(StoreError, match="no run has ended yet; a is running or was killed"):
+        store.find_run()
+    for run in store.runs()[:2]:
+        store.finish_run(replace(run, status="complete"))
+    assert store.find_run().run_id == "b"
+    assert store.find_run("a").run_id == "a"
     assert store.find_run("c").run_id == "c"
 
 
