@@ -91,6 +91,7 @@ def set_prefect_defaults() -> None:
     except OSError as error:
         raise UsageError(f"cannot create {home}: {error.strerror}; set PREFECT_HOME to a writable folder") from error
     os.environ["PREFECT_HOME"] = str(home)
+    os.environ["PREFECT_SERVER_MEMO_STORE_PATH"] = str(home / "memo_store.toml")  # its default ignores PREFECT_HOME
 
 
 def show(arguments: argparse.Namespace, console: Console) -> int:

@@ -154,7 +154,7 @@ def _download_config(model: str) -> Path:
 
 def _read_text_config(source: _Source, trust_remote_code: bool, model_prefix: str) -> _TextConfig:
     raw = _read_json(source)
-    config = _load_config(source, trust_remote_code)
+    config = _load_config(source, raw, trust_remote_code)
     sections = [raw]
     if model_prefix:
         config = _open_section(source.name, config, sections, model_prefix)
@@ -197,11 +197,14 @@ def _read_json(source: _Source) -> dict[str, Any]:
     return raw
 
 
-def _load_config(source: _Source, trust_remote_code: bool) -> Any:
+def _load_config(source: _Source, raw: dict[str, Any], trust_remote_code: bool) -> Any:
+    """The transformers config; AutoConfig, which imports seconds of modeling code, only for a family of its own code."""
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     try:
+        if raw.get("model_type") in CONFIG_MAPPING and not trust_remote_code:
+            return CONFIG_MAPPING[raw["model_type"]].from_dict(raw)
         return AutoConfig.from_pretrained(
             source.location, trust_remote_code=trust_remote_code, local_files_only=source.is_local
         )

@@ -139,21 +139,30 @@ class WorkerPool:
             worker.end()
 
 
-def start_ray(address: str) -> None:
+def start_ray(address: str, num_cpus: int | None = None) -> None:
     """Join the Ray cluster at `address`, or start one on this machine if it is empty.
+
+    Args:
+        num_cpus: logical CPUs of a cluster started here, all cores by default; Ray keeps an idle process for each.
 
     Raises:
         WorkerError: the cluster does not answer; the message names the address.
     """
     if ray.is_initialized():
         return
-    small = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if not address else {}
+    small: dict[str, Any] = {
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "num_cpus": num_cpus,
+    }
     try:
         _knock(address)
-        ray.init(address=address or "local", log_to_driver=False, logging_level="error", **small)
+        ray.init(address=address or "local", log_to_driver=False, logging_level="error", **({} if address else small))
     except (OSError, ray.exceptions.RayError) as error:
         where = f"Ray at {address!r} does not answer" if address else "Ray does not start on this machine"
-        raise WorkerError(f"{where}: {_first_line(str(error))}; check it with: ray status") from error
+        raise WorkerError(
+            f"{where}: {_first_line(str(error))}; check it with: ray status, and that every process has the same RAY_AUTH_TOKEN"
+        ) from error
 
 
 def _knock(address: str) -> None:
@@ -178,7 +187,7 @@ def start_workers(device_type: str, address: str = "") -> None:
     Raises:
         WorkerError: Ray does not answer, or GPUs were asked for and the cluster has none.
     """
-    start_ray(address)
+    start_ray(address, num_cpus=0 if device_type == "cuda" else cpu_threads())
     workers = count_gpus() if device_type == "cuda" else 1
     if not workers:
         ray.shutdown()
