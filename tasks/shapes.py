@@ -198,7 +198,7 @@ def _read_json(source: _Source) -> dict[str, Any]:
 
 
 def _load_config(source: _Source, raw: dict[str, Any], trust_remote_code: bool) -> Any:
-    """The transformers config; AutoConfig, which imports seconds of modeling code, only for a family of its own code."""
+    """The transformers config; AutoConfig imports seconds of modeling code: only for a family with code of its own."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING, AutoConfig
 

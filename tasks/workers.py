@@ -161,7 +161,7 @@ def start_ray(address: str, num_cpus: int | None = None) -> None:
     except (OSError, ray.exceptions.RayError) as error:
         where = f"Ray at {address!r} does not answer" if address else "Ray does not start on this machine"
         raise WorkerError(
-            f"{where}: {_first_line(str(error))}; check it with: ray status, and that every process has the same RAY_AUTH_TOKEN"
+            f"{where}: {_first_line(str(error))}; try ray status; all processes need one RAY_AUTH_TOKEN"
         ) from error
 
 
