@@ -6,6 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from kernels.spec import Layer
 from tasks.records import Measurement, Night, Series, State, Status, Verdict
 from tasks.verdicts import ATTENTION
 
@@ -38,21 +39,26 @@ def print_report(console: Console, night: Night) -> None:
     for measurement in night.measurements:
         layers.setdefault(measurement.check.case.layer.key, []).append(measurement)
     for measurements in layers.values():
+        console.print(f"\n[bold]{layer_heading(measurements[0].check.case.layer)}[/]", soft_wrap=True, highlight=False)
         console.print(layer_table(measurements, verdicts))
+        for line in unsupported_lines(measurements):
+            console.print(f"  [dim]{line}[/]", soft_wrap=True, highlight=False)
     counts = Counter(verdict.state for verdict in night.verdicts)
     console.print("verdicts: " + (", ".join(f"{n} {state}" for state, n in counts.items()) or "none"), highlight=False)
 
 
-def layer_table(measurements: list[Measurement], verdicts: dict[Series, Verdict]) -> Table:
-    """Cases x providers of one layer; what cannot run here stands once, beneath."""
-    layer = measurements[0].check.case.layer
+def layer_heading(layer: Layer) -> str:
+    """Kernel, model, scheme and sizes of a layer."""
     sizes = ", ".join(f"{name} {size}" for name, size in layer.sizes.items())
-    heading = f"{layer.kernel}  {layer.label}  {layer.scheme}  ({sizes})"
-    caption = "\n".join(unsupported_lines(measurements)) or None
-    table = Table(title=heading, caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    return f"{layer.kernel}  {layer.label}  {layer.scheme}  ({sizes})"
+
+
+def layer_table(measurements: list[Measurement], verdicts: dict[Series, Verdict]) -> Table:
+    """Cases x providers of one layer, without those that cannot run here."""
+    table = Table(box=SIMPLE_HEAD)
     for column in ("case", "provider", "timer"):
         table.add_column(column, no_wrap=True)
-    for column in ("median us", "vs vLLM", "error"):
+    for column in ("median us", "speed-up", "error"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("verdict")
     ran = [m for m in measurements if m.status is not Status.UNSUPPORTED]
@@ -80,12 +86,19 @@ def unsupported_lines(measurements: list[Measurement]) -> list[str]:
 
 
 def measurement_cells(measurement: Measurement, best_us: float | None, verdict: Verdict | None) -> tuple[str, ...]:
-    """Provider, timer, time, ratio to the best vLLM provider, error and verdict of one measurement."""
+    """Provider, timer, time, speed-up against the best vLLM provider, error and verdict of one measurement."""
     check, median_us = measurement.check, measurement.median_us
-    ratio = f"{median_us / best_us:.2f}x" if median_us is not None and best_us else ""
+    speed_up = f"{best_us / median_us:.2f}x" if median_us and best_us else ""
     error = "" if check.relative_error is None else f"{check.relative_error:.1e}"
     state = verdict.state if verdict else None
     style = STYLES.get(state, "dim") if state else "dim"
     explained = check.reason or (f"{verdict.relative_change:+.1%}" if verdict and verdict.relative_change else "")
     told = f"[{style}]{state or measurement.status}[/] {explained}".strip()
-    return check.provider, measurement.timer, f"{median_us:.1f}" if median_us is not None else "-", ratio, error, told
+    return (
+        check.provider,
+        measurement.timer,
+        f"{median_us:.1f}" if median_us is not None else "-",
+        speed_up,
+        error,
+        told,
+    )

@@ -54,7 +54,9 @@ class RunProgress:
         elapsed = time.monotonic() - self._started
         left = elapsed / done * (total - done)
         where = f"{unit.layer.kernel} {unit.layer.label} {unit.layer.scheme}"
-        self._console.print(f"unit {done}/{total}  {where}: {summary}  ({left:.0f} s left)", highlight=False)
+        self._console.print(
+            f"unit {done}/{total}  {where}: {summary}  ({left:.0f} s left)", soft_wrap=True, highlight=False
+        )
 
     def _describe(self, text: str) -> None:
         if self._bar:

@@ -72,9 +72,11 @@ def retune_stale_configs(session: Session) -> list[tuning.StaleConfig]:
         session.console.print(
             f"stale config: {config.case.label}: shipped {config.shipped_us:.1f} us, "
             f"default {config.default_us:.1f} us ({config.relative_loss:+.1%})",
+            soft_wrap=True,
             highlight=False,
         )
-    session.console.print(f"tuning: {len(stale)} stale configs found; retuning is not built yet, nothing was retuned")
+    told = f"tuning: {len(stale)} stale configs found; retuning is not built yet, nothing was retuned"
+    session.console.print(told, soft_wrap=True, highlight=False)
     return stale
 
 
@@ -96,7 +98,8 @@ def alert(session: Session, judged: Sequence[Verdict]) -> list[str]:
     lines = alerts.list_alerts(judged)
     for line in lines:
         session.console.print(line, highlight=False, soft_wrap=True)
-    session.console.print(f"alerts: {len(lines)}, on the console only; other channels are not built yet")
+    told = f"alerts: {len(lines)}, on the console only; other channels are not built yet"
+    session.console.print(told, soft_wrap=True, highlight=False)
     return lines
 
 
