@@ -22,9 +22,16 @@ PLAIN_WIDTH = 120
 
 def script() -> None:
     """The process behind the command: `main`, and a quiet end."""
-    # Registered first, so run last: Prefect's threads outlive main, and duckdb's bindings would print pages about it.
-    atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno()))
+    end_quietly()
     sys.exit(main())
+
+
+def end_quietly() -> None:
+    """Drop what is printed after the last exit handler: duckdb's bindings complain there of Prefect's lasting threads.
+
+    Call it first: exit handlers run in reverse order.
+    """
+    atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,6 +13,9 @@ import pytest
 import torch
 from triton.runtime import interpreter
 
+from flows.cli import end_quietly
+
+end_quietly()
 torch.set_num_threads(2)
 
 ROUNDED_BY_TORCH = {

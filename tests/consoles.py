@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -63,4 +64,10 @@ def start_command(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_interrupts,
     )
+
+
+def heed_interrupts() -> None:
+    """As in a terminal: a shell that runs the tests in the background hands them an ignored SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -21,7 +21,6 @@ TESTED_ELSEWHERE = {
     "flows/arguments.py": "test_cli.py: every option, and its help",
     "flows/choice.py": "test_cli.py: devices and suites that do not fit",
     "flows/listings.py": "test_cli.py: lists everything",
-    "flows/report.py": "test_nightly.py: show prints it",
     "flows/server.py": "test_nightly.py: the command starts it",
     "dashboards/pages.py": "test_site.py: every page",
     "dashboards/rows.py": "test_site.py: every row",
