@@ -63,7 +63,7 @@ def test_without_git_there_is_no_commit(checkout: Path, monkeypatch: pytest.Monk
 
 
 def test_versions_are_read_without_importing() -> None:
-    assert package_version("torch") == torch.__version__
+    assert package_version("torch").partition("+")[0] == torch.__version__.partition("+")[0]
     assert package_version("no_such_package") == ""
     assert package_version("tasks") == "unknown"  # importable, and no distribution of that name
 
