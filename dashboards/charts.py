@@ -48,6 +48,8 @@ def draw_latency(panel: Panel, marks: Mapping[str, Mark], chart_id: str) -> str 
         tags[f"line-{marks[provider].slot}"] = Tag(provider, tuple(_tell_row(row) for row in rows))
         tags |= {f"{part}-{marks[provider].slot}": Tag(provider) for part in ("band", "spread")}
     tokens = sorted({row.num_tokens for row in timed})
+    if len(tokens) == 1:  # a log axis of no width would put the points outside of it
+        axes.set_xlim(tokens[0] / 2, tokens[0] * 2)
     _tick_tokens(axes, tokens)
     _tick_microseconds(axes)
     axes.set_xlabel("tokens in the batch (M)")
@@ -231,7 +233,7 @@ def _limit_ratios(axes: Axes, ratios: list[float]) -> None:
     ticks = FINE_TICKS if high - low < 1.5 else OCTAVE_TICKS
     inside = [tick for tick in ticks if low - room <= math.log2(tick) <= high + room]
     axes.xaxis.set_major_locator(FixedLocator(inside[:: math.ceil(len(inside) / 9)]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}\N{MULTIPLICATION SIGN}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}\N{MULTIPLICATION SIGN}"))
     axes.xaxis.set_minor_locator(NullLocator())
 
 

@@ -88,7 +88,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--seed", type=int, default=0, help="of weights and inputs (default: 0)")
     how.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)}")
     how.add_argument("--address", default="", help="of a running Ray cluster (default: start one here)")
-    how.add_argument("--run-id", default="", help="resume this run: only what it lacks is measured")
+    how.add_argument(
+        "--run-id", default="", help="name of the run; one that was stopped is resumed: only what it lacks is measured"
+    )
     how.add_argument("--save-dir", type=Path, default=SAVE_DIR, help="folder for all results (default: results)")
 
 

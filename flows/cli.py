@@ -4,17 +4,21 @@ import argparse
 import atexit
 import os
 import sys
+import tempfile
 import webbrowser
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from flows.arguments import make_parser, read_selection
 from kernels.errors import BenchmarkError
 from tasks.errors import UsageError
-from tasks.store import Store
+
+if TYPE_CHECKING:
+    from tasks.store import Store
 
 PLAIN_WIDTH = 120
 """Columns where the output is not a terminal."""
@@ -53,14 +57,16 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from flows.choice import choose_suite
     from tasks import cases
     from tasks.session import new_run
+    from tasks.store import Store
     from tasks.workers import start_workers
 
     selection = read_selection(arguments)
     chosen = choose_suite(arguments.suite, arguments.device, arguments.address)
     cases.plan_units(chosen.suite, cases.resolve_shapes(chosen.suite, selection), selection)
-    with Store.open(arguments.save_dir) as store:
-        store.find_resumable(new_run(chosen.suite.name, selection, arguments.seed, arguments.run_id))
     set_prefect_defaults()
+    with Store.open(arguments.save_dir) as store:
+        run_to_be = new_run(chosen.suite.name, selection, chosen.device_type, arguments.seed, arguments.run_id)
+        store.find_resumable(run_to_be)
 
     from flows.server import starting_server
 
@@ -90,15 +96,18 @@ def set_prefect_defaults() -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # failures end in one line, or in Python's traceback
-    if "PREFECT_API_URL" in os.environ or "PREFECT_HOME" in os.environ:
+    if "PREFECT_API_URL" in os.environ:
         return
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kernel-nightly" / "prefect"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path(os.environ.get("PREFECT_HOME") or cache / "kernel-nightly" / "prefect")
     try:
         home.mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
+        tempfile.TemporaryFile(dir=home).close()
     except OSError as error:
-        raise UsageError(f"cannot create {home}: {error.strerror}; set PREFECT_HOME to a writable folder") from error
+        raise UsageError(f"cannot write to {home}: {error.strerror}; set PREFECT_HOME to a writable folder") from error
     os.environ["PREFECT_HOME"] = str(home)
-    os.environ["PREFECT_SERVER_MEMO_STORE_PATH"] = str(home / "memo_store.toml")  # its default ignores PREFECT_HOME
+    memo = str(home / "memo_store.toml")  # Prefect's default ignores PREFECT_HOME
+    os.environ.setdefault("PREFECT_SERVER_MEMO_STORE_PATH", memo)
 
 
 def show(arguments: argparse.Namespace, console: Console) -> int:
@@ -126,6 +135,8 @@ def site(arguments: argparse.Namespace, console: Console) -> int:
 
 def export(arguments: argparse.Namespace, console: Console) -> int:
     """Write every table as Parquet."""
+    from tasks.store import Store
+
     with closing(Store.read(arguments.save_dir)) as store:
         store.export_parquet(arguments.folder)
     console.print(f"Parquet: {arguments.folder}", soft_wrap=True, highlight=False)
@@ -142,8 +153,10 @@ def list_names(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def open_source(arguments: argparse.Namespace) -> Store:
+def open_source(arguments: argparse.Namespace) -> "Store":
     """The published snapshot, or Parquet tables where --from names them."""
+    from tasks.store import Store
+
     return Store.from_parquet(arguments.parquet) if arguments.parquet else Store.read(arguments.save_dir)
 
 

@@ -62,7 +62,7 @@ def nightly(
     chosen = choose_suite(suite, device, address)
     shapes = resolve_shapes(chosen.suite, selection)
     plan = list_cases(chosen.suite, shapes, selection)
-    run = new_run(chosen.suite.name, selection, seed, run_id)
+    run = new_run(chosen.suite.name, selection, chosen.device_type, seed, run_id)
     with open_session(run, plan, chosen.device_type, save_dir, address, console) as session:
         shared_out = session.workers.share_out(session.units)
         measured = [measure_unit.submit(session, unit, worker) for unit, worker in shared_out]

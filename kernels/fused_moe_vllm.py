@@ -72,7 +72,6 @@ def ask_for_float32_scales() -> None:
 def launch_vllm_triton(case: Case, weights: Tensors, inputs: Tensors, config: dict[str, Any], source: str) -> Launch:
     """vLLM's fused_experts pinned to one configuration.
 
-
     The override is entered in every call, since it must hold while a CUDA graph is captured; without it vLLM would look
     a configuration up in its own folders: what is recorded is what ran.
     """

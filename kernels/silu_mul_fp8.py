@@ -192,7 +192,9 @@ def silu_mul_fp8_reference(y: torch.Tensor, tokens_per_expert: torch.Tensor) -> 
 
 
 def check_layer(layer: Layer) -> None:
-    """Raise ShapeError unless the intermediate size is whole groups of 128."""
+    """Raise ShapeError unless activations are bfloat16 and the intermediate size is whole groups of 128."""
+    if layer.dtype != "bfloat16":
+        raise ShapeError(f"dtype {layer.dtype} of {layer.key}: silu_mul_fp8 takes bfloat16; leave --dtype out")
     intermediate_size = layer.sizes["intermediate_size"]
     if intermediate_size <= 0 or intermediate_size % GROUP_SIZE:
         raise ShapeError(

@@ -5,15 +5,19 @@ Case   a layer x a number of tokens x options: what a provider is checked and ti
 Kernel the declaration at the end of each kernel file; kernels/registry.py finds it
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-
-import torch
+from typing import TYPE_CHECKING
 
 from kernels.errors import RegistryError
 
-Tensors = dict[str, torch.Tensor]
-Outputs = tuple[torch.Tensor, ...]
+if TYPE_CHECKING:  # the command line names cases and layers without waiting for torch
+    import torch
+
+Tensors = dict[str, "torch.Tensor"]
+Outputs = tuple["torch.Tensor", ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ single launches with a cold L2, and neither is wrong.
 import math
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,6 +159,21 @@ def poison_memory(size_bytes: int, device: torch.device) -> None:
     sizes = [size_bytes] + [SMALL_BLOCK_BYTES] * num_small
     blocks = [torch.empty(size, dtype=torch.uint8, device=device).fill_(POISON_BYTE) for size in sizes]
     del blocks
+
+
+@contextmanager
+def erasing(outputs: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Overwrite the outputs with NaN (0xFF bytes) after the block, wherever in their storage they lie.
+
+    The allocator hands freed memory to whoever asks for the same size next: a provider that writes nothing would be
+    served the right answer of the one before.
+    """
+    try:
+        yield
+    finally:
+        for tensor in outputs:
+            storage = tensor.untyped_storage()
+            torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage).fill_(POISON_BYTE)
 
 
 def percentile(samples: Sequence[float], q: float) -> float:

@@ -11,7 +11,7 @@ import torch
 
 from kernels.registry import find_kernel
 from kernels.spec import Case, Kernel, Layer, Tensors, Tolerance
-from kernels.timing import TIMERS, poison_memory, synchronize
+from kernels.timing import TIMERS, erasing, poison_memory, synchronize
 from tasks.provenance import describe_host
 from tasks.records import Check, Host, Status, WeightsReceipt
 from tasks.weights import generate_weights
@@ -78,11 +78,12 @@ class Bench:
         inputs = self._make_inputs(kernel, case)
         if self._reference is None:
             self._reference = kernel.reference(case, self._weights, inputs)
-        poison_memory(self._reference.numel() * 4, self._device)
         launch = kernel.providers[provider].prepare(case, self._weights, inputs)
+        poison_memory(self._reference.numel() * 4, self._device)
         outputs = launch.run()
         synchronize(self._device)
-        error, share_close = compare(kernel.decode(case, inputs, outputs), self._reference, kernel.tolerance)
+        with erasing(outputs):
+            error, share_close = compare(kernel.decode(case, inputs, outputs), self._reference, kernel.tolerance)
         status, reason = judge_output(error, share_close, kernel.tolerance)
         return Check(
             case=case,

@@ -69,7 +69,7 @@ class Run:
     run_id: str
     suite: str
     arguments: Mapping[str, object] = field(hash=False)
-    """What narrowed or replaced the suite's own choices; {} for the whole suite."""
+    """The device type, and what narrowed or replaced the suite's own choices; runs are compared with their like."""
     seed: int
     git_commit: str
     """Full hash, "" outside a checkout."""

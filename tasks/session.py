@@ -60,7 +60,7 @@ class Session:
         self.clock = clock
 
 
-def new_run(suite: str, selection: Selection, seed: int, run_id: str = "") -> Run:
+def new_run(suite: str, selection: Selection, device_type: str, seed: int, run_id: str = "") -> Run:
     """A run about to start; without an id it gets one from the time."""
     started_at = datetime.now(UTC)
     commit, dirty = read_git_state()
@@ -68,6 +68,7 @@ def new_run(suite: str, selection: Selection, seed: int, run_id: str = "") -> Ru
     whole_suite = Selection()
     arguments = {name: value for name, value in asked.items() if value != getattr(whole_suite, name)}
     arguments = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
+    arguments["device"] = device_type
     return Run(run_id or f"{started_at:%Y%m%dT%H%M%SZ}", suite, arguments, seed, commit, dirty, started_at)
 
 

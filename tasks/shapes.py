@@ -112,6 +112,11 @@ def resolve_model_shape(
     }
     split = "num_experts" if enable_expert_parallel else "intermediate_size"
     sizes[split] = _split_size(source.name, split, sizes[split], tp_size)
+    if sizes["top_k"] > sizes["num_experts"]:
+        raise ParallelismError(
+            f"{source.name} at EP {tp_size} leaves {sizes['num_experts']} experts per rank, fewer than its top_k "
+            f"{sizes['top_k']}; use a smaller --tp-size"
+        )
     return ModelShape(
         model=source.name,
         tp_size=tp_size,

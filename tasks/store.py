@@ -354,7 +354,7 @@ def _connect(path: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         return duckdb.connect(str(path), read_only=read_only)
     except duckdb.IOException as error:
         message = str(error)
-        if "lock" in message:
+        if "Could not set lock" in message:
             holder = re.search(r"PID (\d+)", message)
             process = f"process {holder[1]}" if holder else "another process"
             raise StoreLockedError(f"{path} is held by {process}; wait for it or choose another --save-dir") from error

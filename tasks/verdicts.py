@@ -56,6 +56,9 @@ def judge_night(
 def judge_series(measurement: Measurement, earlier: Sequence[Point]) -> Verdict:
     """The verdict of one measurement against the earlier nights of its series, oldest first."""
     run_id, series, median_us = measurement.run_id, measurement.series, measurement.median_us
+    if measurement.status is Status.UNSUPPORTED and earlier:
+        lost = f"timed on {len(earlier)} earlier nights, now unsupported: {measurement.check.reason}"
+        return Verdict(run_id, series, State.MISSING, lost)
     if median_us is None:
         state = STATES_BY_STATUS[measurement.status]
         return Verdict(run_id, series, state, f"{measurement.status}: {measurement.check.reason}")

@@ -77,6 +77,9 @@ class Worker:
             if self._ended:
                 raise WorkerError("the run is ending: its workers were killed") from error
             raise WorkerCrashed(_first_line(str(error))) from error
+        except ray.exceptions.RayError as error:
+            self.stop()  # what was raised cannot be read, so neither can whether the device is lost
+            raise WorkerCrashed(f"raised what cannot be sent: {_last_line(str(error))}") from error
 
     def end(self) -> None:
         """Kill the process for good: what it was doing is no crash."""
@@ -95,6 +98,10 @@ def _first_line(text: str) -> str:
     return lines[0] if lines else "no message"
 
 
+def _last_line(text: str) -> str:
+    return _first_line("\n".join(reversed(text.splitlines())))
+
+
 def _describe(error: ray.exceptions.RayTaskError) -> WorkerRaised:
     """What a method raised, without Ray's wrapping."""
     cause = error.cause
@@ -102,8 +109,8 @@ def _describe(error: ray.exceptions.RayTaskError) -> WorkerRaised:
     message = _first_line(str(cause))
     return WorkerRaised(
         f"{type(cause).__name__}: {message}",
-        out_of_memory="OutOfMemoryError" in names,
-        device_lost="AcceleratorError" in names or "CUDA error" in message,
+        out_of_memory="OutOfMemoryError" in names or "out of memory" in message,
+        device_lost="AcceleratorError" in names or "CUDA error" in message or "[CUDA]" in message,
     )
 
 

@@ -21,6 +21,13 @@ class AcceleratorError(RuntimeError):
     """Named as torch names what leaves a CUDA context unusable."""
 
 
+class UnsendableError(Exception):
+    """Cannot be unpickled: its arguments are not those of its constructor, as in many a library."""
+
+    def __init__(self, value: int, limit: int) -> None:
+        super().__init__(f"{value} is over {limit}")
+
+
 def spin() -> None:
     """Burn the CPU for ever inside one C call that never lets go of the GIL."""
     sum(range(10**15))
@@ -56,6 +63,9 @@ class TestBench:
 
     def raise_accelerator_error(self) -> None:
         raise AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    def raise_unsendable_error(self) -> None:
+        raise UnsendableError(5, 4)
 
     def exit(self) -> None:
         os._exit(7)

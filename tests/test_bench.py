@@ -1,12 +1,13 @@
 """What a worker does: compare outputs, keep one layer's weights, check and time a provider on the CPU."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from kernels.registry import find_kernel
-from kernels.spec import Case, Layer, Tolerance
+from kernels.spec import Case, Launch, Layer, Outputs, Tensors, Tolerance
 from tasks.bench import Bench, compare, judge_output
 from tasks.records import Status
 
@@ -148,3 +149,30 @@ def test_what_a_provider_raises_passes_through(bench: Bench) -> None:
     bench.load_layer(SILU, 7)
     with pytest.raises(KeyError, match="no-such-provider"):
         bench.check(Case(SILU, 16, {"token_strategy": "uniform"}), "no-such-provider")
+
+
+def test_a_provider_that_writes_nothing_is_not_served_the_answer_of_the_one_before(bench: Bench) -> None:
+    kernel = find_kernel("silu_mul_fp8")
+    layer = Layer(
+        "silu_mul_fp8", "grid", 1, 1, "fp8_group128", "bfloat16", {"num_experts": 4, "intermediate_size": 256}
+    )
+    case = Case(layer, 64, {"token_strategy": "first_t"})
+    bench.load_layer(layer, 0)
+    kept: list[torch.Tensor] = []
+
+    def prepare_and_keep(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+        launch = kernel.providers["torch"].prepare(case, weights, inputs)
+
+        def run() -> Outputs:
+            kept[:] = launch.run()
+            return tuple(kept)
+
+        return Launch(run)
+
+    with pytest.MonkeyPatch.context() as patch:
+        good = replace(kernel.providers["torch"], prepare=prepare_and_keep)
+        idle = replace(kernel.providers["torch"], prepare=lambda *_: Launch(lambda: tuple(kept)))
+        patched = replace(kernel, providers={"good": good, "idle": idle}, baseline="good")
+        patch.setattr("tasks.bench.find_kernel", lambda name: patched)
+        assert bench.check(case, "good").status is Status.OK
+        assert bench.check(case, "idle").status is Status.WRONG

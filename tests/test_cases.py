@@ -179,9 +179,9 @@ def test_a_given_model_keeps_the_suites_tp_size_and_one_the_suite_lacks_gets_1()
 
 
 def test_expert_parallelism_and_dtype_reach_the_layers() -> None:
-    units = plan(Selection(enable_expert_parallel=True, dtype="float16", kernels=("moe",))).units
-    assert {(unit.layer.ep_size, unit.layer.dtype) for unit in units} == {(8, "float16")}
-    assert units[0].layer.sizes["num_experts"] == 16
+    units = plan(Selection(enable_expert_parallel=True, tp_sizes=(4,), dtype="float16", kernels=("moe",))).units
+    assert {(unit.layer.ep_size, unit.layer.dtype) for unit in units} == {(4, "float16")}
+    assert units[0].layer.sizes["num_experts"] == 32
 
 
 def test_what_does_not_fit_a_given_model_is_left_out_with_its_reason() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 import pytest
-from nights import CPU, PROVIDERS, make_measurement, make_night, moe_layer
+from nights import CPU, PROVIDERS, make_measurement, make_night, moe_layer, silu_layer
 
 from dashboards.charts import assign_marks, draw_latency, draw_speedups, draw_trend
 from dashboards.rows import KernelRows, Panel, Row, arrange_night, compare_rows, make_row
@@ -171,3 +171,14 @@ def test_rates_follow_from_the_median_and_the_cost_of_the_case() -> None:
     assert row.median_us is not None
     assert row.tflops == pytest.approx(row.measurement.check.flops / (row.median_us * 1e-6) / 1e12)
     assert row.gbytes_per_second == pytest.approx(row.measurement.check.bytes_moved / (row.median_us * 1e-6) / 1e9)
+
+
+def test_a_single_number_of_tokens_is_drawn_inside_the_axes() -> None:
+    case = Case(silu_layer(), 64, {"token_strategy": "uniform"})
+    panel = make_panel([make_measurement(case, provider) for provider in ("torch", "triton")])
+    svg = draw_latency(panel, MARKS, "one")
+    assert svg is not None
+    points = [float(x) for x in re.findall(r'<use x="([\d.]+)"[^>]* class="point"', svg)]
+    gridline, axis = (float(x) for x in re.findall(r'<use x="([\d.]+)"', svg)[:2])  # at 64 tokens; the y axis
+    assert points == [gridline, gridline]
+    assert gridline > axis

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from consoles import make_environment, make_model, run_command
+from consoles import COMMAND, ONE_UNIT, make_environment, make_model, run_command
 from records import make_run
 
 from flows.arguments import LISTINGS, make_parser, read_selection
@@ -266,3 +266,20 @@ def test_everything_can_be_listed(what: str, capsys: pytest.CaptureFixture[str],
         "runs": {"only-run"},
     }
     assert all(name in listed for name in expected[what])
+
+
+def test_a_prefect_home_that_cannot_be_written_is_one_line_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    run = subprocess.run(
+        [*COMMAND, "run", *ONE_UNIT, "--save-dir", "results"],
+        cwd=tmp_path,
+        env=make_environment(PREFECT_HOME=str(tmp_path / "file" / "home")),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (2, "")
+    assert len(run.stderr.splitlines()) == 1
+    assert "set PREFECT_HOME to a writable folder" in run.stderr
+    assert not (tmp_path / "results").exists()

@@ -4,12 +4,12 @@ from dataclasses import replace
 from io import StringIO
 
 import pytest
+from nights import H200, make_measurement, make_night, make_verdict, moe_layer
 from rich.console import Console
 
 from flows.report import best_vllm_us, exit_code, print_report
 from kernels.spec import Case
 from tasks.records import Night, State, Status
-from tests.nights import H200, make_measurement, make_night, make_verdict, moe_layer
 
 CASE = Case(moe_layer(), 16)
 

@@ -286,3 +286,8 @@ def test_a_hub_model_that_cannot_be_fetched_is_one_clear_line(hub_cache: Path) -
     with pytest.raises(ModelConfigError, match=r"cannot get config\.json of nobody/Nothing from the Hub") as caught:
         resolve_model_shape("nobody/Nothing", 1, allow_download=True)
     assert "\n" not in str(caught.value)
+
+
+def test_fewer_experts_on_a_rank_than_a_token_picks_are_refused() -> None:
+    with pytest.raises(ParallelismError, match="at EP 8 leaves 1 experts per rank, fewer than its top_k 2"):
+        resolve_model_shape("Mixtral-8x7B", 8, enable_expert_parallel=True)

@@ -10,6 +10,7 @@ from kernels.errors import ShapeError
 from kernels.silu_mul_fp8 import (
     GROUP_SIZE,
     KERNEL,
+    check_layer,
     empty_outputs,
     find_vllm_module,
     launch_config,
@@ -236,3 +237,9 @@ def test_without_vllm_the_reason_is_that_it_is_not_installed(monkeypatch: pytest
     monkeypatch.setattr(silu_mul_fp8.importlib.util, "find_spec", lambda _: None)
     reason = KERNEL.providers["vllm-cuda"].unsupported(case_of(), Device("cuda", "NVIDIA H200", (9, 0)))
     assert reason == "needs the vllm package, which is not installed"
+
+
+def test_activations_of_another_dtype_are_refused_instead_of_renamed() -> None:
+    layer = Layer("silu_mul_fp8", "grid", 1, 1, "fp8_group128", "float16", {"num_experts": 2, "intermediate_size": 128})
+    with pytest.raises(ShapeError, match=r"dtype float16 of .*: silu_mul_fp8 takes bfloat16; leave --dtype out"):
+        check_layer(layer)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kernels import timing
 from kernels.errors import KernelError
-from kernels.timing import TIMERS, cpu_name, device_of, percentile, poison_memory, synchronize, timers_for
+from kernels.timing import TIMERS, cpu_name, device_of, erasing, percentile, poison_memory, synchronize, timers_for
 
 CPU = torch.device("cpu")
 
@@ -116,3 +116,16 @@ def test_the_next_allocation_after_poisoning_is_nan(size_bytes: int):
     torch.cuda.empty_cache()
     poison_memory(size_bytes, torch.device("cuda"))
     assert torch.empty(size_bytes, dtype=torch.uint8, device="cuda").view(torch.float32).isnan().all()
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_erased_outputs_are_no_numbers_whatever_their_strides(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+    codes = torch.ones(4, 6, device=device).to(torch.float8_e4m3fn)
+    scales = torch.ones(2, 5, 3, device=device).transpose(1, 2)
+    with pytest.raises(ZeroDivisionError), erasing((codes, scales)):
+        assert scales.sum() == 30
+        raise ZeroDivisionError
+    assert codes.float().isnan().all()
+    assert scales.isnan().all()

@@ -107,7 +107,7 @@ def test_the_baseline_is_the_median_of_the_window() -> None:
 )
 def test_what_was_not_timed_is_judged_by_its_status_and_says_why(status: Status, state: State) -> None:
     measurement = make_measurement("tonight", status=status, reason="the reason")
-    verdict = judge_series(measurement, make_points(QUIET))
+    verdict = judge_series(measurement, [])
     assert (verdict.state, verdict.evidence) == (state, f"{status}: the reason")
     assert (verdict.median_us, verdict.baseline_us, verdict.relative_change) == (None, None, None)
 
@@ -201,3 +201,13 @@ def test_the_order_of_the_series_does_not_matter(order: list[int], histories: li
         return set(judge_night("tonight", arranged, trends, expected))
 
     assert judge_in([measurements[index] for index in order]) == judge_in(measurements)
+
+
+def test_a_series_that_was_timed_before_and_is_unsupported_now_is_missing() -> None:
+    reason = "needs the vllm package, which is not installed"
+    measurement = make_measurement("tonight", status=Status.UNSUPPORTED, reason=reason)
+    verdict = judge_series(measurement, make_points((100.0, 101.0)))
+    assert verdict.state is State.MISSING
+    assert verdict.evidence == (
+        "timed on 2 earlier nights, now unsupported: needs the vllm package, which is not installed"
+    )

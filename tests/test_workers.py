@@ -72,6 +72,28 @@ def test_out_of_memory_is_told_apart(worker: Worker) -> None:
     assert not raised.value.device_lost
 
 
+def test_what_cannot_be_sent_back_is_a_crash_and_the_next_call_has_a_fresh_process(worker: Worker) -> None:
+    before = process_of(worker)
+    with pytest.raises(WorkerCrashed, match=r"^raised what cannot be sent: ") as crashed:
+        worker.call("raise_unsendable_error", limit_seconds=LIMIT)
+    assert len(str(crashed.value).splitlines()) == 1
+    assert process_of(worker) != before
+
+
+@pytest.mark.parametrize(
+    ("message", "lost", "out_of_memory"),
+    [
+        ("Triton Error [CUDA]: an illegal memory access was encountered", True, False),
+        ("Triton Error [CUDA]: out of memory", True, True),
+        ("k is 96, not divisible by 128", False, False),
+    ],
+)
+def test_the_errors_of_triton_are_told_apart(worker: Worker, message: str, lost: bool, out_of_memory: bool) -> None:
+    with pytest.raises(WorkerRaised) as raised:
+        worker.call("raise_error", message, limit_seconds=LIMIT)
+    assert (raised.value.device_lost, raised.value.out_of_memory) == (lost, out_of_memory)
+
+
 def test_a_lost_device_costs_the_process(worker: Worker) -> None:
     before = process_of(worker)
     with pytest.raises(WorkerRaised, match="illegal memory access") as raised:
