@@ -86,7 +86,7 @@ def judge(session: Session) -> list[Verdict]:
     with session.clock.measure("judge"):
         run, store = session.run, session.store
         found = verdicts.judge_night(
-            run.run_id, store.measurements(run.run_id), store.trends(run.started_at), store.previous_series(run)
+            run.run_id, store.measurements(run.run_id), store.trends(run), store.previous_series(run)
         )
         store.commit_verdicts(run.run_id, found)
     return found

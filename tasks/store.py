@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -289,28 +288,30 @@ class Store:
         found = self._rows(f"{JOINED} WHERE m.run_id = ? ORDER BY kernel, layer_key, case_key, provider", [run_id])
         return [rows.row_to_measurement(row) for row in found]
 
-    def trends(self, until: datetime) -> dict[Series, tuple[Point, ...]]:
-        """Every series' nights up to `until` (start of a run, UTC), oldest first."""
+    def trends(self, run: Run) -> dict[Series, tuple[Point, ...]]:
+        """Every series' nights up to and with `run`, oldest first; only of its seed, which draws the routing."""
         query = """
             SELECT m.case_key, m.provider, m.timer, h.device_name, m.run_id, r.started_at,
                    list_aggregate(m.samples_us, 'median') AS median_us,
                    list_aggregate(m.samples_us, 'quantile_cont', 0.2) AS p20_us,
                    list_aggregate(m.samples_us, 'quantile_cont', 0.8) AS p80_us
             FROM measurements m JOIN runs r USING (run_id) JOIN hosts h USING (host_id)
-            WHERE m.status = 'ok' AND r.started_at <= ? ORDER BY r.started_at, m.run_id
+            WHERE m.status = 'ok' AND r.seed = ? AND r.started_at <= ? ORDER BY r.started_at, m.run_id
         """
         trends: dict[Series, list[Point]] = {}
-        for row in self._rows(query, [rows.to_utc(until)]):
+        for row in self._rows(query, [run.seed, rows.to_utc(run.started_at)]):
             numbers = (row["median_us"], row["p20_us"], row["p80_us"])
             point = Point(row["run_id"], rows.from_utc(row["started_at"]), *numbers)
             trends.setdefault(rows.row_to_series(row), []).append(point)
         return {series: tuple(points) for series, points in trends.items()}
 
     def previous_series(self, run: Run) -> set[Series]:
-        """Series that the newest earlier finished run with the same suite and arguments measured or tried."""
-        same = "suite = ? AND arguments::VARCHAR = ? AND started_at < ? AND status IN ('complete', 'partial')"
+        """Series that the newest earlier finished run with the same suite, arguments and seed measured or tried."""
+        same = (
+            "suite = ? AND arguments::VARCHAR = ? AND seed = ? AND started_at < ? AND status IN ('complete', 'partial')"
+        )
         row = rows.run_to_row(run)
-        earlier = self._runs(f"WHERE {same}", [row["suite"], row["arguments"], row["started_at"]])
+        earlier = self._runs(f"WHERE {same}", [row["suite"], row["arguments"], row["seed"], row["started_at"]])
         if not earlier:
             return set()
         return {m.series for m in self.measurements(earlier[-1].run_id)}
@@ -326,7 +327,7 @@ class Store:
         receipts = self._rows("SELECT * FROM weights WHERE run_id = ? ORDER BY layer_key", [run.run_id])
         verdicts = self._rows("SELECT * FROM verdicts WHERE run_id = ? ORDER BY ALL", [run.run_id])
         wanted = {m.series for m in measurements}
-        trends = {series: points for series, points in self.trends(run.started_at).items() if series in wanted}
+        trends = {series: points for series, points in self.trends(run).items() if series in wanted}
         return Night(
             run=run,
             hosts=tuple(map(rows.row_to_host, hosts)),

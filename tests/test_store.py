@@ -411,7 +411,7 @@ def test_trends_are_in_order_of_time_and_hold_only_ok_points(store: Store) -> No
     for run_id, nights in (("third", 3), ("first", 1), ("second", 2)):
         commit_run(store, make_run(run_id, nights), [make_measurement(run_id, samples_us=samples[run_id])])
     commit_run(store, make_run("broken", 4), [make_measurement("broken", status=Status.CRASHED, reason="crash")])
-    trends = store.trends(until=STARTED + timedelta(days=9))
+    trends = store.trends(make_run(nights=9))
     [points] = trends.values()
     assert list(trends) == [make_measurement().series]
     assert [(point.run_id, point.median_us) for point in points] == [("first", 11.0), ("second", 20.0), ("third", 30.5)]
@@ -422,10 +422,17 @@ def test_trends_are_in_order_of_time_and_hold_only_ok_points(store: Store) -> No
 def test_trends_end_at_the_night_asked_for(store: Store) -> None:
     for nights in range(4):
         commit_run(store, make_run(f"run-{nights}", nights), [make_measurement(f"run-{nights}")])
-    [points] = store.trends(until=STARTED + timedelta(days=1)).values()
+    [points] = store.trends(make_run(nights=1)).values()
     assert [point.run_id for point in points] == ["run-0", "run-1"]
     [points] = store.night("run-2").trends.values()
     assert [point.run_id for point in points] == ["run-0", "run-1", "run-2"]
+
+
+def test_a_trend_is_of_one_seed_since_another_draws_another_routing(store: Store) -> None:
+    commit_run(store, make_run("other", 0, seed=99), [make_measurement("other")])
+    commit_run(store, make_run("run-1", 1), [make_measurement("run-1")])
+    [points] = store.night("run-1").trends.values()
+    assert [point.run_id for point in points] == ["run-1"]
 
 
 def test_a_night_shows_trends_only_of_what_it_measured(store: Store) -> None:
