@@ -174,20 +174,3 @@ def erasing(outputs: Sequence[torch.Tensor]) -> Iterator[None]:
         for tensor in outputs:
             storage = tensor.untyped_storage()
             torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage).fill_(POISON_BYTE)
-
-
-def percentile(samples: Sequence[float], q: float) -> float:
-    """The q-th percentile of the samples, linear between the two nearest.
-
-    Args:
-        q: from 0 (the least sample) to 100 (the greatest); 50 is the median.
-    Raises:
-        KernelError: there are no samples, or q is out of range.
-    """
-    if not samples or not 0 <= q <= 100:
-        raise KernelError(f"no percentile {q:g} of {len(samples)} samples: give at least one, and q from 0 to 100")
-    ordered = sorted(samples)
-    position = (len(ordered) - 1) * q / 100
-    below = math.floor(position)
-    above = math.ceil(position)
-    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)

@@ -5,7 +5,6 @@ suite runs on the given models. Every other option narrows.
 """
 
 import itertools
-import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -17,7 +16,6 @@ from tasks.records import ModelShape, WorkUnit
 from tasks.shapes import DTYPES, find_vendored, resolve_model_shape
 from tasks.suites import GridEntry, KernelEntry, ModelEntry, Suite
 
-_LOGGER = logging.getLogger(__name__)
 _T = TypeVar("_T", bound=Hashable)
 
 
@@ -89,16 +87,6 @@ def resolve_shapes(suite: Suite, selection: Selection) -> tuple[ModelShape, ...]
         for model, tp_size in _list_model_tp_sizes(suite, selection)
     )
     return _unique(shapes)
-
-
-def list_units(
-    suite: Suite, shapes: tuple[ModelShape, ...], selection: Selection, registry: Mapping[str, Kernel] | None = None
-) -> tuple[WorkUnit, ...]:
-    """The units of `plan_units`; what is left out is logged as warnings."""
-    plan = plan_units(suite, shapes, selection, registry)
-    for reason in plan.left_out:
-        _LOGGER.warning("left out: %s", reason)
-    return plan.units
 
 
 def plan_units(

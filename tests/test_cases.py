@@ -1,6 +1,5 @@
 """Suites and command-line selections to units of work, on two small kernels of the registry's own type."""
 
-import logging
 from collections.abc import Mapping
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 
 from kernels.errors import ShapeError
 from kernels.spec import Case, Device, Kernel, Launch, Layer, Provider, Tensors, Tolerance
-from tasks.cases import Plan, Selection, list_units, plan_units, resolve_shapes
+from tasks.cases import Plan, Selection, plan_units, resolve_shapes
 from tasks.errors import UnknownNameError, UsageError
 from tasks.records import ModelShape
 from tasks.suites import GridEntry, KernelEntry, ModelEntry, Suite
@@ -211,14 +210,6 @@ def test_a_kernel_of_other_sizes_is_left_out_on_a_model() -> None:
         "gemm mxfp4 on Mixtral-8x7B TP1: gemm also takes n, k; "
         "Mixtral-8x7B TP1 has num_experts, top_k, hidden_size, intermediate_size",
     )
-
-
-def test_units_listed_alone_log_what_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    selection = Selection(models=("Qwen3-30B-A3B",))
-    with caplog.at_level(logging.WARNING):
-        units = list_units(SUITE, resolve_shapes(SUITE, selection), selection, REGISTRY)
-    assert units == plan(selection).units
-    assert "left out: act fp8_group128 on Qwen3-30B-A3B TP8" in caplog.text
 
 
 def test_limit_k_keeps_layers_by_the_models_hidden_size_whatever_the_kernel_takes() -> None:

@@ -1,17 +1,14 @@
 """Timers keep every sample; the device, poison and percentiles are what they say."""
 
-import statistics
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kernels import timing
 from kernels.errors import KernelError
-from kernels.timing import TIMERS, cpu_name, device_of, erasing, percentile, poison_memory, synchronize, timers_for
+from kernels.timing import TIMERS, cpu_name, device_of, erasing, poison_memory, synchronize, timers_for
 
 CPU = torch.device("cpu")
 
@@ -79,25 +76,6 @@ def test_memory_of_any_size_can_be_poisoned(size_bytes: int):
 def test_poison_is_nan_in_every_output_dtype(dtype: torch.dtype):
     poison = torch.full((16,), timing.POISON_BYTE, dtype=torch.uint8)
     assert poison.view(dtype).float().isnan().all()
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(0, 1e6), min_size=2, max_size=30))
-def test_percentiles_agree_with_the_standard_library(samples: list[float]):
-    cuts = statistics.quantiles(samples, n=20, method="inclusive")
-    assert [percentile(samples, q) for q in range(5, 100, 5)] == pytest.approx(cuts, abs=1e-6)
-    assert percentile(samples, 0) == min(samples)
-    assert percentile(samples, 100) == max(samples)
-
-
-def test_one_sample_is_its_own_percentile():
-    assert percentile([7.0], 90) == 7.0
-
-
-@pytest.mark.parametrize(("samples", "q"), [([], 50), ([1.0], -1), ([1.0], 101)])
-def test_a_percentile_of_nothing_or_out_of_range_is_an_error(samples: list[float], q: float):
-    with pytest.raises(KernelError, match="no percentile"):
-        percentile(samples, q)
 
 
 @pytest.mark.gpu
