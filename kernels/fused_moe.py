@@ -13,12 +13,22 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-from torch.nn.functional import grouped_mm, silu
 
 from kernels.errors import ShapeError
-from kernels.fused_moe_triton import prepare_triton, unsupported_triton
-from kernels.fused_moe_vllm import VLLM_PROVIDERS
-from kernels.quantize import (
+from kernels.moe.fused_triton import prepare_triton, unsupported_triton
+from kernels.moe.inputs import (
+    MOE_OPTIONS,
+    MOE_SIZES,
+    count_moe_weights,
+    decode_moe,
+    make_moe_inputs,
+    moe_bytes,
+    moe_flops,
+    moe_sizes,
+)
+from kernels.moe.reference import launch_torch_moe, moe_reference, unsupported_torch_moe
+from kernels.moe.vllm_fused import VLLM_PROVIDERS
+from kernels.quantize.fp8 import (
     FP8_DTYPE,
     FP8_MAX,
     dequantize_fp8_block,
@@ -28,10 +38,11 @@ from kernels.quantize import (
     quantize_fp8_group,
     quantize_fp8_tensor,
 )
-from kernels.spec import Case, Device, Kernel, Launch, Layer, Provider, Tensors, Tolerance
+from kernels.spec import Case, Kernel, Launch, Layer, Provider, Tensors, Tolerance
 
 GROUP_SIZE = 128
 PER_TENSOR, BLOCK_128 = "fp8_w8a8", "fp8_w8a8_block128"
+SCHEMES = (PER_TENSOR, BLOCK_128)
 
 A1_AMAX, A2_AMAX = 8.0, 32.0
 """Static calibration: hidden states, gate and up are N(0, 1), so the largest of 2**30 draws is about 6.2 for x and
@@ -75,17 +86,8 @@ def make_weights(layer: Layer, seed: int, device: torch.device) -> Tensors:
 
 
 def make_inputs(case: Case, weights: Tensors, seed: int, device: torch.device) -> Tensors:
-    """Draw hidden_states [M, K] and the gating logits ~ N(0, 1); route by a softmax renormalized over the top_k."""
-    sizes = case.layer.sizes
-    generator = torch.Generator(device).manual_seed(seed)
-    hidden_states = torch.randn(case.num_tokens, sizes["hidden_size"], generator=generator, device=device)
-    logits = torch.randn(case.num_tokens, sizes["num_experts"], generator=generator, device=device)
-    topk_weights, topk_ids = logits.softmax(dim=-1).topk(sizes["top_k"], dim=-1)
-    return {
-        "hidden_states": hidden_states.to(getattr(torch, case.layer.dtype)),
-        "topk_weights": topk_weights / topk_weights.sum(dim=-1, keepdim=True),
-        "topk_ids": topk_ids.to(torch.int32),
-    }
+    """As every MoE kernel's."""
+    return make_moe_inputs(case, seed, device)
 
 
 def scaled_matmul(a: torch.Tensor, a_scale: torch.Tensor, w: torch.Tensor, w_scale: torch.Tensor) -> torch.Tensor:
@@ -108,42 +110,27 @@ def quantizer_of(scale: torch.Tensor | None) -> Callable[[torch.Tensor], tuple[t
 
 
 def fused_moe_reference(case: Case, weights: Tensors, inputs: Tensors) -> torch.Tensor:
-    """The formula of this file, expert by expert in float32 plain torch.
+    """The formula of this file in float32.
 
     The intermediate stays float32 until q(); vLLM rounds it to bfloat16 before and after SiLU-and-mul, which moves some
     values to the neighbouring FP8 code and is part of the tolerance.
 
     Returns:
-        [M, K] float32.
+        As moe_reference.
     """
-    topk_ids, topk_weights = inputs["topk_ids"], inputs["topk_weights"]
-    n = weights["w2"].shape[-1]
-    quantize_h = quantizer_of(weights.get("a2_scale"))
-    x, x_scale = quantizer_of(weights.get("a1_scale"))(inputs["hidden_states"])
-    output = torch.zeros(x.shape, device=x.device)
-    for expert in topk_ids.unique().tolist():
-        token, choice = (topk_ids == expert).nonzero(as_tuple=True)
-        scale = x_scale[token] if x_scale.dim() == 2 else x_scale
-        gate_up = scaled_matmul(x[token], scale, weights["w1"][expert], weights["w1_scale"][expert])
-        h, h_scale = quantize_h(silu(gate_up[:, :n]) * gate_up[:, n:])
-        down = scaled_matmul(h, h_scale, weights["w2"][expert], weights["w2_scale"][expert])
-        output.index_add_(0, token, down * topk_weights[token, choice, None])
-    return output
 
+    def linear(name: str, expert: int, x: torch.Tensor) -> torch.Tensor:
+        codes, scale = quantizer_of(weights.get(f"a{name[1]}_scale"))(x)
+        return scaled_matmul(codes, scale, weights[name][expert], weights[f"{name}_scale"][expert])
 
-def flops(case: Case, inputs: Tensors) -> int:
-    """Of the two GEMMs, for the rows that are routed."""
-    n, k = case.layer.sizes["intermediate_size"], case.layer.sizes["hidden_size"]
-    return 2 * inputs["topk_ids"].numel() * (2 * n * k + n * k)
+    return moe_reference(case, inputs, linear)
 
 
 def bytes_moved(case: Case, inputs: Tensors) -> int:
     """Codes and scales of the experts that are routed to, hidden states in and out, the routing."""
-    n, k = case.layer.sizes["intermediate_size"], case.layer.sizes["hidden_size"]
+    _, _, k, n = moe_sizes(case.layer)
     scales = 3 * n * k // GROUP_SIZE**2 if case.layer.scheme == BLOCK_128 else 2
-    experts = inputs["topk_ids"].unique().numel() * (3 * n * k + 4 * scales)
-    routing = sum(inputs[name].numel() * 4 for name in ("topk_ids", "topk_weights"))
-    return int(experts + 2 * inputs["hidden_states"].nbytes + routing)
+    return moe_bytes(case, inputs, 3 * n * k + 4 * scales)
 
 
 # torch: dequantize once, then two grouped bfloat16 GEMMs
@@ -164,68 +151,43 @@ def round_activations(x: torch.Tensor, scale: torch.Tensor | None) -> torch.Tens
     return (dequantize_fp8_tensor if scales.dim() == 1 else dequantize_fp8_group)(codes, scales).to(torch.bfloat16)
 
 
-def fused_moe_torch(
-    w1: torch.Tensor,
-    w2: torch.Tensor,
-    a1_scale: torch.Tensor | None,
-    a2_scale: torch.Tensor | None,
-    inputs: Tensors,
-) -> torch.Tensor:
-    """The formula of this file with bfloat16 weights; sorts by expert on the device and never asks the host."""
-    hidden_states, topk_ids = inputs["hidden_states"], inputs["topk_ids"]
-    (num_tokens, top_k), n = topk_ids.shape, w2.shape[-1]
-    sorted_ids, order = topk_ids.flatten().sort()
-    experts = torch.arange(w1.shape[0], dtype=torch.int32, device=w1.device)
-    ends = torch.searchsorted(sorted_ids, experts, right=True, out_int32=True)
-    rows = round_activations(hidden_states, a1_scale)[order // top_k]
-    gate_up = grouped_mm(rows, w1.transpose(-2, -1), offs=ends)
-    h = round_activations(silu(gate_up[:, :n].float()) * gate_up[:, n:].float(), a2_scale)
-    down = grouped_mm(h, w2.transpose(-2, -1), offs=ends).float() * inputs["topk_weights"].flatten()[order, None]
-    by_pair = torch.empty_like(down)
-    by_pair[order] = down
-    return by_pair.view(num_tokens, top_k, -1).sum(dim=1).to(hidden_states.dtype)
-
-
 def prepare_torch(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     """Dequantize the weights once: it costs twice their bytes, and the GEMMs read bfloat16."""
     w1 = dequantize_weights(weights["w1"], weights["w1_scale"])
     w2 = dequantize_weights(weights["w2"], weights["w2_scale"])
-    a1_scale, a2_scale = weights.get("a1_scale"), weights.get("a2_scale")
-    return Launch(lambda: (fused_moe_torch(w1, w2, a1_scale, a2_scale, inputs),), {"gemm": "torch grouped_mm bfloat16"})
-
-
-def unsupported_torch(case: Case, device: Device) -> str | None:
-    """grouped_mm wants rows of a multiple of 16 bytes, and tensor cores that know bfloat16."""
-    for name in ("hidden_size", "intermediate_size"):
-        if case.layer.sizes[name] % 8:
-            return f"needs {name} divisible by 8 (this is {case.layer.sizes[name]})"
-    if device.type == "cuda" and device.capability < (8, 0):
-        return f"needs sm_80 (this is {device.arch})"
-    return None
+    return launch_torch_moe(
+        case, inputs, w1, w2, lambda name, x: round_activations(x, weights.get(f"a{name[1]}_scale"))
+    )
 
 
 KERNEL = Kernel(
     name="fused_moe",
     title="Fused MoE, FP8 weights and activations",
-    schemes=(PER_TENSOR, BLOCK_128),
-    size_names=("num_experts", "top_k", "hidden_size", "intermediate_size"),
+    schemes=SCHEMES,
+    size_names=MOE_SIZES,
     make_weights=make_weights,
     make_inputs=make_inputs,
     reference=fused_moe_reference,
     providers={
-        "torch": Provider(prepare_torch, unsupported_torch),
+        "torch": Provider(prepare_torch, unsupported_torch_moe),
         "triton": Provider(prepare_triton, unsupported_triton),
         **VLLM_PROVIDERS,
     },
     baseline="torch",
-    tolerance=Tolerance(
-        relative_error=0.04,
-        element_error=0.1,
-        share_close=0.99,
-        reason="rounding gate, up and the intermediate to bfloat16, as torch and vLLM do, moves about 3 % of it to a "
-        "neighbouring FP8 code, up to 1/8 away: 0.013 to 0.03 in norm was measured (0.003 if float32 is kept)",
+    tolerance=dict.fromkeys(
+        SCHEMES,
+        Tolerance(
+            relative_error=0.04,
+            element_error=0.1,
+            share_close=0.99,
+            reason="rounding gate, up and the intermediate to bfloat16, as torch and vLLM do, moves about 3 % of it to "
+            "a neighbouring FP8 code, up to 1/8 away: 0.013 to 0.03 in norm was measured (0.003 if float32 is kept)",
+        ),
     ),
-    flops=flops,
+    flops=moe_flops,
     bytes_moved=bytes_moved,
+    decode=decode_moe,
+    num_weights=count_moe_weights,
     check_layer=check_layer,
+    options=MOE_OPTIONS,
 )

@@ -55,18 +55,23 @@ class Layer:
     """Activation dtype, e.g. "bfloat16"."""
     sizes: Mapping[str, int] = field(hash=False)
     """Sizes per rank by name, exactly Kernel.size_names."""
+    module: str = ""
+    """vLLM's name of the linear layer, e.g. "qkv_proj", where a model has several of the kernel; else ""."""
 
     @property
     def key(self) -> str:
         """The identity of the layer, readable and stable across runs."""
+        model = f"{self.model}.{self.module}" if self.module else self.model
         sizes = ",".join(f"{name}={size}" for name, size in self.sizes.items())
-        return f"{self.kernel}/{self.model}/tp{self.tp_size}/ep{self.ep_size}/{self.scheme}/{self.dtype}/{sizes}"
+        return f"{self.kernel}/{model}/tp{self.tp_size}/ep{self.ep_size}/{self.scheme}/{self.dtype}/{sizes}"
 
     @property
     def label(self) -> str:
-        """A short name for people: model and parallelism."""
-        ep = f" EP{self.ep_size}" if self.ep_size > 1 else ""
-        return f"{self.model} TP{self.tp_size}{ep}" if self.model != "grid" else "grid"
+        """A short name for people: model, module and parallelism."""
+        if self.model == "grid":
+            return "grid"
+        parts = (self.model, self.module, f"TP{self.tp_size}", f"EP{self.ep_size}" if self.ep_size > 1 else "")
+        return " ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,7 @@ class Case:
     num_tokens: int
     """Tokens of the batch (M); for batched activation formats the most tokens one expert may hold (T)."""
     options: Mapping[str, str] = field(hash=False, default_factory=dict)
-    """What else distinguishes the case, e.g. {"token_strategy": "uniform"}."""
+    """Options that are not at their default, e.g. {"token_strategy": "max_t"}; a new option leaves old keys alone."""
 
     @property
     def key(self) -> str:
@@ -131,6 +136,11 @@ def first_output(case: Case, inputs: Tensors, outputs: Outputs) -> torch.Tensor:
     return outputs[0].float()
 
 
+def count_no_weights(layer: Layer) -> int:
+    """The usual `num_weights` of a kernel without weights."""
+    return 0
+
+
 def accept_layer(layer: Layer) -> None:
     """The usual `check_layer`: every size will do."""
 
@@ -156,13 +166,16 @@ class Kernel:
     providers: Mapping[str, Provider]
     baseline: str
     """The provider that speed-ups are told against."""
-    tolerance: Tolerance
+    tolerance: Mapping[str, Tolerance]
+    """By scheme."""
     flops: Callable[[Case, Tensors], int]
     """(case, inputs) -> floating-point operations the result needs (a multiply-add is two)."""
     bytes_moved: Callable[[Case, Tensors], int]
     """(case, inputs) -> least bytes through device memory: every input read once, every output written once."""
     decode: Callable[[Case, Tensors, Outputs], torch.Tensor] = first_output
     """(case, inputs, outputs of a provider) -> what is compared with the reference."""
+    num_weights: Callable[[Layer], int] = count_no_weights
+    """Weights of the layer before quantization: what a format saves is told against 16 bits each."""
     check_layer: Callable[[Layer], None] = accept_layer
     """Raises ShapeError when the layer's sizes do not fit its scheme."""
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -174,3 +187,7 @@ class Kernel:
             raise RegistryError(f"kernel {self.name}: baseline {self.baseline!r} is not one of its providers ({known})")
         if not self.schemes or not self.size_names:
             raise RegistryError(f"kernel {self.name}: schemes and size_names must name at least one each")
+        if set(self.tolerance) != set(self.schemes):
+            raise RegistryError(
+                f"kernel {self.name}: tolerance must have exactly its schemes ({', '.join(self.schemes)})"
+            )

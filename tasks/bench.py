@@ -83,8 +83,10 @@ class Bench:
         outputs = launch.run()
         synchronize(self._device)
         with erasing(outputs):
-            error, share_close = compare(kernel.decode(case, inputs, outputs), self._reference, kernel.tolerance)
-        status, reason = judge_output(error, share_close, kernel.tolerance)
+            error, share_close = compare(
+                kernel.decode(case, inputs, outputs), self._reference, kernel.tolerance[case.layer.scheme]
+            )
+        status, reason = judge_output(error, share_close, kernel.tolerance[case.layer.scheme])
         return Check(
             case=case,
             provider=provider,

@@ -196,10 +196,10 @@ def test_a_wrong_row_does_not_pass_the_tolerance():
     reference = KERNEL.reference(case, {}, inputs)
     wrong = reference.clone()
     wrong[0, 0] += 2 * reference.square().mean().sqrt()
-    close = (wrong - reference).abs() <= KERNEL.tolerance.element_error * (
+    close = (wrong - reference).abs() <= KERNEL.tolerance["fp8_group128"].element_error * (
         reference.abs() + reference.square().mean().sqrt()
     )
-    assert close.float().mean() < KERNEL.tolerance.share_close
+    assert close.float().mean() < KERNEL.tolerance["fp8_group128"].share_close
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,13 @@ GROUP_SIZE: tl.constexpr = tl.constexpr(128)
 
 @triton.jit
 def scale_of(amax):
-    """kernels.quantize.scale_of."""
+    """kernels.quantize.fp8.scale_of."""
     return tl.maximum(amax, 1e-10) / 448.0
 
 
 @triton.jit
 def round_to_fp8(x):
-    """kernels.quantize.round_to_fp8."""
+    """kernels.quantize.fp8.round_to_fp8."""
     return tl.minimum(tl.maximum(x, -448.0), 448.0).to(tl.float8e4nv)
 
 

@@ -1,6 +1,6 @@
 """FP8 quantization in plain torch: what weights are made with and what every reference quantizes activations with.
 
-All three share one formula (e4m3fn, largest finite value 448; the floor keeps an all-zero group from dividing by zero):
+All share one formula (e4m3fn, largest finite value 448; the floor keeps an all-zero group from dividing by zero):
 
     scale = max(max|x|, 1e-10) / 448;  codes = round_to_e4m3(clamp(x / scale, -448, 448))
 
@@ -96,6 +96,20 @@ def quantize_fp8_group(x: torch.Tensor, group_size: int = 128) -> tuple[torch.Te
     groups = x.float().unflatten(-1, (k // group_size, group_size))
     scales = scale_of(groups.abs().amax(dim=-1))
     return round_to_fp8(groups / scales[..., None]).reshape(x.shape), scales
+
+
+def quantize_fp8_row(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantize to FP8 e4m3 with one scale per row: per token of activations, per output channel of weights [n, k].
+
+    scale[i] = max|x[i]| / 448;  codes = round_to_e4m3(x / scale of its row)
+
+    Args:
+        x: [..., k] any float dtype.
+    Returns:
+        codes like x, float8_e4m3fn; scales [..., 1] float32.
+    Source: vLLM, scaled_fp8_quant with use_per_token_if_dynamic.
+    """
+    return quantize_fp8_group(x, x.shape[-1])
 
 
 def dequantize_fp8_group(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 import torch
 import triton
 
-from kernels.moe_align import Blocks, align_blocks_triton
-from kernels.moe_gemm import moe_down_kernel, moe_gate_up_kernel, moe_sum_kernel, quantize_kernel
-from kernels.quantize import FP8_DTYPE
+from kernels.moe.align import Blocks, align_blocks_triton
+from kernels.moe.gemm import moe_down_kernel, moe_gate_up_kernel, moe_sum_kernel, quantize_kernel
+from kernels.quantize.fp8 import FP8_DTYPE
 from kernels.spec import Case, Device, Launch, Outputs, Tensors
 
 GROUP_SIZE = 128
@@ -143,7 +143,7 @@ def fused_moe_triton(
 
 
 def quantize_triton(x: torch.Tensor, scale: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """kernels.quantize on the device: with the static scale, or per group of 128 columns if there is none."""
+    """kernels.quantize.fp8 on the device: with the static scale, or per group of 128 columns if there is none."""
     codes = torch.empty(x.shape, dtype=FP8_DTYPE, device=x.device)
     num_groups = triton.cdiv(x.numel(), GROUP_SIZE)
     scales = torch.empty(x.shape[0], x.shape[1] // GROUP_SIZE, device=x.device) if scale is None else scale

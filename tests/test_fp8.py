@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.errors import ShapeError
-from kernels.quantize import (
+from kernels.quantize.fp8 import (
     AMAX_FLOOR,
     FP8_MAX,
     dequantize_fp8_block,

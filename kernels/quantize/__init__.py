@@ -1,0 +1,1 @@
+"""Quantizers in plain torch, written from the specifications: for weights and references."""

@@ -1,0 +1,77 @@
+"""INT8 and INT4 quantization in plain torch: symmetric, one float32 scale per group along the last dimension.
+
+    scale = max(max|x|, 1e-10) / largest;  codes = round_half_to_even(x / scale)
+
+A group is the whole last dimension (per token for activations, per channel for weights [n, k]) or part of it.
+Source: vLLM, scaled_int8_quant and quantize_weights; arXiv:1712.05877, section 2.
+"""
+
+import torch
+
+from kernels.errors import ShapeError
+from kernels.quantize.fp4 import pack_nibbles, unpack_nibbles
+from kernels.quantize.fp8 import AMAX_FLOOR
+
+INT8_MAX = 127
+INT4_MAX = 7
+INT4_MIN = -8
+
+
+def quantize_symmetric(x: torch.Tensor, group_size: int | None, largest: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes like x, int8 in -largest..largest, and scales [..., k / group_size] float32."""
+    k = x.shape[-1]
+    group_size = group_size or k
+    if k % group_size:
+        raise ShapeError(f"a last dimension of {k} does not divide into groups of {group_size}: use one per channel")
+    groups = x.float().unflatten(-1, (k // group_size, group_size))
+    scales = groups.abs().amax(dim=-1).clamp(min=AMAX_FLOOR) / largest
+    codes = (groups / scales[..., None]).round().clamp(-largest, largest).to(torch.int8)
+    return codes.reshape(x.shape), scales
+
+
+def dequantize_symmetric(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """The float32 values that codes [..., k] with scales [..., k / group_size] stand for."""
+    groups = codes.float().unflatten(-1, (scales.shape[-1], codes.shape[-1] // scales.shape[-1]))
+    values: torch.Tensor = groups * scales[..., None]
+    return values.reshape(codes.shape)
+
+
+def quantize_int8(x: torch.Tensor, group_size: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantize to INT8, symmetric, one scale per group along the last dimension.
+
+    Args:
+        x: [..., k] any float dtype, k divisible by group_size.
+        group_size: columns of a group; by default all k: per token of activations, per channel of weights.
+    Returns:
+        codes like x, int8 in -127..127; scales [..., k / group_size] float32.
+    Raises:
+        ShapeError: k is not divisible by group_size; the message names both.
+    Source: vLLM, scaled_int8_quant (symmetric, dynamic).
+    """
+    return quantize_symmetric(x, group_size, INT8_MAX)
+
+
+def quantize_int4(x: torch.Tensor, group_size: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantize to INT4, symmetric, one scale per group along the last dimension, two codes in a byte.
+
+    Args:
+        x: [..., k] any float dtype, k divisible by group_size and even.
+    Returns:
+        codes [..., k / 2] uint8, two's complement nibbles in -7..7, low nibble first; scales
+        [..., k / group_size] float32.
+    Raises:
+        ShapeError: k is not divisible by group_size; the message names both.
+    Source: vLLM, quantize_weights with scalar_types.int4.
+    """
+    codes, scales = quantize_symmetric(x, group_size, INT4_MAX)
+    return pack_nibbles(codes.view(torch.uint8) & 15), scales
+
+
+def int4_values(packed: torch.Tensor) -> torch.Tensor:
+    """The int8 values -8..7 [..., k] of packed two's complement nibbles [..., k / 2]."""
+    return ((unpack_nibbles(packed) ^ 8).to(torch.int8) - 8).to(torch.int8)
+
+
+def dequantize_int4(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """The float32 values [..., k] that packed codes [..., k / 2] with scales [..., k / group_size] stand for."""
+    return dequantize_symmetric(int4_values(codes), scales)
