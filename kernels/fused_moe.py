@@ -169,8 +169,8 @@ KERNEL = Kernel(
     make_inputs=make_inputs,
     reference=fused_moe_reference,
     providers={
-        "torch": Provider(prepare_torch, unsupported_torch_moe),
-        "triton": Provider(prepare_triton, unsupported_triton),
+        "torch": Provider(prepare_torch, unsupported_torch_moe, "any"),
+        "triton": Provider(prepare_triton, unsupported_triton, "sm_89+"),
         **VLLM_PROVIDERS,
     },
     baseline="torch",
@@ -186,6 +186,7 @@ KERNEL = Kernel(
     ),
     flops=moe_flops,
     bytes_moved=bytes_moved,
+    gemm_dtype=dict.fromkeys(SCHEMES, "float8_e4m3fn"),
     decode=decode_moe,
     num_weights=count_moe_weights,
     check_layer=check_layer,

@@ -356,9 +356,9 @@ KERNEL = Kernel(
     make_inputs=make_inputs,
     reference=reference,
     providers={
-        "torch": Provider(prepare_torch, unsupported_by_torch),
-        "triton": Provider(prepare_triton, unsupported_by_triton),
-        "vllm-cuda": Provider(prepare_vllm_cuda, unsupported_by_vllm_cuda),
+        "torch": Provider(prepare_torch, unsupported_by_torch, "any"),
+        "triton": Provider(prepare_triton, unsupported_by_triton, "sm_89+"),
+        "vllm-cuda": Provider(prepare_vllm_cuda, unsupported_by_vllm_cuda, "sm_80+"),
     },
     baseline="torch",
     tolerance=dict.fromkeys(

@@ -115,6 +115,8 @@ class Provider:
     """(case, weights, inputs) -> Launch; may repack weights, pick a config, compile."""
     unsupported: Callable[[Case, Device], str | None]
     """Why this provider cannot run the case on the device ("needs sm_100 (this is sm_90)"), or None if it can."""
+    runs_on: str
+    """Devices it runs on, as the table of the README says it: "any", "sm_89+", "sm_90", "sm_100, sm_120"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,8 @@ class Kernel:
     """(case, inputs) -> floating-point operations the result needs (a multiply-add is two)."""
     bytes_moved: Callable[[Case, Tensors], int]
     """(case, inputs) -> least bytes through device memory: every input read once, every output written once."""
+    gemm_dtype: Mapping[str, str] = field(default_factory=dict)
+    """By scheme, the torch dtype that tensor cores multiply: which measured ceiling bounds it; {} without a GEMM."""
     decode: Callable[[Case, Tensors, Outputs], torch.Tensor] = first_output
     """(case, inputs, outputs of a provider) -> what is compared with the reference."""
     num_weights: Callable[[Layer], int] = count_no_weights

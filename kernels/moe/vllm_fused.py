@@ -218,7 +218,7 @@ def unsupported_cutlass(case: Case, device: Device) -> str | None:
 
 
 VLLM_PROVIDERS = {
-    "vllm-triton-shipped": Provider(prepare_shipped, unsupported_shipped),
-    "vllm-triton-default": Provider(prepare_default, unsupported_default),
-    "vllm-cutlass": Provider(prepare_cutlass, unsupported_cutlass),
+    "vllm-triton-shipped": Provider(prepare_shipped, unsupported_shipped, "sm_89+"),
+    "vllm-triton-default": Provider(prepare_default, unsupported_default, "sm_89+"),
+    "vllm-cutlass": Provider(prepare_cutlass, unsupported_cutlass, "sm_89+"),
 }

@@ -59,7 +59,8 @@ def split_groups(x: torch.Tensor, group_size: int) -> torch.Tensor:
     k = x.shape[-1]
     if k % group_size:
         raise ShapeError(f"a last dimension of {k} does not divide into groups of {group_size}: pad it")
-    return x.float().unflatten(-1, (k // group_size, group_size))
+    groups: torch.Tensor = x.float().unflatten(-1, (k // group_size, group_size))
+    return groups
 
 
 def e8m0_values(scales: torch.Tensor) -> torch.Tensor:
