@@ -1,4 +1,4 @@
-"""From a model's config.json to the sizes one rank computes with.
+"""From a model's config.json to the sizes one rank computes with: its experts, or the linear layers of a dense model.
 
 Every size is read from config.json itself: transformers finds the text config and knows the family, but fills what the
 file leaves out with class defaults, and a default of the family is not a dimension of the model.
@@ -27,6 +27,9 @@ _TOP_K = ("num_experts_per_tok", "moe_top_k", "moe_topk", "moe_k")
 _HIDDEN_SIZE = ("hidden_size", "d_model")
 _EXPERT_INTERMEDIATE_SIZE = ("moe_intermediate_size", "expert_ffn_hidden_size")
 _INTERMEDIATE_SIZE = ("intermediate_size", "ffn_hidden_size")
+
+_SAME_FAMILY = {"kimi_k2": "deepseek_v3"}
+"""Families whose config class is a copy of another's, which transformers has; vLLM reads them as that one too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ def find_vendored(model: str) -> str | None:
     return last if _HUB_NAME.fullmatch(model) and last in list_models() else None
 
 
-def resolve_model_shape(
+def resolve_model_shapes(
     model: str,
     tp_size: int,
     *,
@@ -85,15 +88,18 @@ def resolve_model_shape(
     trust_remote_code: bool = False,
     model_prefix: str = "",
     allow_download: bool = False,
-) -> ModelShape:
-    """Read the MoE layer sizes of a model and split them over the ranks.
+) -> tuple[ModelShape, ...]:
+    """Read the layer sizes of a model and split them over the ranks.
 
     Args:
         model: a vendored name, a folder with a config.json, or org/name on the Hub.
         tp_size: tensor-parallel ranks; with expert parallelism the experts are split over them instead.
+        enable_expert_parallel: of no effect on a dense model, which has no experts to split.
         dtype: "auto" for the dtype that config.json names, or "bfloat16" or "float16".
         model_prefix: attribute of the config that holds the text config; by default transformers finds it.
         allow_download: read config.json from the Hub; KERNEL_NIGHTLY_ALLOW_DOWNLOAD=1 allows it as well.
+    Returns:
+        One shape, the experts of a mixture-of-experts model, or four: the linear layers of a dense one.
     Raises:
         UnknownNameError: no such model; ModelConfigError: config.json is unreadable or lacks a field;
         ParallelismError: tp_size does not divide; UsageError: tp_size below 1 or an unknown dtype.
@@ -104,26 +110,71 @@ def resolve_model_shape(
         raise UsageError(f"--dtype {dtype!r} is not supported; give one of {', '.join(DTYPES)}")
     source = _find_source(model, allow_download)
     text = _read_text_config(source, trust_remote_code, model_prefix)
+    used_dtype = _read_dtype(text) if dtype == "auto" else dtype
+    if not _has_experts(text):
+        layers = _split_linear_layers(text, tp_size)
+        return tuple(ModelShape(source.name, tp_size, 1, used_dtype, sizes, module) for module, sizes in layers.items())
+    ep_size = tp_size if enable_expert_parallel else 1
+    return (ModelShape(source.name, tp_size, ep_size, used_dtype, _split_experts(text, tp_size, ep_size)),)
+
+
+def _has_experts(text: _TextConfig) -> bool:
+    """Whether the file or its family speaks of experts; then a field left out is missed, not taken as a dense model."""
+    named = any("expert" in name or "moe" in name for name in text.sections[-1])
+    known = any(getattr(text.config, name, None) is not None for name in _NUM_EXPERTS)
+    return named or known or text.find(_NUM_EXPERTS) is not None
+
+
+def _split_experts(text: _TextConfig, tp_size: int, ep_size: int) -> dict[str, int]:
+    """Sizes of the MoE layer per rank."""
     sizes = {
         "num_experts": _read_size(text, _NUM_EXPERTS),
         "top_k": _read_size(text, _TOP_K),
         "hidden_size": _read_size(text, _HIDDEN_SIZE),
         "intermediate_size": _read_size(text, _intermediate_size_fields(text)),
     }
-    split = "num_experts" if enable_expert_parallel else "intermediate_size"
-    sizes[split] = _split_size(source.name, split, sizes[split], tp_size)
     if sizes["top_k"] > sizes["num_experts"]:
-        raise ParallelismError(
-            f"{source.name} at EP {tp_size} leaves {sizes['num_experts']} experts per rank, fewer than its top_k "
-            f"{sizes['top_k']}; use a smaller --tp-size"
+        raise ModelConfigError(
+            f"{text.model} has fewer experts, {sizes['num_experts']}, than its top_k {sizes['top_k']}; "
+            "correct config.json"
         )
-    return ModelShape(
-        model=source.name,
-        tp_size=tp_size,
-        ep_size=tp_size if enable_expert_parallel else 1,
-        dtype=_read_dtype(text) if dtype == "auto" else dtype,
-        sizes=sizes,
-    )
+    split = "num_experts" if ep_size > 1 else "intermediate_size"
+    sizes[split] = _split_size(text.model, split, sizes[split], tp_size)
+    return sizes
+
+
+def _split_linear_layers(text: _TextConfig, tp_size: int) -> dict[str, dict[str, int]]:
+    """Output features n and input features k per rank of a dense model's layers, by vLLM's names of them.
+
+    The heads of Q, K and V are split over the ranks; with more ranks than K and V heads each rank keeps a copy of one.
+    """
+    hidden_size = _read_size(text, _HIDDEN_SIZE)
+    heads = _read_size(text, ("num_attention_heads",))
+    head_dim = _read_head_dim(text, hidden_size, heads)
+    kv_heads = _read_size(text, ("num_key_value_heads",))
+    rank_heads = _split_size(text.model, "num_attention_heads", heads, tp_size)
+    if kv_heads % tp_size and tp_size % kv_heads:
+        raise ParallelismError(
+            f"num_key_value_heads {kv_heads} of {text.model} can be neither split over --tp-size {tp_size} nor copied "
+            "evenly; use a --tp-size that divides it or is a multiple of it"
+        )
+    rank_kv_heads = max(1, kv_heads // tp_size)
+    intermediate_size = _read_size(text, _INTERMEDIATE_SIZE)
+    rank_intermediate_size = _split_size(text.model, "intermediate_size", intermediate_size, tp_size)
+    return {
+        "qkv_proj": {"n": (rank_heads + 2 * rank_kv_heads) * head_dim, "k": hidden_size},
+        "o_proj": {"n": hidden_size, "k": rank_heads * head_dim},
+        "gate_up_proj": {"n": 2 * rank_intermediate_size, "k": hidden_size},
+        "down_proj": {"n": hidden_size, "k": rank_intermediate_size},
+    }
+
+
+def _read_head_dim(text: _TextConfig, hidden_size: int, heads: int) -> int:
+    """head_dim, or what is left of the hidden size per head where neither the file nor the family says otherwise."""
+    per_head, rest = divmod(hidden_size, heads)
+    if text.find(("head_dim",)) is None and rest == 0 and getattr(text.config, "head_dim", None) in (None, per_head):
+        return per_head
+    return _read_size(text, ("head_dim",))
 
 
 def _find_source(model: str, allow_download: bool) -> _Source:
@@ -168,7 +219,8 @@ def _read_text_config(source: _Source, trust_remote_code: bool, model_prefix: st
     except ValueError as error:
         raise ModelConfigError(f"{source.name}: {_first_line(error)}; name it with --model-prefix") from error
     if text is not config:
-        names = [name for name in sections[-1] if getattr(config, name, None) is text]
+        nested = [name for name, value in sections[-1].items() if isinstance(value, dict)]
+        names = [name for name in nested if getattr(config, name, None) is text]
         if not names:
             where = f"config.json of {source.name} has no section for the text config of {_class_name(config)}"
             raise ModelConfigError(f"{where}; add it, or name the section it is in with --model-prefix")
@@ -208,8 +260,9 @@ def _load_config(source: _Source, raw: dict[str, Any], trust_remote_code: bool) 
     from transformers import CONFIG_MAPPING, AutoConfig
 
     try:
-        if raw.get("model_type") in CONFIG_MAPPING and not trust_remote_code:
-            return CONFIG_MAPPING[raw["model_type"]].from_dict(raw)
+        family = _SAME_FAMILY.get(raw.get("model_type", ""), raw.get("model_type"))
+        if family in CONFIG_MAPPING and not trust_remote_code:
+            return CONFIG_MAPPING[family].from_dict({**raw, "model_type": family})
         return AutoConfig.from_pretrained(
             source.location, trust_remote_code=trust_remote_code, local_files_only=source.is_local
         )
@@ -245,7 +298,7 @@ def _missing_field(text: _TextConfig, names: tuple[str, ...]) -> ModelConfigErro
         if default is not None:
             why = f"{name}={default} is only a default of {_class_name(text.config)}"
             return ModelConfigError(f"{looked_for}; {why}: add the model's own value")
-    return ModelConfigError(f"{looked_for}; give a mixture-of-experts model ({', '.join(list_models())})")
+    return ModelConfigError(f"{looked_for}; add it, or give another model (all: kernel-nightly list models)")
 
 
 def _read_dtype(text: _TextConfig) -> str:
