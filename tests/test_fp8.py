@@ -1,5 +1,9 @@
-"""The quantizers against torch's own casts, bit for bit, and the properties every group must have."""
+"""The quantizers against torch's own casts and ml_dtypes, bit for bit, and the properties every group must have."""
 
+import math
+
+import ml_dtypes
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +13,7 @@ from kernels.errors import ShapeError
 from kernels.quantize.fp8 import (
     AMAX_FLOOR,
     FP8_MAX,
+    ceil_to_ue8m0,
     dequantize_fp8_block,
     dequantize_fp8_group,
     dequantize_fp8_tensor,
@@ -116,3 +121,75 @@ def test_blocks_of_one_row_are_groups(rows: int, columns: int, seed: int):
     assert torch.equal(bits(by_block[0]), bits(by_group[0]))
     assert torch.equal(by_block[1], by_group[1])
     assert torch.equal(dequantize_fp8_block(*by_block), dequantize_fp8_group(*by_group))
+
+
+def quantize_alone(group: np.ndarray, ue8m0: bool) -> tuple[bytes, np.float32]:
+    """Codes and scale of one group, by numpy and ml_dtypes; a power of two is taken apart in double precision."""
+    amax = max(np.abs(group).max(), np.float32(AMAX_FLOOR))
+    scale = amax / np.float32(FP8_MAX)
+    if ue8m0:
+        mantissa, exponent = math.frexp(float(amax) / FP8_MAX)  # in [0.5, 1)
+        power = ml_dtypes.float8_e8m0fnu(2.0 ** (exponent - (mantissa == 0.5)))
+        scale = np.float32(power)
+    return (group / scale).astype(ml_dtypes.float8_e4m3fn).tobytes(), scale
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    group_size=st.sampled_from([64, 128, 256]),
+    ue8m0=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    exponent=st.integers(-40, 100),
+    seed=st.integers(0, 999),
+)
+def test_groups_are_those_of_ml_dtypes_bit_for_bit(
+    group_size: int, ue8m0: bool, dtype: torch.dtype, exponent: int, seed: int
+):
+    x = (random_matrix(3, 2 * group_size, seed) * 2.0**exponent).to(dtype)
+    x[1] = 0
+    codes, scales = quantize_fp8_group(x, group_size, ue8m0)
+    assert codes.dtype == torch.float8_e4m3fn
+    assert scales.dtype == torch.float32
+    groups = x.float().numpy().reshape(3, 2, group_size)
+    for row in range(3):
+        for group in range(2):
+            expected, scale = quantize_alone(groups[row, group], ue8m0)
+            columns = slice(group * group_size, (group + 1) * group_size)
+            assert bytes(bits(codes[row, columns]).numpy()) == expected
+            assert scales[row, group].item() == scale
+
+
+@pytest.mark.parametrize("exponent", [-34, -1, 0, 1, 100])
+def test_a_ue8m0_scale_doubles_one_float_above_448_times_a_power_of_two(exponent: int):
+    boundary = torch.tensor(448 * 2.0**exponent)
+    above = boundary.nextafter(torch.tensor(math.inf))
+    for largest, expected in ((boundary, 2.0**exponent), (above, 2.0 ** (exponent + 1))):
+        codes, scales = quantize_fp8_group(torch.stack((largest, -largest)).repeat(32), 64, ue8m0=True)
+        assert scales.tolist() == [expected]
+        assert dequantize_fp8_group(codes, scales).tolist() == [448 * 2.0**exponent, -448 * 2.0**exponent] * 32
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(2.0**-126, 2.0**127, width=32))
+def test_a_ue8m0_scale_is_the_next_power_of_two_and_its_exponent_is_all_of_it(scale: float):
+    power = ceil_to_ue8m0(torch.tensor([scale]))
+    assert power.item() / 2 < scale <= power.item()
+    assert torch.equal(power.to(torch.float8_e8m0fnu).float(), power)
+    assert np.float32(ml_dtypes.float8_e8m0fnu(power.item())) == power.item()
+
+
+def test_ue8m0_has_one_code_for_infinity_and_nan():
+    scales = ceil_to_ue8m0(torch.tensor([math.inf, math.nan, 1.0]))
+    assert scales.isnan().tolist() == [True, True, False]
+    assert scales.to(torch.float8_e8m0fnu).view(torch.uint8).tolist() == [255, 255, 127]
+
+
+@pytest.mark.parametrize("ue8m0", [False, True])
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_an_infinity_or_nan_makes_its_group_nan_and_no_other(value: float, ue8m0: bool):
+    x = random_matrix(2, 384)
+    x[1, 130] = value
+    values = dequantize_fp8_group(*quantize_fp8_group(x, 128, ue8m0))
+    expected = torch.zeros(2, 384, dtype=torch.bool)
+    expected[1, 128:256] = True
+    assert torch.equal(values.isnan(), expected)

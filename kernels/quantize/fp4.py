@@ -5,6 +5,8 @@ are packed into a byte, low nibble first.
 Source: OCP Microscaling Formats (MX) v1.0, section 5; NVIDIA, "Introducing NVFP4"; vLLM, scaled_fp4_quant.
 """
 
+from functools import cache
+
 import torch
 
 from kernels.errors import ShapeError
@@ -37,10 +39,15 @@ def round_to_e2m1(x: torch.Tensor) -> torch.Tensor:
     return code | (torch.signbit(x) & ~x.isnan()).to(torch.uint8) << 3
 
 
+@cache
+def e2m1_table(device: torch.device) -> torch.Tensor:
+    """The float32 values of codes 0..15, on the device once: a CUDA graph cannot capture a copy from the host."""
+    return torch.tensor(E2M1_VALUES + tuple(-value for value in E2M1_VALUES), device=device)
+
+
 def e2m1_values(codes: torch.Tensor) -> torch.Tensor:
     """The float32 values of e2m1 codes 0..15, any shape."""
-    values = torch.tensor(E2M1_VALUES + tuple(-value for value in E2M1_VALUES), device=codes.device)
-    return values[codes.long()]
+    return e2m1_table(codes.device)[codes.int()]
 
 
 def pack_nibbles(codes: torch.Tensor) -> torch.Tensor:
@@ -65,31 +72,33 @@ def split_groups(x: torch.Tensor, group_size: int) -> torch.Tensor:
 
 def e8m0_values(scales: torch.Tensor) -> torch.Tensor:
     """The float32 powers of two of e8m0 codes: 2 ** (code - 127), NaN for 255; exact also for 2**-127."""
-    exponents = scales.to(torch.int32) - E8M0_BIAS
-    values = torch.ldexp(torch.ones((), device=scales.device), exponents)
-    return torch.where(scales == E8M0_NAN, torch.nan, values)
+    bits = torch.where(scales == 0, 1 << 22, scales.to(torch.int32) << 23)  # the same exponent, but for one subnormal
+    return torch.where(scales == E8M0_NAN, torch.nan, bits.view(torch.float32))
 
 
-def quantize_mxfp4(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def quantize_mxfp4(x: torch.Tensor, *, avoid_saturation: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantize to MXFP4: e2m1 values, one e8m0 scale per 32 along the last dimension.
 
     scale = 2 ** (floor(log2(max|x|)) - 2);  code = round_to_e2m1(x / scale)
 
+    A largest magnitude of 7 to 8 scales saturates at 6; with avoid_saturation the scale of such a group is doubled.
     A group of zeros gets the least scale; one with NaN or infinity gets the NaN scale, so that it stays visible.
 
     Args:
         x: [..., k] bfloat16, float16 or float32, k divisible by 32.
+        avoid_saturation: as vLLM and compressed-tensors do.
     Returns:
         codes [..., k / 2] uint8, low nibble first; scales [..., k / 32] uint8 (biased exponent).
     Raises:
         ShapeError: k is not divisible by 32; the message names both.
-    Source: OCP Microscaling Formats (MX) v1.0, sections 5.3 and 6.3.
+    Source: OCP Microscaling Formats (MX) v1.0, sections 5.3 and 6.3; compressed-tensors, generate_mx_scales.
     """
     groups = split_groups(x, MXFP4_GROUP_SIZE)
     amax = groups.abs().amax(dim=-1)
-    _, exponent = torch.frexp(amax)  # amax = mantissa * 2**exponent with mantissa in [0.5, 1)
-    code = (exponent - 1 - E2M1_EMAX + E8M0_BIAS).clamp(0, E8M0_NAN - 1)
-    scales = torch.where(amax == 0, 0, torch.where(amax.isfinite(), code, E8M0_NAN)).to(torch.uint8)
+    quarter = 1 << 21 if avoid_saturation else 0  # of the mantissa: from 1.75 on it carries into the exponent
+    exponent = (amax.view(torch.int32) + quarter) >> 23  # as float32 has it, biased like e8m0
+    code = (exponent - E2M1_EMAX).clamp(0, E8M0_NAN - 1)
+    scales = torch.where(amax.isfinite(), code, E8M0_NAN).to(torch.uint8)
     codes = round_to_e2m1(groups / e8m0_values(scales)[..., None])
     return pack_nibbles(codes.flatten(-2)), scales
 
@@ -131,10 +140,15 @@ def quantize_nvfp4(
     return pack_nibbles(round_to_e2m1(scaled).flatten(-2)), scales, global_scale
 
 
-def dequantize_nvfp4(codes: torch.Tensor, scales: torch.Tensor, global_scale: torch.Tensor) -> torch.Tensor:
-    """The float32 values [..., k] that codes [..., k / 2], scales [..., k / 16] and a global scale stand for."""
+def nvfp4_values(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """The float32 values [..., k] of codes [..., k / 2] times scales [..., k / 16], without a global scale: exact."""
     if scales.dtype != FP8_DTYPE:
         raise ShapeError(f"NVFP4 scales are {scales.dtype}: give {FP8_DTYPE}")
     values = e2m1_values(unpack_nibbles(codes)).unflatten(-1, (-1, NVFP4_GROUP_SIZE))
     scaled: torch.Tensor = values * scales.float()[..., None]
-    return scaled.flatten(-2) / global_scale
+    return scaled.flatten(-2)
+
+
+def dequantize_nvfp4(codes: torch.Tensor, scales: torch.Tensor, global_scale: torch.Tensor) -> torch.Tensor:
+    """The float32 values [..., k] that codes [..., k / 2], scales [..., k / 16] and a global scale stand for."""
+    return nvfp4_values(codes, scales) / global_scale

@@ -4,6 +4,7 @@ All share one formula (e4m3fn, largest finite value 448; the floor keeps an all-
 
     scale = max(max|x|, 1e-10) / 448;  codes = round_to_e4m3(clamp(x / scale, -448, 448))
 
+Groups may have UE8M0 scales, which are rounded up to powers of two: their exponent is all there is to store.
 Source: vLLM, per_token_group_quant_fp8 and scaled_fp8_quant; arXiv:2209.05433 (FP8 Formats for Deep Learning).
 """
 
@@ -19,6 +20,22 @@ AMAX_FLOOR = 1e-10
 def scale_of(amax: torch.Tensor) -> torch.Tensor:
     """The scale that maps the largest magnitude of a group onto the largest e4m3 value."""
     return amax.clamp(min=AMAX_FLOOR) / FP8_MAX
+
+
+def ceil_to_ue8m0(scale: torch.Tensor) -> torch.Tensor:
+    """Round scales up to powers of two, exactly: what an unsigned eight-bit exponent can hold.
+
+    ceil_to_ue8m0(s) = 2 ** ceil(log2(s));  NaN for infinity and NaN, as UE8M0 has one code for both
+
+    Args:
+        scale: any shape, float32, from 2**-126 to 2**127.
+    Returns:
+        float32 like scale; a cast to float8_e8m0fnu loses nothing.
+    Source: OCP Microscaling Formats (MX) v1.0, E8M0; DeepGEMM, ceil_to_ue8m0.
+    """
+    power = (scale.view(torch.int32) & 0x7F800000).view(torch.float32)  # 2 ** floor(log2(scale))
+    rounded: torch.Tensor = power * (scale / power).ceil()
+    return rounded
 
 
 def round_to_fp8(x: torch.Tensor) -> torch.Tensor:
@@ -77,24 +94,32 @@ def dequantize_fp8_block(codes: torch.Tensor, scales: torch.Tensor) -> torch.Ten
     return values.reshape(codes.shape)
 
 
-def quantize_fp8_group(x: torch.Tensor, group_size: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
+def quantize_fp8_group(
+    x: torch.Tensor, group_size: int = 128, ue8m0: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantize activations to FP8 e4m3 with one scale per group along the last dimension of each token.
 
     scale[i] = max|x[group i]| / 448;  codes = round_to_e4m3(x / scale of its group)
+    with ue8m0: scale[i] = 2 ** ceil(log2(max|x[group i]| / 448))
 
     Args:
         x: [..., k] any float dtype, k divisible by group_size.
+        ue8m0: round the scales up to powers of two; dividing by them is exact.
     Returns:
-        codes like x, float8_e4m3fn; scales [..., k / group_size] float32.
+        codes like x, float8_e4m3fn; scales [..., k / group_size] float32. A group with an infinity or a NaN in it
+        dequantizes to NaN throughout.
     Raises:
         ShapeError: k is not divisible by group_size; the message names both.
-    Source: DeepSeek-V3 technical report (arXiv:2412.19437), section 3.3.2.
+    Source: DeepSeek-V3 technical report (arXiv:2412.19437), section 3.3.2; for UE8M0 scales vLLM's
+        DeepGemmQuantScaleFMT.FLOAT32_CEIL_UE8M0.
     """
     k = x.shape[-1]
     if k % group_size:
         raise ShapeError(f"a last dimension of {k} does not divide into groups of {group_size}: use one scale")
     groups = x.float().unflatten(-1, (k // group_size, group_size))
     scales = scale_of(groups.abs().amax(dim=-1))
+    if ue8m0:
+        scales = ceil_to_ue8m0(scales)
     return round_to_fp8(groups / scales[..., None]).reshape(x.shape), scales
 
 
