@@ -12,6 +12,7 @@ PACKAGE_DIR = Path(__file__).parent
 
 NOT_KERNELS = (
     "__init__",
+    "ceilings",
     "compile",
     "errors",
     "registry",

@@ -93,8 +93,12 @@ class Case:
     @property
     def label(self) -> str:
         """A short name for people: model, scheme, tokens and options."""
-        options = "".join(f" {value}" for _, value in sorted(self.options.items()))
-        return f"{self.layer.label} {self.layer.scheme} M={self.num_tokens}{options}"
+        return " ".join((self.layer.label, self.layer.scheme, f"M={self.num_tokens}", *self.option_labels))
+
+    @property
+    def option_labels(self) -> tuple[str, ...]:
+        """What a person reads of the options: the value, or the name of one that is switched on."""
+        return tuple(name if value == "true" else value for name, value in sorted(self.options.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,8 @@ class Provider:
     """Why this provider cannot run the case on the device ("needs sm_100 (this is sm_90)"), or None if it can."""
     runs_on: str
     """Devices it runs on, as the table of the README says it: "any", "sm_89+", "sm_90", "sm_100, sm_120"."""
+    tolerance: Mapping[str, Tolerance] = field(hash=False, default_factory=dict)
+    """By scheme, how far it may be from the reference where it computes another function on purpose, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +190,10 @@ class Kernel:
     """Raises ShapeError when the layer's sizes do not fit its scheme."""
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Values each option of a case may take; the first is the default."""
+
+    def tolerance_of(self, provider: str, scheme: str) -> Tolerance:
+        """What the provider's output is judged by."""
+        return self.providers[provider].tolerance.get(scheme, self.tolerance[scheme])
 
     def __post_init__(self) -> None:
         if self.baseline not in self.providers:

@@ -21,6 +21,7 @@ CALLS_PER_GRAPH = 10
 WARMUP_CALLS = 3
 WARMUP_REPLAYS = 5
 TIMED_REPLAYS = 30
+TIMED_CALLS = 30
 
 MIN_WALL_SAMPLES = 5
 MAX_WALL_SAMPLES = 50
@@ -87,6 +88,28 @@ def replay_graph(graph: torch.cuda.CUDAGraph) -> tuple[float, ...]:
     return tuple(start.elapsed_time(stop) * 1e3 / CALLS_PER_GRAPH for start, stop in zip(starts, stops, strict=True))
 
 
+def time_eager(run: Callable[[], object]) -> tuple[float, ...]:
+    """Time single calls of `run` as a program without CUDA graphs makes them: with launch overhead, warm L2.
+
+    The device is idle before each call: queued behind another, a call would hide its launches behind that one's work.
+
+    Returns:
+        TIMED_CALLS samples.
+    """
+    for _ in range(WARMUP_CALLS):
+        run()
+    samples_us = []
+    for _ in range(TIMED_CALLS):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        run()
+        stop.record()
+        stop.synchronize()
+        samples_us.append(start.elapsed_time(stop) * 1e3)
+    return tuple(samples_us)
+
+
 def time_wall(run: Callable[[], object]) -> tuple[float, ...]:
     """Time single calls of `run` on the CPU.
 
@@ -107,12 +130,13 @@ def time_wall(run: Callable[[], object]) -> tuple[float, ...]:
 
 TIMERS: dict[str, Timer] = {
     "graph": Timer("graph", "cuda", "a replayed CUDA graph of 10 calls, divided by 10; warm L2", time_graph),
+    "eager": Timer("eager", "cuda", "one call between two events, with launch overhead; warm L2", time_eager),
     "wall": Timer("wall", "cpu", "one call by the host's monotonic clock", time_wall),
 }
 
 
 def timers_for(device_type: str) -> tuple[Timer, ...]:
-    """The timers that work on a type of device.
+    """The timers that work on a type of device; the first is the default.
 
     Raises:
         KernelError: there is none; the message lists the types there are.

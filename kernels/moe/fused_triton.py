@@ -1,183 +1,176 @@
-"""The Triton fused MoE: picks a configuration and launches the kernels of moe_align.py and moe_gemm.py.
+"""Our Triton fused MoE: launches the kernels of align.py, rows.py and gemm.py with a configuration.
 
-Two launches to eight: align (none, one or four), quantize (unless on load), gate-up, down, sum (unless top_k is 1).
+Two launches to nine: align (none, one or four), quantize hidden states (unless they stay values or are quantized on
+load), gate-up, quantize the intermediate (only by whole rows), down, sum (unless top_k is 1 and no expert map leaves
+pairs out). The batched format needs neither align nor sum.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import torch
 import triton
 
+from kernels.errors import KernelError
 from kernels.moe.align import Blocks, align_blocks_triton
-from kernels.moe.gemm import moe_down_kernel, moe_gate_up_kernel, moe_sum_kernel, quantize_kernel
+from kernels.moe.gemm import moe_down_kernel, moe_gate_up_kernel
+from kernels.moe.inputs import weights_input
+from kernels.moe.rows import Routing, moe_sum_kernel, quantize_triton
+from kernels.moe.schemes import GROUP_SIZE, MoeScheme, scheme_of
+from kernels.moe.triton_configs import MoeConfig, default_config
 from kernels.quantize.fp8 import FP8_DTYPE
+from kernels.requirements import missing_capability
 from kernels.spec import Case, Device, Launch, Outputs, Tensors
 
-GROUP_SIZE = 128
-LEAST_PROGRAMS = 32
-"""A quarter of a Hopper's SMs: with fewer programs the gate-up GEMM is split into narrower tiles."""
+
+def routing_of(inputs: Tensors) -> Routing:
+    """The rows of both activation formats, as the kernels count them."""
+    if "expert_num_tokens" in inputs:
+        num_experts, rows_per_expert, _ = inputs["hidden_states"].shape
+        return Routing(
+            num_rows=num_experts * rows_per_expert,
+            top_k=1,
+            expert_num_tokens=inputs["expert_num_tokens"],
+            rows_per_expert=rows_per_expert,
+        )
+    topk_ids = inputs["topk_ids"]
+    return Routing(topk_ids.numel(), topk_ids.shape[1], topk_ids, inputs["topk_weights"], inputs.get("expert_map"))
 
 
-@dataclass(frozen=True, slots=True)
-class MoeConfig:
-    """Launch configuration of fused_moe_triton."""
-
-    BLOCK_SIZE_M: int
-    """Rows of a block: pairs of one expert."""
-    GATE_UP_BLOCK_SIZE_N: int
-    """Columns of the intermediate per program; below 128 the block scheme quantizes it in the down GEMM instead."""
-    DOWN_BLOCK_SIZE_N: int
-    """Columns of the output per program."""
-    BLOCK_SIZE_K: int
-    """Step of both sums; 128 in the block scheme."""
-    GROUP_SIZE_M: int
-    """Blocks that share a tile of weights in L2."""
-    SWAP_AB: bool
-    """Weights as the left operand."""
-    QUANTIZE_ON_LOAD: bool
-    """Quantize hidden states in the gate-up GEMM instead of in a launch of its own."""
-    num_warps: int
-    num_stages: int
-
-
-def default_config(
-    num_tokens: int, top_k: int, num_experts: int, hidden_size: int, intermediate_size: int, grouped: bool
-) -> MoeConfig:
-    """The best of about 40 configurations a case on an H200 (18 cases, 3 models), put into rules by rows per expert.
-
-    Decode reads weights and little else: 16 rows, deep pipelines. Prefill multiplies: as many rows as an expert has, up
-    to 128, or 64 where per-group sums need the registers.
-    """
-    num_pairs = num_tokens * top_k
-    num_blocks = max(min(num_experts, num_pairs), 1)
-    rows = num_pairs / num_blocks
-    if grouped:
-        return default_block_config(rows, num_blocks, intermediate_size)
-    return default_tensor_config(rows, hidden_size, intermediate_size)
-
-
-def default_block_config(rows: float, num_blocks: int, intermediate_size: int) -> MoeConfig:
-    """For 128 x 128 blocks; narrow gate-up tiles only where wide ones would leave most of the SMs without a program."""
-    wide = num_blocks * intermediate_size >= LEAST_PROGRAMS * GROUP_SIZE
-    block_m = 16 if rows <= 16 else 32 if rows <= 32 else 64
-    latency_bound = num_blocks * intermediate_size < 132 * GROUP_SIZE
-    return MoeConfig(
-        BLOCK_SIZE_M=block_m,
-        GATE_UP_BLOCK_SIZE_N=128 if wide else 32,
-        DOWN_BLOCK_SIZE_N=128,
-        BLOCK_SIZE_K=GROUP_SIZE,
-        GROUP_SIZE_M=8,
-        SWAP_AB=block_m <= 32,
-        QUANTIZE_ON_LOAD=False,
-        num_warps=4 if 12 < rows <= 32 else 8,
-        num_stages=5 if latency_bound else 4 if block_m == 64 else 3,
-    )
-
-
-def default_tensor_config(rows: float, hidden_size: int, intermediate_size: int) -> MoeConfig:
-    """For one scale per tensor."""
-    block_m = 16 if rows <= 8 else 32 if rows <= 32 else 64 if rows <= 128 else 128
-    long_steps = block_m == 16 and rows > 1 and hidden_size % 256 == 0 == intermediate_size % 256
-    stages_by_rows = {16: 4 if long_steps else 6, 32: 5, 64: 5, 128: 4 if rows <= 512 else 3}
-    return MoeConfig(
-        BLOCK_SIZE_M=block_m,
-        GATE_UP_BLOCK_SIZE_N=64 if block_m == 16 else 128,
-        DOWN_BLOCK_SIZE_N=128 if block_m == 16 else 256,
-        BLOCK_SIZE_K=256 if long_steps else 128,
-        GROUP_SIZE_M=32,
-        SWAP_AB=block_m <= 32,
-        QUANTIZE_ON_LOAD=False,
-        num_warps=4 if block_m == 64 else 8,
-        num_stages=stages_by_rows[block_m],
-    )
+def find_blocks(inputs: Tensors, num_experts: int, block_size_m: int) -> Blocks:
+    """Blocks of rows of one expert each; num_experts is this rank's."""
+    if "expert_num_tokens" in inputs:
+        max_blocks = num_experts * triton.cdiv(inputs["hidden_states"].shape[1], block_size_m)
+        return Blocks(*(inputs["expert_num_tokens"],) * 3, max_blocks, "batched")
+    topk_ids, expert_map = inputs["topk_ids"], inputs.get("expert_map")
+    # Few pairs rarely share an expert: each is a block of its own.
+    if topk_ids.numel() * 4 > (num_experts if expert_map is None else expert_map.numel()):
+        return align_blocks_triton(topk_ids, num_experts, block_size_m, expert_map)
+    return Blocks(*(topk_ids,) * 3, topk_ids.numel(), "single")
 
 
 def fused_moe_triton(
-    hidden_states: torch.Tensor, weights: Tensors, topk_weights: torch.Tensor, topk_ids: torch.Tensor, config: MoeConfig
+    scheme: MoeScheme, weights: Tensors, inputs: Tensors, config: MoeConfig, weight_input: bool = False
 ) -> torch.Tensor:
-    """The formula of fused_moe.py on tensor cores, without leaving the device: align, quantize, gate-up, down, sum.
+    """The formula of fused_moe.py on tensor cores, without leaving the device.
 
     Args:
-        hidden_states: [M, K] bfloat16 or float16, contiguous.
-        weights: as make_weights makes them; with a1_scale the scheme is per tensor, else 128 x 128 blocks.
-        topk_weights, topk_ids: [M, top_k] float32 and int32, contiguous.
+        weights, inputs: as make_weights and make_inputs make them, contiguous.
+        weight_input: the router's weight multiplies the experts' input instead of their output.
     Returns:
-        [M, K] like hidden_states.
+        Like hidden_states; the padding of the batched format stays unwritten.
     """
-    num_tokens, k = hidden_states.shape
-    num_experts, _, n = weights["w2"].shape
-    top_k, num_pairs = topk_ids.shape[1], topk_ids.numel()
-    grouped = "a1_scale" not in weights
-    aligned = num_pairs * 4 > num_experts  # fewer pairs rarely share an expert: each is a block of its own
-    blocks = align_blocks_triton(topk_ids, num_experts, config.BLOCK_SIZE_M) if aligned else Blocks(*(topk_ids,) * 3)
-    num_blocks = blocks.experts.numel()
-    a, a_scale = hidden_states, weights.get("a1_scale", hidden_states)
-    if not config.QUANTIZE_ON_LOAD:
-        a, a_scale = quantize_triton(hidden_states, weights.get("a1_scale"))
-    h_is_fp8 = not grouped or config.GATE_UP_BLOCK_SIZE_N == GROUP_SIZE
-    device, dtype = hidden_states.device, hidden_states.dtype
-    h = torch.empty(num_pairs, n, dtype=FP8_DTYPE if h_is_fp8 else dtype, device=device)
-    h_scale = torch.empty(num_pairs, n // GROUP_SIZE, device=device) if grouped else weights["a2_scale"]
-    out = torch.empty(num_tokens, k, dtype=dtype, device=device)
-    by_pair = out if top_k == 1 else torch.empty(num_pairs, k, dtype=dtype, device=device)
-    shared = {
-        "GROUPED": grouped, "ALIGNED": aligned, "SWAP_AB": config.SWAP_AB, "BLOCK_SIZE_M": config.BLOCK_SIZE_M,
-        "BLOCK_SIZE_K": config.BLOCK_SIZE_K, "GROUP_SIZE_M": config.GROUP_SIZE_M,
+    hidden_states, routing = inputs["hidden_states"], routing_of(inputs)
+    x = hidden_states.view(-1, hidden_states.shape[-1])
+    blocks = find_blocks(inputs, weights["w2"].shape[0], config.BLOCK_SIZE_M)
+    h, h_scale = gate_up_triton(scheme, weights, x, routing, blocks, config, weight_input)
+    topk_weights = None if weight_input else routing.topk_weights
+    out = down_triton(scheme, weights, h, h_scale, topk_weights, routing, blocks, config, x.dtype)
+    if routing.topk_ids is None or (routing.top_k == 1 and routing.expert_map is None):
+        return out.view(hidden_states.shape)
+    total, k = torch.empty(x.shape, dtype=x.dtype, device=x.device), x.shape[1]
+    moe_sum_kernel[(len(x), triton.cdiv(k, 1024))](out, *routing.computed[:2], total, k, routing.top_k, 1024)
+    return total
+
+
+def gemm_arguments(routing: Routing, blocks: Blocks) -> tuple[torch.Tensor | int | None, ...]:
+    """Where the rows of a block are; an expert map is looked up by whoever reads topk_ids."""
+    expert_map = routing.expert_map if blocks.layout == "single" else None
+    return blocks.pairs, blocks.experts, blocks.rows, expert_map, blocks.max_blocks
+
+
+def gemm_constants(scheme: MoeScheme, blocks: Blocks, config: MoeConfig) -> dict[str, object]:
+    """What both GEMMs are compiled for."""
+    return {
+        "SCALING": scheme.scaling, "LAYOUT": blocks.layout, "SWAP_AB": config.SWAP_AB,
+        "BLOCK_SIZE_M": config.BLOCK_SIZE_M, "BLOCK_SIZE_K": config.BLOCK_SIZE_K, "GROUP_SIZE_M": config.GROUP_SIZE_M,
         "num_warps": config.num_warps, "num_stages": config.num_stages,
     }  # fmt: skip
+
+
+def gate_up_triton(
+    scheme: MoeScheme,
+    weights: Tensors,
+    x: torch.Tensor,
+    routing: Routing,
+    blocks: Blocks,
+    config: MoeConfig,
+    weight_input: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """q(silu(gate) * up) [num_rows, N] and its scales; values to be quantized on load where a tile knows no scale.
+
+    The router's weight enters before q(): where hidden states are quantized in a launch of their own, as a copy for
+    each pair, else in the GEMM.
+    """
+    _, k, n = weights["w2"].shape
+    weight_input = weight_input and routing.topk_weights is not None
+    grouped = scheme.scaling == "block"
+    quantize_first = scheme.activation_dtype is not None and not config.QUANTIZE_ON_LOAD
+    a, a_scale = x, weights.get("a1_scale", x if grouped else None)  # grouped on load: never read
+    if quantize_first:
+        a, a_scale = quantize_triton(scheme, x, weights.get("a1_scale"), routing, weight_input)
+    by_pair = quantize_first and weight_input
     block_n = config.GATE_UP_BLOCK_SIZE_N
-    moe_gate_up_kernel[(num_blocks * triton.cdiv(n, block_n),)](
-        a, a_scale, weights["w1"], weights["w1_scale"], h, h_scale,
-        blocks.pairs, blocks.experts, blocks.rows, num_blocks, n, k, top_k,
-        EVEN_N=n % block_n == 0, EVEN_K=k % config.BLOCK_SIZE_K == 0, BLOCK_SIZE_N=block_n, **shared,
+    h_is_fp8 = scheme.scaling == "tensor" or (grouped and block_n == GROUP_SIZE)
+    h = torch.empty(routing.num_rows, n, dtype=FP8_DTYPE if h_is_fp8 else x.dtype, device=x.device)
+    h_scale = torch.empty(routing.num_rows, n // GROUP_SIZE, device=x.device) if grouped else weights.get("a2_scale")
+    moe_gate_up_kernel[(blocks.max_blocks * triton.cdiv(n, block_n),)](
+        a, a_scale, weights["w1"], weights.get("w1_scale"),
+        routing.topk_weights if weight_input and not by_pair else None, h, h_scale,
+        *gemm_arguments(routing, blocks), n, k, 1 if by_pair else routing.top_k, routing.rows_per_expert,
+        EVEN_N=n % block_n == 0, EVEN_K=k % config.BLOCK_SIZE_K == 0, BLOCK_SIZE_N=block_n,
+        **gemm_constants(scheme, blocks, config),
     )  # fmt: skip
+    return quantize_triton(scheme, h, None, routing) if scheme.rounds_whole_rows else (h, h_scale)
+
+
+def down_triton(
+    scheme: MoeScheme,
+    weights: Tensors,
+    h: torch.Tensor,
+    h_scale: torch.Tensor | None,
+    topk_weights: torch.Tensor | None,
+    routing: Routing,
+    blocks: Blocks,
+    config: MoeConfig,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """topk_weight * (h @ w2.T) [num_rows, K], or without the weights if there are none."""
+    _, k, n = weights["w2"].shape
+    out = torch.empty(routing.num_rows, k, dtype=dtype, device=h.device)
     block_n = config.DOWN_BLOCK_SIZE_N
-    moe_down_kernel[(num_blocks * triton.cdiv(k, block_n),)](
-        h, h_scale, weights["w2"], weights["w2_scale"], topk_weights, by_pair,
-        blocks.pairs, blocks.experts, blocks.rows, num_blocks, n, k,
-        EVEN_N=n % config.BLOCK_SIZE_K == 0, EVEN_K=k % block_n == 0, BLOCK_SIZE_N=block_n, **shared,
+    moe_down_kernel[(blocks.max_blocks * triton.cdiv(k, block_n),)](
+        h, h_scale, weights["w2"], weights.get("w2_scale"), topk_weights, out,
+        *gemm_arguments(routing, blocks), n, k, routing.rows_per_expert,
+        EVEN_N=n % config.BLOCK_SIZE_K == 0, EVEN_K=k % block_n == 0, BLOCK_SIZE_N=block_n,
+        **gemm_constants(scheme, blocks, config),
     )  # fmt: skip
-    if top_k > 1:
-        moe_sum_kernel[(num_tokens, triton.cdiv(k, 1024))](by_pair, out, k, top_k, 1024)
     return out
-
-
-def quantize_triton(x: torch.Tensor, scale: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """kernels.quantize.fp8 on the device: with the static scale, or per group of 128 columns if there is none."""
-    codes = torch.empty(x.shape, dtype=FP8_DTYPE, device=x.device)
-    num_groups = triton.cdiv(x.numel(), GROUP_SIZE)
-    scales = torch.empty(x.shape[0], x.shape[1] // GROUP_SIZE, device=x.device) if scale is None else scale
-    quantize_kernel[(triton.cdiv(num_groups, 16),)](x, codes, scales, num_groups, x.numel(), scale is None, 16)
-    return codes, scales
 
 
 def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     """Pick the default configuration."""
-    sizes = case.layer.sizes
-    config = default_config(
-        case.num_tokens,
-        sizes["top_k"],
-        sizes["num_experts"],
-        sizes["hidden_size"],
-        sizes["intermediate_size"],
-        grouped="a1_scale" not in weights,
-    )
-    return launch_triton(weights, inputs, config)
+    return launch_triton(case, weights, inputs, default_config(case))
 
 
-def launch_triton(weights: Tensors, inputs: Tensors, config: MoeConfig) -> Launch:
-    """The launch with a given configuration: what a tuner times."""
+def launch_triton(case: Case, weights: Tensors, inputs: Tensors, config: MoeConfig) -> Launch:
+    """The launch with a given configuration: what a tuner times.
+
+    Raises:
+        KernelError: the configuration quantizes on load what this scheme cannot.
+    """
+    scheme = scheme_of(case.layer)
+    if config.QUANTIZE_ON_LOAD and scheme.scaling not in ("tensor", "block"):
+        raise KernelError(
+            f"QUANTIZE_ON_LOAD=True: {case.layer.scheme} rounds no activations or whole rows of them, only one scale "
+            f"per tensor or per 128 columns is known on load: set it to False"
+        )
 
     def run() -> Outputs:
-        return (fused_moe_triton(inputs["hidden_states"], weights, inputs["topk_weights"], inputs["topk_ids"], config),)
+        return (fused_moe_triton(scheme, weights, inputs, config, weights_input(case)),)
 
     return Launch(run, asdict(config))
 
 
 def unsupported_triton(case: Case, device: Device) -> str | None:
-    """FP8 tensor cores came with sm_89."""
-    if device.type != "cuda":
-        return f"needs a CUDA GPU (this is {device.type})"
-    if device.type == "cuda" and device.capability < (8, 9):
-        return f"needs sm_89 (this is {device.arch})"
-    return None
+    """FP8 tensor cores came with sm_89, bfloat16 and INT8 on wide enough ones with sm_80."""
+    return missing_capability(device, (8, 9) if scheme_of(case.layer).weight_dtype == FP8_DTYPE else (8, 0))

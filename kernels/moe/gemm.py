@@ -1,12 +1,18 @@
-"""The Triton kernels of the FP8 fused MoE: quantize, gate-up GEMM with SiLU-and-mul, down GEMM, sum over top_k.
+"""The Triton GEMMs of the fused MoE: gate-up with SiLU-and-mul, and down.
 
-Scales come in two kinds, told apart by GROUPED:
+SCALING says where scales go in, as in kernels/moe/schemes.py. "none", "tensor" and "channel" scale once, after the sum
+over k. "block" and "group" have scales per 128 of k: a step of the sum lies in one group, and its products are scaled
+before they are added up, in float32.
 
-    per tensor  one scale per expert's weights, one static scale for all activations: applied once, after the sum over k
-    grouped     weights 128 x 128, activations 1 x 128: BLOCK_SIZE_K is the group, so each step of the sum has one scale
-                per row and one per tile of weights, and partial sums are promoted to float32 every 128
+The tokens' operand is codes, 16-bit values that are multiplied as they are, or ("tensor" and "block") 16-bit values
+that are quantized on load: for a few tokens that costs less than a launch. Weights are converted to the tokens' dtype,
+which is the same or wider. INT8 products are summed up in int32.
 
-The tokens' operand is FP8 codes, or values that are quantized on load: for a few tokens that costs less than a launch.
+LAYOUT says how blocks find their rows:
+
+    aligned  pairs of one expert each, from kernels/moe/align.py
+    single   block b is pair b alone
+    batched  cdiv(T, BLOCK_SIZE_M) blocks for each expert's T rows, of which expert_num_tokens[e] are valid
 
 With SWAP_AB the product is computed transposed, weights on the left. wgmma's left operand has 64 rows or nothing: with
 16 tokens there three quarters of the tensor core would multiply padding, on the right it may be as narrow as 8.
@@ -18,34 +24,7 @@ With SWAP_AB the product is computed transposed, weights on the left. wgmma's le
 import triton
 import triton.language as tl
 
-GROUP_SIZE: tl.constexpr = tl.constexpr(128)
-
-
-@triton.jit
-def scale_of(amax):
-    """kernels.quantize.fp8.scale_of."""
-    return tl.maximum(amax, 1e-10) / 448.0
-
-
-@triton.jit
-def round_to_fp8(x):
-    """kernels.quantize.fp8.round_to_fp8."""
-    return tl.minimum(tl.maximum(x, -448.0), 448.0).to(tl.float8e4nv)
-
-
-@triton.jit
-def quantize_kernel(x_ptr, codes_ptr, scale_ptr, num_groups, numel, GROUPED: tl.constexpr, GROUPS: tl.constexpr):
-    """Quantize GROUPS groups of 128 consecutive values, each with its own scale (written) or the static one (read)."""
-    group = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)
-    offs = group[:, None] * GROUP_SIZE + tl.arange(0, GROUP_SIZE)[None, :]  # [GROUPS, 128]
-    x = tl.load(x_ptr + offs, mask=offs < numel, other=0.0).to(tl.float32)
-    if GROUPED:
-        scale = scale_of(tl.max(tl.abs(x), 1))
-        tl.store(scale_ptr + group, scale, mask=group < num_groups)
-        codes = round_to_fp8(x / scale[:, None])
-    else:
-        codes = round_to_fp8(x / tl.load(scale_ptr))
-    tl.store(codes_ptr + offs, codes, mask=offs < numel)
+from kernels.moe.rows import GROUP_SIZE, round_to_fp8, scale_of
 
 
 @triton.jit
@@ -59,53 +38,75 @@ def tile_of_program(num_blocks, num_tiles_n, GROUP_SIZE_M: tl.constexpr):
 
 
 @triton.jit
-def rows_of_block(pid_m, block_pairs_ptr, block_experts_ptr, block_rows_ptr, ALIGNED: tl.constexpr, BM: tl.constexpr):
-    """Pairs of a block, which are real, its expert, how many there are. Unaligned: block b is pair b alone."""
+def rows_of_block(
+    pid_m,
+    block_pairs_ptr,
+    block_experts_ptr,
+    block_rows_ptr,
+    expert_map_ptr,
+    rows_per_expert,
+    LAYOUT: tl.constexpr,
+    BM: tl.constexpr,
+):
+    """Pairs of a block, which are real, its expert, how many there are."""
     row = tl.arange(0, BM)
-    expert = tl.load(block_experts_ptr + pid_m).to(tl.int64)
-    if ALIGNED:
+    if LAYOUT == "batched":
+        blocks_per_expert = tl.cdiv(rows_per_expert, BM)
+        expert = (pid_m // blocks_per_expert).to(tl.int64)
+        first = pid_m % blocks_per_expert * BM
+        num_rows = tl.maximum(tl.load(block_rows_ptr + expert) - first, 0)
+        pair = expert * rows_per_expert + first + tl.where(row < num_rows, row, 0)
+    elif LAYOUT == "aligned":
+        expert = tl.load(block_experts_ptr + pid_m).to(tl.int64)
         num_rows = tl.load(block_rows_ptr + pid_m)
         pair = tl.load(block_pairs_ptr + pid_m * BM + row, mask=row < num_rows, other=0)
     else:
+        expert = tl.load(block_experts_ptr + pid_m).to(tl.int64)
         num_rows = 1
+        if expert_map_ptr is not None:
+            expert = tl.load(expert_map_ptr + expert).to(tl.int64)
+            num_rows = (expert >= 0).to(tl.int32)
         pair = tl.where(row < 1, pid_m, 0)
     return pair.to(tl.int64), row < num_rows, expert, num_rows
 
 
 @triton.jit
-def load_tokens(a_ptrs, a_scale_ptrs, offs_k, k, GROUPED: tl.constexpr, EVEN_K: tl.constexpr):
-    """One step of the tokens' operand: codes [BLOCK_SIZE_M, BLOCK_SIZE_K], scale [BLOCK_SIZE_M] or a scalar."""
-    a = tl.load(a_ptrs) if EVEN_K else tl.load(a_ptrs, mask=offs_k[None, :] < k, other=0.0)
-    if a_ptrs.dtype.element_ty == tl.float8e4nv:
-        codes = a
-        scale = tl.load(a_scale_ptrs)
-    elif GROUPED:
-        x = a.to(tl.float32)
-        scale = scale_of(tl.max(tl.abs(x), 1))
-        codes = round_to_fp8(x / scale[:, None])
-    else:
-        scale = tl.load(a_scale_ptrs)
-        codes = round_to_fp8(a.to(tl.float32) / scale)
+def load_tokens(a_ptrs, a_scale_ptrs, weight, offs_k, k, SCALING: tl.constexpr, EVEN_K: tl.constexpr):
+    """One step of the tokens' operand [BLOCK_SIZE_M, BLOCK_SIZE_K], and its scale where steps or tensors have one."""
+    codes = tl.load(a_ptrs) if EVEN_K else tl.load(a_ptrs, mask=offs_k[None, :] < k, other=0.0)
+    scale = 1.0
+    if SCALING == "block" or SCALING == "tensor":
+        if codes.dtype == tl.float8e4nv:
+            scale = tl.load(a_scale_ptrs)
+        else:
+            x = codes.to(tl.float32)
+            if weight is not None:
+                x *= weight[:, None]
+            scale = scale_of(tl.max(tl.abs(x), 1)) if SCALING == "block" else tl.load(a_scale_ptrs)
+            codes = round_to_fp8(x / (scale[:, None] if SCALING == "block" else scale))
     return codes, scale
 
 
 @triton.jit
 def moe_gate_up_kernel(
-    a_ptr,  # [num_tokens, K] codes or values
-    a_scale_ptr,  # [num_tokens, K / 128] or [1]
-    w_ptr,  # [E, 2 N, K] codes: gate rows, then up rows
-    w_scale_ptr,  # [E, 2 N / 128, K / 128] or [E]
-    out_ptr,  # [num_tokens * top_k, N] codes or values
-    out_scale_ptr,  # grouped: [num_tokens * top_k, N / 128], written with codes; per tensor: [1], read
+    a_ptr,  # [rows, K] codes or values; rows are pairs, or tokens that have top_k pairs each
+    a_scale_ptr,  # block: [rows, K / 128]; tensor: [1]; channel: [rows], or None for values
+    w_ptr,  # [E, 2 N, K]: gate rows, then up rows
+    w_scale_ptr,  # block: [E, 2 N / 128, K / 128]; tensor: [E]; channel: [E, 2 N]; group: [E, 2 N, K / 128]
+    topk_weights_ptr,  # [num_pairs] if the input is weighted here, else None
+    out_ptr,  # [num_pairs, N] codes or values
+    out_scale_ptr,  # block: [num_pairs, N / 128], written with codes; tensor: [1], read; else None
     block_pairs_ptr,
     block_experts_ptr,
     block_rows_ptr,
+    expert_map_ptr,
     num_blocks,
     N,
     K,
     top_k,
-    GROUPED: tl.constexpr,
-    ALIGNED: tl.constexpr,
+    rows_per_expert,
+    SCALING: tl.constexpr,
+    LAYOUT: tl.constexpr,
     SWAP_AB: tl.constexpr,
     EVEN_N: tl.constexpr,
     EVEN_K: tl.constexpr,
@@ -114,24 +115,32 @@ def moe_gate_up_kernel(
     BLOCK_SIZE_K: tl.constexpr,
     GROUP_SIZE_M: tl.constexpr,
 ):
-    """out[pair] = q(silu(a[token] @ w_gate.T) * (a[token] @ w_up.T)), one block x BLOCK_SIZE_N columns a program."""
-    tl.static_assert(not GROUPED or (BLOCK_SIZE_K == 128 and BLOCK_SIZE_N <= 128), "a step must have one weight scale")
+    """out[pair] = silu(a[row] @ w_gate.T) * (a[row] @ w_up.T), one block x BLOCK_SIZE_N columns a program.
+
+    "tensor" and "block" round it, unless the tile is narrower than a group; "channel" needs a whole row to do so.
+    """
+    tl.static_assert(SCALING != "block" or (BLOCK_SIZE_K == 128 and BLOCK_SIZE_N <= 128), "a step has one weight scale")
+    tl.static_assert(SCALING != "group" or 128 % BLOCK_SIZE_K == 0, "a step has one scale per output channel")
     pid_m, pid_n = tile_of_program(num_blocks, tl.cdiv(N, BLOCK_SIZE_N), GROUP_SIZE_M)
     pair, valid, expert, num_rows = rows_of_block(
-        pid_m, block_pairs_ptr, block_experts_ptr, block_rows_ptr, ALIGNED, BLOCK_SIZE_M
+        pid_m, block_pairs_ptr, block_experts_ptr, block_rows_ptr, expert_map_ptr, rows_per_expert, LAYOUT, BLOCK_SIZE_M
     )
     if num_rows == 0:
         return
     token = pair // top_k
+    weight = None
+    if topk_weights_ptr is not None:
+        weight = tl.load(topk_weights_ptr + pair, mask=valid, other=0.0)
     offs_k = tl.arange(0, BLOCK_SIZE_K)
     a_ptrs = a_ptr + token[:, None] * K + offs_k[None, :]
-    a_scale_ptrs = a_scale_ptr + token * (K // GROUP_SIZE) if GROUPED else a_scale_ptr
+    a_scale_ptrs = a_scale_ptr + token * (K // GROUP_SIZE) if SCALING == "block" else a_scale_ptr
     w_ptr += expert * 2 * N * K
-    if GROUPED:
+    if SCALING == "block":
         gate_scale_ptr = w_scale_ptr + (expert * (2 * N // GROUP_SIZE) + pid_n * BLOCK_SIZE_N // GROUP_SIZE) * (
             K // GROUP_SIZE
         )
         up_scale_ptr = gate_scale_ptr + (N // GROUP_SIZE) * (K // GROUP_SIZE)
+    sum_dtype: tl.constexpr = tl.int32 if a_ptr.dtype.element_ty == tl.int8 else tl.float32
 
     if SWAP_AB:  # gate and up rows alternate in one tile of 2 * BLOCK_SIZE_N rows: wide enough for wgmma at 32 columns
         offs_w = tl.arange(0, 2 * BLOCK_SIZE_N)
@@ -139,18 +148,23 @@ def moe_gate_up_kernel(
         offs_w = pid_n * BLOCK_SIZE_N + offs_w // 2
         offs_w = (offs_w if EVEN_N else tl.where(offs_w < N, offs_w, 0)) + is_up * N
         w_ptrs = w_ptr + offs_w[:, None] * K + offs_k[None, :]
-        acc = tl.zeros((2 * BLOCK_SIZE_N, BLOCK_SIZE_M), dtype=tl.float32)
+        if SCALING == "group":
+            w_scale_ptrs = w_scale_ptr + (expert * 2 * N + offs_w) * (K // GROUP_SIZE)
+        acc = tl.zeros((2 * BLOCK_SIZE_N, BLOCK_SIZE_M), dtype=sum_dtype)
         for k in range(0, K, BLOCK_SIZE_K):
-            codes, a_scale = load_tokens(a_ptrs, a_scale_ptrs, offs_k, K - k, GROUPED, EVEN_K)
+            codes, a_scale = load_tokens(a_ptrs, a_scale_ptrs, weight, offs_k, K - k, SCALING, EVEN_K)
             w = tl.load(w_ptrs) if EVEN_K else tl.load(w_ptrs, mask=offs_k[None, :] < K - k, other=0.0)
-            if GROUPED:
+            w = w.to(codes.dtype)
+            if SCALING == "block":
                 w_scale = tl.where(is_up == 1, tl.load(up_scale_ptr), tl.load(gate_scale_ptr))
                 acc += tl.dot(w, tl.trans(codes)) * (w_scale[:, None] * a_scale[None, :])
                 a_scale_ptrs += 1
                 gate_scale_ptr += 1
                 up_scale_ptr += 1
+            elif SCALING == "group":
+                acc += tl.dot(w, tl.trans(codes)) * tl.load(w_scale_ptrs + k // GROUP_SIZE)[:, None]
             else:
-                acc = tl.dot(w, tl.trans(codes), acc)
+                acc = tl.dot(w, tl.trans(codes), acc, out_dtype=sum_dtype)
             a_ptrs += BLOCK_SIZE_K
             w_ptrs += BLOCK_SIZE_K
         gate, up = tl.split(tl.permute(tl.reshape(acc, (BLOCK_SIZE_N, 2, BLOCK_SIZE_M)), (2, 0, 1)))
@@ -159,61 +173,81 @@ def moe_gate_up_kernel(
         offs_w = offs_w if EVEN_N else tl.where(offs_w < N, offs_w, 0)
         gate_ptrs = w_ptr + offs_w[None, :] * K + offs_k[:, None]
         up_ptrs = gate_ptrs + N * K
-        gate = tl.zeros((BLOCK_SIZE_M, BLOCK_SIZE_N), dtype=tl.float32)
-        up = tl.zeros((BLOCK_SIZE_M, BLOCK_SIZE_N), dtype=tl.float32)
+        if SCALING == "group":
+            gate_scale_ptrs = w_scale_ptr + (expert * 2 * N + offs_w) * (K // GROUP_SIZE)
+            up_scale_ptrs = gate_scale_ptrs + N * (K // GROUP_SIZE)
+        gate = tl.zeros((BLOCK_SIZE_M, BLOCK_SIZE_N), dtype=sum_dtype)
+        up = tl.zeros((BLOCK_SIZE_M, BLOCK_SIZE_N), dtype=sum_dtype)
         for k in range(0, K, BLOCK_SIZE_K):
-            codes, a_scale = load_tokens(a_ptrs, a_scale_ptrs, offs_k, K - k, GROUPED, EVEN_K)
+            codes, a_scale = load_tokens(a_ptrs, a_scale_ptrs, weight, offs_k, K - k, SCALING, EVEN_K)
             w_gate = tl.load(gate_ptrs) if EVEN_K else tl.load(gate_ptrs, mask=offs_k[:, None] < K - k, other=0.0)
             w_up = tl.load(up_ptrs) if EVEN_K else tl.load(up_ptrs, mask=offs_k[:, None] < K - k, other=0.0)
-            if GROUPED:
+            w_gate, w_up = w_gate.to(codes.dtype), w_up.to(codes.dtype)
+            if SCALING == "block":
                 gate += tl.dot(codes, w_gate) * (a_scale * tl.load(gate_scale_ptr))[:, None]
                 up += tl.dot(codes, w_up) * (a_scale * tl.load(up_scale_ptr))[:, None]
                 a_scale_ptrs += 1
                 gate_scale_ptr += 1
                 up_scale_ptr += 1
+            elif SCALING == "group":
+                gate += tl.dot(codes, w_gate) * tl.load(gate_scale_ptrs + k // GROUP_SIZE)[None, :]
+                up += tl.dot(codes, w_up) * tl.load(up_scale_ptrs + k // GROUP_SIZE)[None, :]
             else:
-                gate = tl.dot(codes, w_gate, gate)
-                up = tl.dot(codes, w_up, up)
+                gate = tl.dot(codes, w_gate, gate, out_dtype=sum_dtype)
+                up = tl.dot(codes, w_up, up, out_dtype=sum_dtype)
             a_ptrs += BLOCK_SIZE_K
             gate_ptrs += BLOCK_SIZE_K
             up_ptrs += BLOCK_SIZE_K
 
-    if not GROUPED:
+    if SCALING == "tensor":
         scale = tl.load(a_scale_ptr) * tl.load(w_scale_ptr + expert)
         gate *= scale
         up *= scale
+    elif SCALING == "channel":
+        offs_n = pid_n * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N)
+        scale_ptrs = w_scale_ptr + expert * 2 * N + offs_n
+        gate = gate.to(tl.float32) * tl.load(scale_ptrs, mask=offs_n < N, other=0.0)[None, :]
+        up = up.to(tl.float32) * tl.load(scale_ptrs + N, mask=offs_n < N, other=0.0)[None, :]
+        if a_scale_ptr is not None:
+            scale = tl.load(a_scale_ptr + token)[:, None]
+            gate *= scale
+            up *= scale
+    if weight is not None and SCALING != "tensor" and SCALING != "block":  # values: weighting products rounds nothing
+        gate *= weight[:, None]
+        up *= weight[:, None]
     h = gate * tl.sigmoid(gate) * up  # [BLOCK_SIZE_M, BLOCK_SIZE_N]
     offs_n = pid_n * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N)
     out_ptrs = out_ptr + pair[:, None] * N + offs_n[None, :]
     mask = valid[:, None] & (offs_n < N)[None, :]
-    if out_ptr.dtype.element_ty == tl.float8e4nv:
-        if GROUPED:
-            tl.static_assert(BLOCK_SIZE_N == 128, "a tile must hold one whole quantization group")
-            h_scale = scale_of(tl.max(tl.abs(h), 1))
-            tl.store(out_scale_ptr + pair * (N // GROUP_SIZE) + pid_n, h_scale, mask=valid)
-            tl.store(out_ptrs, round_to_fp8(h / h_scale[:, None]), mask=mask)
-        else:
-            tl.store(out_ptrs, round_to_fp8(h / tl.load(out_scale_ptr)), mask=mask)
-    else:
+    if out_ptr.dtype.element_ty != tl.float8e4nv:
         tl.store(out_ptrs, h.to(out_ptr.dtype.element_ty), mask=mask)
+    elif SCALING == "block":
+        tl.static_assert(BLOCK_SIZE_N == 128, "a tile must hold one whole quantization group")
+        h_scale = scale_of(tl.max(tl.abs(h), 1))
+        tl.store(out_scale_ptr + pair * (N // GROUP_SIZE) + pid_n, h_scale, mask=valid)
+        tl.store(out_ptrs, round_to_fp8(h / h_scale[:, None]), mask=mask)
+    else:
+        tl.store(out_ptrs, round_to_fp8(h / tl.load(out_scale_ptr)), mask=mask)
 
 
 @triton.jit
 def moe_down_kernel(
-    a_ptr,  # [num_tokens * top_k, N] codes or values
-    a_scale_ptr,  # [num_tokens * top_k, N / 128] or [1]
-    w_ptr,  # [E, K, N] codes
-    w_scale_ptr,  # [E, K / 128, N / 128] or [E]
-    topk_weights_ptr,  # [num_tokens * top_k]
-    out_ptr,  # [num_tokens * top_k, K]
+    a_ptr,  # [num_pairs, N] codes or values
+    a_scale_ptr,  # block: [num_pairs, N / 128]; tensor: [1]; channel: [num_pairs], or None for values
+    w_ptr,  # [E, K, N]
+    w_scale_ptr,  # block: [E, K / 128, N / 128]; tensor: [E]; channel: [E, K]; group: [E, K, N / 128]
+    topk_weights_ptr,  # [num_pairs] if the output is weighted, else None
+    out_ptr,  # [num_pairs, K]
     block_pairs_ptr,
     block_experts_ptr,
     block_rows_ptr,
+    expert_map_ptr,
     num_blocks,
     N,
     K,
-    GROUPED: tl.constexpr,
-    ALIGNED: tl.constexpr,
+    rows_per_expert,
+    SCALING: tl.constexpr,
+    LAYOUT: tl.constexpr,
     SWAP_AB: tl.constexpr,
     EVEN_N: tl.constexpr,
     EVEN_K: tl.constexpr,
@@ -223,10 +257,11 @@ def moe_down_kernel(
     GROUP_SIZE_M: tl.constexpr,
 ):
     """out[pair] = topk_weight[pair] * (a[pair] @ w.T); BLOCK_SIZE_N tiles K, BLOCK_SIZE_K the sum over N."""
-    tl.static_assert(not GROUPED or (BLOCK_SIZE_K == 128 and BLOCK_SIZE_N <= 128), "a step must have one weight scale")
+    tl.static_assert(SCALING != "block" or (BLOCK_SIZE_K == 128 and BLOCK_SIZE_N <= 128), "a step has one weight scale")
+    tl.static_assert(SCALING != "group" or 128 % BLOCK_SIZE_K == 0, "a step has one scale per output channel")
     pid_m, pid_n = tile_of_program(num_blocks, tl.cdiv(K, BLOCK_SIZE_N), GROUP_SIZE_M)
     pair, valid, expert, num_rows = rows_of_block(
-        pid_m, block_pairs_ptr, block_experts_ptr, block_rows_ptr, ALIGNED, BLOCK_SIZE_M
+        pid_m, block_pairs_ptr, block_experts_ptr, block_rows_ptr, expert_map_ptr, rows_per_expert, LAYOUT, BLOCK_SIZE_M
     )
     if num_rows == 0:
         return
@@ -234,15 +269,19 @@ def moe_down_kernel(
     offs_n = pid_n * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N)
     offs_w = offs_n if EVEN_K else tl.where(offs_n < K, offs_n, 0)
     a_ptrs = a_ptr + pair[:, None] * N + offs_k[None, :]
-    a_scale_ptrs = a_scale_ptr + pair * (N // GROUP_SIZE) if GROUPED else a_scale_ptr
+    a_scale_ptrs = a_scale_ptr + pair * (N // GROUP_SIZE) if SCALING == "block" else a_scale_ptr
     w_ptrs = w_ptr + expert * K * N + offs_w[:, None] * N + offs_k[None, :]  # [BLOCK_SIZE_N, BLOCK_SIZE_K]
-    if GROUPED:
+    if SCALING == "block":
         w_scale_ptr += (expert * (K // GROUP_SIZE) + pid_n * BLOCK_SIZE_N // GROUP_SIZE) * (N // GROUP_SIZE)
-    acc = tl.zeros((BLOCK_SIZE_N, BLOCK_SIZE_M) if SWAP_AB else (BLOCK_SIZE_M, BLOCK_SIZE_N), dtype=tl.float32)
+    elif SCALING == "group":
+        w_scale_ptrs = w_scale_ptr + (expert * K + offs_w) * (N // GROUP_SIZE)
+    sum_dtype: tl.constexpr = tl.int32 if a_ptr.dtype.element_ty == tl.int8 else tl.float32
+    acc = tl.zeros((BLOCK_SIZE_N, BLOCK_SIZE_M) if SWAP_AB else (BLOCK_SIZE_M, BLOCK_SIZE_N), dtype=sum_dtype)
     for k in range(0, N, BLOCK_SIZE_K):
-        codes, a_scale = load_tokens(a_ptrs, a_scale_ptrs, offs_k, N - k, GROUPED, EVEN_N)
+        codes, a_scale = load_tokens(a_ptrs, a_scale_ptrs, None, offs_k, N - k, SCALING, EVEN_N)
         w = tl.load(w_ptrs) if EVEN_N else tl.load(w_ptrs, mask=offs_k[None, :] < N - k, other=0.0)
-        if GROUPED:
+        w = w.to(codes.dtype)
+        if SCALING == "block":
             scale = a_scale * tl.load(w_scale_ptr)
             if SWAP_AB:
                 acc += tl.dot(w, tl.trans(codes)) * scale[None, :]
@@ -250,28 +289,28 @@ def moe_down_kernel(
                 acc += tl.dot(codes, tl.trans(w)) * scale[:, None]
             a_scale_ptrs += 1
             w_scale_ptr += 1
+        elif SCALING == "group":
+            scale = tl.load(w_scale_ptrs + k // GROUP_SIZE)
+            if SWAP_AB:
+                acc += tl.dot(w, tl.trans(codes)) * scale[:, None]
+            else:
+                acc += tl.dot(codes, tl.trans(w)) * scale[None, :]
         elif SWAP_AB:
-            acc = tl.dot(w, tl.trans(codes), acc)
+            acc = tl.dot(w, tl.trans(codes), acc, out_dtype=sum_dtype)
         else:
-            acc = tl.dot(codes, tl.trans(w), acc)
+            acc = tl.dot(codes, tl.trans(w), acc, out_dtype=sum_dtype)
         a_ptrs += BLOCK_SIZE_K
         w_ptrs += BLOCK_SIZE_K
     if SWAP_AB:
         acc = tl.trans(acc)
-    weight = tl.load(topk_weights_ptr + pair, mask=valid, other=0.0)
-    if not GROUPED:
+    weight = tl.full((BLOCK_SIZE_M,), 1.0, dtype=tl.float32)
+    if topk_weights_ptr is not None:
+        weight = tl.load(topk_weights_ptr + pair, mask=valid, other=0.0)
+    if SCALING == "tensor":
         weight *= tl.load(a_scale_ptr) * tl.load(w_scale_ptr + expert)
+    elif SCALING == "channel":
+        acc = acc.to(tl.float32) * tl.load(w_scale_ptr + expert * K + offs_w)[None, :]
+        if a_scale_ptr is not None:
+            weight *= tl.load(a_scale_ptr + pair)
     out = (acc * weight[:, None]).to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + pair[:, None] * K + offs_n[None, :], out, mask=valid[:, None] & (offs_n < K)[None, :])
-
-
-@triton.jit
-def moe_sum_kernel(x_ptr, out_ptr, K, top_k: tl.constexpr, BLOCK_SIZE_K: tl.constexpr):
-    """out[token] = sum of x[token, choice] over the choices, in float32 and always in the same order."""
-    token = tl.program_id(0).to(tl.int64)
-    offs_k = tl.program_id(1) * BLOCK_SIZE_K + tl.arange(0, BLOCK_SIZE_K)
-    x_ptrs = x_ptr + token * top_k * K + offs_k
-    total = tl.zeros((BLOCK_SIZE_K,), dtype=tl.float32)
-    for choice in tl.static_range(top_k):
-        total += tl.load(x_ptrs + choice * K, mask=offs_k < K, other=0.0).to(tl.float32)
-    tl.store(out_ptr + token * K + offs_k, total.to(out_ptr.dtype.element_ty), mask=offs_k < K)

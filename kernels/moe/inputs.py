@@ -5,8 +5,8 @@ Under expert parallelism (ep_size > 1) this rank is the first: expert_map [E * e
 its experts and -1 for experts of other ranks, whose pairs contribute nothing here.
 
 Batched activation format: what a rank holds after the tokens were dispatched. Expert e has expert_num_tokens[e] valid
-rows of hidden_states [E, T, K], T = M, from the same routing; the result is per row, neither weighted nor summed, which
-is the finalizing step's work. The padding is never compared.
+rows of hidden_states [E, T, K] from the same routing, T = M rounded up to whole tiles; the result is per row, neither
+weighted nor summed, which is the finalizing step's work. The padding is never compared.
 Source: vLLM, fused_moe/modular_kernel.py (FusedMoEActivationFormat) and determine_expert_map.
 """
 
@@ -22,6 +22,9 @@ MOE_OPTIONS = {
     "apply_router_weight_on_input": ("false", "true"),
 }
 """vLLM's names. With apply_router_weight_on_input a token is weighted before its experts, not after."""
+
+BATCHED_TILE_ROWS = 128
+"""T is a multiple of it, as DeepGEMM's masked GEMM needs: with T below 64 its results were wrong on an H200."""
 
 
 def is_batched(case: Case) -> bool:
@@ -49,9 +52,11 @@ def count_moe_weights(layer: Layer) -> int:
 def make_moe_inputs(case: Case, seed: int, device: torch.device) -> Tensors:
     """Draw hidden states and gating logits ~ N(0, 1); route by a softmax renormalized over the top_k.
 
+    Weights that multiply the input are the sigmoid of their logits instead.
+
     Returns:
         standard: hidden_states [M, K], topk_weights [M, top_k] float32, topk_ids [M, top_k] int32, and under expert
-        parallelism expert_map [E * ep_size] int32; batched: hidden_states [E, M, K], expert_num_tokens [E] int32.
+        parallelism expert_map [E * ep_size] int32; batched: hidden_states [E, T, K], expert_num_tokens [E] int32.
     """
     num_experts, top_k, k, _ = moe_sizes(case.layer)
     global_num_experts = num_experts * case.layer.ep_size
@@ -62,9 +67,13 @@ def make_moe_inputs(case: Case, seed: int, device: torch.device) -> Tensors:
     hidden_states = hidden_states.to(getattr(torch, case.layer.dtype))
     if is_batched(case):
         return dispatch_tokens(hidden_states, topk_ids, num_experts)
+    if weights_input(case):  # as Llama 4 does: renormalized, the weight of a single expert would always be 1
+        topk_weights = logits.gather(-1, topk_ids).sigmoid()
+    else:
+        topk_weights = topk_weights / topk_weights.sum(dim=-1, keepdim=True)
     inputs = {
         "hidden_states": hidden_states,
-        "topk_weights": topk_weights / topk_weights.sum(dim=-1, keepdim=True),
+        "topk_weights": topk_weights,
         "topk_ids": topk_ids.to(torch.int32),
     }
     if case.layer.ep_size > 1:
@@ -77,7 +86,8 @@ def make_moe_inputs(case: Case, seed: int, device: torch.device) -> Tensors:
 def dispatch_tokens(hidden_states: torch.Tensor, topk_ids: torch.Tensor, num_experts: int) -> Tensors:
     """The batched format of hidden_states [M, K] for the first num_experts experts; the padding is zero."""
     num_tokens, k = hidden_states.shape
-    batched = torch.zeros(num_experts, num_tokens, k, dtype=hidden_states.dtype, device=hidden_states.device)
+    num_rows = -(-num_tokens // BATCHED_TILE_ROWS) * BATCHED_TILE_ROWS
+    batched = torch.zeros(num_experts, num_rows, k, dtype=hidden_states.dtype, device=hidden_states.device)
     expert_num_tokens = torch.zeros(num_experts, dtype=torch.int32, device=hidden_states.device)
     for expert in range(num_experts):
         tokens = (topk_ids == expert).any(dim=-1).nonzero().flatten()

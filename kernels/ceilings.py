@@ -1,0 +1,110 @@
+"""What a device does at best, measured: how fast it copies and how fast it multiplies each dtype.
+
+The floor of a kernel follows from it: floor = max(bytes moved / copy rate, operations / GEMM rate of its dtype).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from kernels.requirements import missing_capability
+from kernels.spec import Device
+from kernels.timing import TIMERS, device_of
+
+COPY = "copy"
+GPU_COPY_BYTES = 1 << 30
+"""Of one buffer, as CPU_COPY_BYTES: what caches hold is no matter."""
+CPU_COPY_BYTES = 1 << 26
+GPU_GEMM_SIZE = 8192
+CPU_GEMM_SIZE = 512
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """The best rate that a device was seen at."""
+
+    name: str
+    """"copy", or a dtype and " gemm"."""
+    value: float
+    unit: str
+    """"GB/s" or "TFLOP/s"."""
+
+
+def gemm_name(dtype: str) -> str:
+    """What the rate of a dtype's GEMM is called, e.g. "float8_e4m3fn gemm"."""
+    return f"{dtype} gemm"
+
+
+def measure_ceilings(device: torch.device) -> tuple[Rate, ...]:
+    """Copy and GEMM rates of a device, from the fastest sample of its own timer; what it lacks has no rate.
+
+    On a GPU the timer is `graph`, so that the rates and the kernels' times mean the same.
+    """
+    on_gpu = device.type == "cuda"
+    timer = TIMERS["graph" if on_gpu else "wall"]
+    size_bytes = GPU_COPY_BYTES if on_gpu else CPU_COPY_BYTES
+    size = GPU_GEMM_SIZE if on_gpu else CPU_GEMM_SIZE
+    copied_bytes = 2 * size_bytes  # read and written
+    rates = [Rate(COPY, copied_bytes / min(timer.time(prepare_copy(size_bytes, device))) / 1e3, "GB/s")]
+    for dtype, prepare in prepare_gemms(device_of(device)).items():
+        fastest_us = min(timer.time(prepare(size, device)))
+        rates.append(Rate(gemm_name(dtype), 2 * size**3 / fastest_us / 1e6, "TFLOP/s"))
+    return tuple(rates)
+
+
+def prepare_copy(size_bytes: int, device: torch.device) -> Run:
+    """A copy from one large buffer to another."""
+    source = torch.zeros(size_bytes, dtype=torch.uint8, device=device)
+    target = torch.ones_like(source)
+    return lambda: target.copy_(source)
+
+
+def prepare_gemms(device: Device) -> dict[str, Callable[[int, torch.device], Run]]:
+    """By dtype, how to make a square GEMM ready; only dtypes that the device has."""
+    if device.type != "cuda":
+        return {"bfloat16": prepare_bfloat16, "float32": prepare_float32}
+    since = {
+        "bfloat16": (prepare_bfloat16, (8, 0)),
+        "float8_e4m3fn": (prepare_float8, (8, 9)),
+        "int8": (prepare_int8, (8, 0)),
+    }
+    return {
+        dtype: prepare
+        for dtype, (prepare, capability) in since.items()
+        if missing_capability(device, capability) is None
+    }
+
+
+def draw_matrices(size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two Gaussian matrices, float32: random as the kernels' inputs are, not zeros."""
+    generator = torch.Generator(device=device).manual_seed(0)
+    a, b = (torch.randn(size, size, generator=generator, device=device) for _ in range(2))
+    return a, b
+
+
+def prepare_float32(size: int, device: torch.device) -> Run:
+    """Both row-major."""
+    a, b = draw_matrices(size, device)
+    return lambda: torch.mm(a, b)
+
+
+def prepare_bfloat16(size: int, device: torch.device) -> Run:
+    """Both row-major."""
+    a, b = (matrix.bfloat16() for matrix in draw_matrices(size, device))
+    return lambda: torch.mm(a, b)
+
+
+def prepare_float8(size: int, device: torch.device) -> Run:
+    """One scale per matrix, bfloat16 out; b is column-major, the only layout that torch takes here."""
+    a, b = (matrix.to(torch.float8_e4m3fn) for matrix in draw_matrices(size, device))
+    one = torch.ones((), device=device)
+    return lambda: torch._scaled_mm(a, b.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=True)
+
+
+def prepare_int8(size: int, device: torch.device) -> Run:
+    """int32 out; b is column-major, as in prepare_float8."""
+    a, b = ((32 * matrix).clamp_(-127, 127).to(torch.int8) for matrix in draw_matrices(size, device))
+    return lambda: torch._int_mm(a, b.t())

@@ -1,0 +1,212 @@
+"""The Triton kernels of the fused MoE that work row by row: quantize activations, sum over top_k.
+
+Rows are tokens, pairs (token * top_k + choice), or in the batched format e * T + i. Rows that this rank does not
+compute are neither read nor written: pairs of other ranks' experts, the padding of the batched format.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+# Triton types the arguments of jit functions at the launch.
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels.moe.schemes import GROUP_SIZE as GROUP_SIZE_OF_SCHEMES
+from kernels.moe.schemes import MoeScheme
+
+GROUP_SIZE: tl.constexpr = tl.constexpr(GROUP_SIZE_OF_SCHEMES)
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Which rows the experts of this rank compute."""
+
+    num_rows: int
+    """Pairs, or E * T in the batched format."""
+    top_k: int
+    """Rows per row of hidden_states; 1 in the batched format, where each row has an expert of its own."""
+    topk_ids: torch.Tensor | None = None
+    """[M, top_k] int32; None in the batched format."""
+    topk_weights: torch.Tensor | None = None
+    """[M, top_k] float32; None in the batched format, which is neither weighted nor summed."""
+    expert_map: torch.Tensor | None = None
+    """This rank's number of each expert, -1 for other ranks'; None if it has them all."""
+    expert_num_tokens: torch.Tensor | None = None
+    """[E] int32 in the batched format, else None."""
+    rows_per_expert: int | None = None
+    """T in the batched format, else None."""
+
+    @property
+    def computed(self) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, int | None]:
+        """The arguments of is_computed, all None if every row is."""
+        ids = None if self.expert_map is None else self.topk_ids
+        return ids, self.expert_map, self.expert_num_tokens, self.rows_per_expert
+
+
+@triton.jit
+def is_computed(row, mask, ids_ptr, expert_map_ptr, expert_num_tokens_ptr, rows_per_expert):
+    """Which of the masked rows this rank computes."""
+    if expert_num_tokens_ptr is not None:
+        count = tl.load(expert_num_tokens_ptr + row // rows_per_expert, mask=mask, other=0)
+        mask = mask & (row % rows_per_expert < count)
+    elif expert_map_ptr is not None:
+        expert = tl.load(ids_ptr + row, mask=mask, other=0)
+        mask = mask & (tl.load(expert_map_ptr + expert, mask=mask, other=-1) >= 0)
+    return mask
+
+
+@triton.jit
+def scale_of(amax):
+    """kernels.quantize.fp8.scale_of."""
+    return tl.maximum(amax, 1e-10) / 448.0
+
+
+@triton.jit
+def round_to_fp8(x):
+    """kernels.quantize.fp8.round_to_fp8."""
+    return tl.minimum(tl.maximum(x, -448.0), 448.0).to(tl.float8e4nv)
+
+
+@triton.jit
+def round_to_int8(x):
+    """Half to even, as kernels.quantize.integer: adding 1.5 * 2**23 leaves no bits for a fraction."""
+    x = tl.minimum(tl.maximum(x, -127.0), 127.0)
+    return (x + 12582912.0 - 12582912.0).to(tl.int8)
+
+
+@triton.jit
+def largest_magnitude(x):
+    """max|x|, but at least 1e-10, or NaN if there is one: the bits of magnitudes are ordered as integers, NaN last."""
+    bits = tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 0)
+    return tl.maximum(bits.to(tl.float32, bitcast=True), 1e-10, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def quantize_kernel(
+    x_ptr,
+    weights_ptr,  # [num_rows], multiply a row before it is rounded; or None
+    codes_ptr,
+    scale_ptr,
+    ids_ptr,  # this and the next three: see is_computed
+    expert_map_ptr,
+    expert_num_tokens_ptr,
+    rows_per_expert,
+    num_groups,
+    numel,
+    K,  # None if rows need not be told apart
+    top_k,
+    GROUPED: tl.constexpr,
+    GROUPS: tl.constexpr,
+):
+    """Quantize GROUPS groups of 128 consecutive values, each with its own scale (written) or the static one (read)."""
+    group = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)
+    offs = group[:, None] * GROUP_SIZE + tl.arange(0, GROUP_SIZE)[None, :]  # [GROUPS, 128]
+    mask = offs < numel
+    x_ptrs = x_ptr + offs
+    if K is not None:
+        row = offs // K
+        mask = is_computed(row, mask, ids_ptr, expert_map_ptr, expert_num_tokens_ptr, rows_per_expert)
+        x_ptrs = x_ptr + row // top_k * K + offs % K
+    x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
+    if weights_ptr is not None:
+        x *= tl.load(weights_ptr + row, mask=mask, other=0.0)
+    if GROUPED:
+        scale = scale_of(tl.max(tl.abs(x), 1))
+        tl.store(scale_ptr + group, scale, mask=group < num_groups)
+        codes = round_to_fp8(x / scale[:, None])
+    else:
+        codes = round_to_fp8(x / tl.load(scale_ptr))
+    tl.store(codes_ptr + offs, codes, mask=mask)
+
+
+@triton.jit
+def quantize_rows_kernel(
+    x_ptr,
+    weights_ptr,  # as quantize_kernel's
+    codes_ptr,  # [num_rows, K] float8_e4m3fn or int8
+    scale_ptr,  # [num_rows]
+    ids_ptr,
+    expert_map_ptr,
+    expert_num_tokens_ptr,
+    rows_per_expert,
+    K,
+    top_k,
+    BLOCK_SIZE_K: tl.constexpr,
+):
+    """Quantize one row, all of it at once, with its own scale; a NaN makes the scale NaN, so that it stays visible."""
+    row = tl.program_id(0).to(tl.int64)
+    if not is_computed(row, row >= 0, ids_ptr, expert_map_ptr, expert_num_tokens_ptr, rows_per_expert):
+        return
+    offs = tl.arange(0, BLOCK_SIZE_K)
+    x = tl.load(x_ptr + row // top_k * K + offs, mask=offs < K, other=0.0).to(tl.float32)
+    if weights_ptr is not None:
+        x *= tl.load(weights_ptr + row)
+    amax = largest_magnitude(x)
+    if codes_ptr.dtype.element_ty == tl.int8:
+        scale = amax / 127.0
+        codes = round_to_int8(x / scale)
+    else:
+        scale = amax / 448.0
+        codes = round_to_fp8(x / scale)
+    tl.store(scale_ptr + row, scale)
+    tl.store(codes_ptr + row * K + offs, codes, mask=offs < K)
+
+
+@triton.jit
+def moe_sum_kernel(
+    x_ptr,
+    ids_ptr,
+    expert_map_ptr,  # None if every pair was computed
+    out_ptr,
+    K,
+    top_k: tl.constexpr,
+    BLOCK_SIZE_K: tl.constexpr,
+):
+    """out[token] = sum of x[token, choice] over the choices, in float32 and always in the same order."""
+    token = tl.program_id(0).to(tl.int64)
+    offs_k = tl.program_id(1) * BLOCK_SIZE_K + tl.arange(0, BLOCK_SIZE_K)
+    x_ptrs = x_ptr + token * top_k * K + offs_k
+    total = tl.zeros((BLOCK_SIZE_K,), dtype=tl.float32)
+    for choice in tl.static_range(top_k):
+        mask = offs_k < K
+        if expert_map_ptr is not None:
+            pair = token * top_k + choice
+            mask = mask & is_computed(pair, pair >= 0, ids_ptr, expert_map_ptr, None, None)
+        total += tl.load(x_ptrs + choice * K, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out_ptr + token * K + offs_k, total.to(out_ptr.dtype.element_ty), mask=offs_k < K)
+
+
+def quantize_triton(
+    scheme: MoeScheme, x: torch.Tensor, static_scale: torch.Tensor | None, routing: Routing, weight_rows: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Round activations as the scheme does.
+
+    Args:
+        x: [num_rows, k] 16-bit values, contiguous; with weight_rows [num_rows / top_k, k].
+        static_scale: [1] float32 for scaling "tensor", else None.
+        weight_rows: multiply each pair's copy of its token by the router's weight before it is rounded.
+    Returns:
+        codes [num_rows, k]; scales [num_rows, k / 128] or [num_rows], or static_scale. Rows that are not computed stay
+        unwritten.
+    """
+    k = x.shape[-1]
+    num_rows = routing.num_rows if weight_rows else x.numel() // k
+    weights, top_k = (routing.topk_weights, routing.top_k) if weight_rows else (None, 1)
+    computed = routing.computed if num_rows == routing.num_rows else (None,) * 4  # else rows are tokens
+    codes = torch.empty(num_rows, k, dtype=scheme.activation_dtype, device=x.device)
+    if scheme.rounds_whole_rows:
+        scales = torch.empty(num_rows, device=x.device)
+        block_size = triton.next_power_of_2(k)
+        quantize_rows_kernel[(num_rows,)](
+            x, weights, codes, scales, *computed, k, top_k, block_size, num_warps=min(max(block_size // 512, 1), 8)
+        )
+        return codes, scales
+    num_groups = triton.cdiv(codes.numel(), GROUP_SIZE_OF_SCHEMES)
+    scales = torch.empty(num_rows, k // 128, device=x.device) if static_scale is None else static_scale
+    by_row = (k, top_k) if weight_rows or computed != (None,) * 4 else (None, None)
+    quantize_kernel[(triton.cdiv(num_groups, 16),)](
+        x, weights, codes, scales, *computed, num_groups, codes.numel(), *by_row, static_scale is None, 16
+    )
+    return codes, scales

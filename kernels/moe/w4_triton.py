@@ -1,0 +1,215 @@
+"""The Triton MoE with 4-bit weights: picks a configuration and launches the kernels of round_w4.py and gemm_w4.py.
+
+Two launches to eight: align (none, one or four), round hidden states (unless they stay in 16 bits), gate-up, quantize
+the intermediate (int4), down, sum over top_k (unless it is 1).
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+import triton
+
+from kernels.moe.align import Blocks
+from kernels.moe.fused_triton import find_blocks, gemm_arguments, routing_of
+from kernels.moe.gemm_w4 import w4_down_kernel, w4_gate_up_kernel
+from kernels.moe.inputs import is_batched, moe_sizes, weights_input
+from kernels.moe.round_w4 import round_rows_kernel
+from kernels.moe.rows import Routing, moe_sum_kernel, quantize_triton
+from kernels.moe.schemes import MOE_SCHEMES
+from kernels.spec import Case, Launch, Outputs, Tensors
+
+GROUP_SIZES = {"mxfp4": 32, "nvfp4": 16, "int4": 128}
+FP8_PER_ROW = MOE_SCHEMES["fp8_w8a8_channel"]
+"""How activations are rounded that meet int4."""
+
+
+@dataclass(frozen=True, slots=True)
+class W4Layer:
+    """Weights of a layer as the kernels read them: codes and scales as they are, and factors of whole sums."""
+
+    format: str
+    """"mxfp4", "nvfp4" or "int4"."""
+    rounds_to_fp4: bool
+    """Whether activations are rounded to the weights' FP4 format; those that meet int4 are FP8."""
+    w1: torch.Tensor
+    """[E, 2 N, K / 2] uint8."""
+    w1_scale: torch.Tensor
+    """[E, 2 N, K / group] uint8 (e8m0) or float8_e4m3fn."""
+    w2: torch.Tensor
+    """[E, K, N / 2] uint8."""
+    w2_scale: torch.Tensor
+    """[E, K, N / group], likewise."""
+    w1_factor: torch.Tensor | None = None
+    """int4: [E, 2 N] float32, per channel; nvfp4: [E] float32, one over the global scales; mxfp4: None."""
+    w2_factor: torch.Tensor | None = None
+    """[E, K] or [E], likewise."""
+    a1_global_scale: torch.Tensor | None = None
+    """[1] float32, of hidden states rounded to NVFP4."""
+    a2_global_scale: torch.Tensor | None = None
+    """[1] float32, of the intermediate rounded to NVFP4."""
+
+
+@dataclass(frozen=True, slots=True)
+class W4Config:
+    """Launch configuration of w4_moe_triton."""
+
+    BLOCK_SIZE_M: int
+    """Rows of a block: pairs of one expert."""
+    GATE_UP_BLOCK_SIZE_N: int
+    """Columns of the intermediate per program: twice as many rows of weights."""
+    DOWN_BLOCK_SIZE_N: int
+    """Columns of the output per program."""
+    BLOCK_SIZE_K: int
+    """Step of both sums; 128 with int4."""
+    GROUP_SIZE_M: int
+    """Blocks that share a tile of weights in L2."""
+    num_warps: int
+    num_stages: int
+
+    @property
+    def shared(self) -> dict[str, int]:
+        """What both GEMMs are launched with."""
+        return {
+            "BLOCK_SIZE_M": self.BLOCK_SIZE_M,
+            "BLOCK_SIZE_K": self.BLOCK_SIZE_K,
+            "GROUP_SIZE_M": self.GROUP_SIZE_M,
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+        }
+
+
+def default_config(case: Case, weight_format: str) -> W4Config:
+    """By rows per expert: a few rows read weights and little else, many share what was unpacked for one."""
+    num_experts, top_k, k, n = moe_sizes(case.layer)
+    num_experts *= case.layer.ep_size
+    num_pairs = case.num_tokens * top_k
+    rows = num_pairs / max(num_experts if is_batched(case) else min(num_experts, num_pairs), 1)
+    block_m = 16 if rows <= 16 else 32 if rows <= 32 else 64 if rows <= 128 or weight_format == "int4" else 128
+    even = k % 128 == 0 == n % 128
+    return W4Config(
+        BLOCK_SIZE_M=block_m,
+        GATE_UP_BLOCK_SIZE_N=32 if block_m <= 32 else 64,
+        DOWN_BLOCK_SIZE_N=64 if block_m <= 32 else 128,
+        BLOCK_SIZE_K=128 if even and (block_m <= 32 or weight_format == "int4") else 64,
+        GROUP_SIZE_M=8,
+        num_warps=4 if block_m <= 32 else 8,
+        num_stages=4 if block_m <= 32 else 3,
+    )
+
+
+def w4_moe_triton(layer: W4Layer, inputs: Tensors, config: W4Config, *, on_input: bool) -> torch.Tensor:
+    """The formula of the 4-bit MoE kernels, without leaving the device.
+
+    Args:
+        inputs: as make_moe_inputs makes them, contiguous.
+        on_input: whether the router's weight multiplies the experts' input; batched activations are not weighted.
+    Returns:
+        Like hidden_states.
+    """
+    hidden_states, (num_experts, k, _) = inputs["hidden_states"], layer.w2.shape
+    routing = routing_of(inputs)
+    blocks = find_blocks(inputs, num_experts, config.BLOCK_SIZE_M)
+    weight_rows = on_input and layer.rounds_to_fp4 and routing.topk_weights is not None
+    weight_sums = routing.topk_weights if on_input and not weight_rows else None
+    a, a_scale = round_hidden_states(layer, hidden_states.view(-1, k), routing, weight_rows)
+    h = gate_up_triton(layer, a, a_scale, weight_sums, routing, blocks, config)
+    h_scale = None
+    if layer.format == "int4":
+        h, h_scale = quantize_triton(FP8_PER_ROW, h, None, routing)
+    output_weights = None if on_input else routing.topk_weights
+    by_row = torch.empty(routing.num_rows, k, dtype=hidden_states.dtype, device=h.device)
+    down_triton(layer, h, h_scale, output_weights, by_row, routing, blocks, config)
+    if routing.topk_ids is None or (routing.top_k == 1 and routing.expert_map is None):
+        return by_row.view(hidden_states.shape)
+    out = torch.empty_like(hidden_states)
+    moe_sum_kernel[(out.shape[0], triton.cdiv(k, 1024))](by_row, *routing.computed[:2], out, k, routing.top_k, 1024)
+    return out
+
+
+def round_hidden_states(
+    layer: W4Layer, x: torch.Tensor, routing: Routing, weight_rows: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What the gate-up GEMM reads: FP8 codes and a scale per row (int4), values rounded to FP4, or x as it is.
+
+    Args:
+        x: [rows, K].
+        weight_rows: multiply each pair's copy of its token by the router's weight before it is rounded.
+    """
+    if layer.format == "int4":
+        return quantize_triton(FP8_PER_ROW, x, None, routing)
+    if not layer.rounds_to_fp4:
+        return x, None
+    k = x.shape[1]
+    num_rows, top_k = (routing.num_rows, routing.top_k) if weight_rows else (x.shape[0], 1)
+    computed = routing.computed if num_rows == routing.num_rows else (None,) * 4  # else rows are tokens
+    rounded = torch.empty(num_rows, k, dtype=torch.bfloat16, device=x.device)
+    round_rows_kernel[(num_rows, triton.cdiv(k, 1024))](
+        x, routing.topk_weights if weight_rows else None, layer.a1_global_scale, rounded, *computed, k, top_k,
+        FORMAT=layer.format, GROUP_SIZE=GROUP_SIZES[layer.format], BLOCK_SIZE_K=1024,
+    )  # fmt: skip
+    return rounded, None
+
+
+def gate_up_triton(
+    layer: W4Layer,
+    a: torch.Tensor,
+    a_scale: torch.Tensor | None,
+    weights: torch.Tensor | None,
+    routing: Routing,
+    blocks: Blocks,
+    config: W4Config,
+) -> torch.Tensor:
+    """The intermediate [num_rows, N], rounded to FP4 if activations are.
+
+    Args:
+        a: [rows, K], a row for num_rows / rows pairs in turn.
+        weights: [num_rows] float32 that multiply the sums; they are linear in the input, and so is its FP8 rounding.
+    """
+    k, n = a.shape[1], 2 * layer.w2.shape[2]
+    h = torch.empty(routing.num_rows, n, dtype=torch.bfloat16 if a_scale is not None else a.dtype, device=a.device)
+    block_n = config.GATE_UP_BLOCK_SIZE_N
+    w4_gate_up_kernel[(blocks.max_blocks * triton.cdiv(n, block_n),)](
+        a, a_scale, layer.w1, layer.w1_scale, layer.w1_factor, weights, h, layer.a2_global_scale,
+        *gemm_arguments(routing, blocks), n, k, k // 2,
+        layer.w1_scale.shape[2], routing.num_rows // a.shape[0], routing.rows_per_expert,
+        FORMAT=layer.format, GROUP_SIZE=GROUP_SIZES[layer.format], ROUND_OUT=layer.rounds_to_fp4, LAYOUT=blocks.layout,
+        EVEN_N=n % block_n == 0, EVEN_K=k % config.BLOCK_SIZE_K == 0, BLOCK_SIZE_N=block_n, **config.shared,
+    )  # fmt: skip
+    return h
+
+
+def down_triton(
+    layer: W4Layer,
+    h: torch.Tensor,
+    h_scale: torch.Tensor | None,
+    weights: torch.Tensor | None,
+    by_row: torch.Tensor,
+    routing: Routing,
+    blocks: Blocks,
+    config: W4Config,
+) -> None:
+    """Write the output of every row, by_row [num_rows, K], times weights [num_rows] if given."""
+    n, k = h.shape[1], by_row.shape[1]
+    block_n = config.DOWN_BLOCK_SIZE_N
+    w4_down_kernel[(blocks.max_blocks * triton.cdiv(k, block_n),)](
+        h, h_scale, layer.w2, layer.w2_scale, layer.w2_factor, weights, by_row,
+        *gemm_arguments(routing, blocks), n, k, n // 2,
+        layer.w2_scale.shape[2], routing.rows_per_expert,
+        FORMAT=layer.format, GROUP_SIZE=GROUP_SIZES[layer.format], LAYOUT=blocks.layout,
+        EVEN_N=n % config.BLOCK_SIZE_K == 0, EVEN_K=k % block_n == 0, BLOCK_SIZE_N=block_n, **config.shared,
+    )  # fmt: skip
+
+
+def prepare_w4(case: Case, layer: W4Layer, inputs: Tensors) -> Launch:
+    """Pick the default configuration."""
+    return launch_w4(case, layer, inputs, default_config(case, layer.format))
+
+
+def launch_w4(case: Case, layer: W4Layer, inputs: Tensors, config: W4Config) -> Launch:
+    """The launch with a given configuration: what a tuner times."""
+    on_input = weights_input(case)
+
+    def run() -> Outputs:
+        return (w4_moe_triton(layer, inputs, config, on_input=on_input),)
+
+    return Launch(run, asdict(config))

@@ -1,0 +1,151 @@
+"""Fused mixture of experts with INT4 weights and FP8 activations: an e4m3 scale per 128 columns, one per channel.
+
+    h[t, e] = silu(q(x[t]) @ w1[e, :N].T) * (q(x[t]) @ w1[e, N:].T)
+    out[t]  = sum over the top_k experts e of t: topk_weight[t, e] * (q(h[t, e]) @ w2[e].T)
+
+q() rounds to FP8 e4m3 with one dynamic scale per token. A weight is code * group_scale * channel_scale. E experts, M
+tokens, hidden size K, intermediate size N per rank.
+Source: vLLM, CutlassExpertsW4A8Fp8 and compressed_tensors_moe_w4a8_fp8.py.
+"""
+
+import torch
+
+from kernels.moe.inputs import (
+    MOE_OPTIONS,
+    MOE_SIZES,
+    count_moe_weights,
+    decode_moe,
+    make_moe_inputs,
+    moe_bytes,
+    moe_flops,
+    moe_sizes,
+)
+from kernels.moe.reference import unsupported_torch_moe
+from kernels.moe.vllm_w4 import W4A8_VLLM_PROVIDERS
+from kernels.moe.w4_triton import W4Layer, prepare_w4
+from kernels.moe.w4_weights import (
+    ExpertValues,
+    Factor,
+    check_groups,
+    draw_weights,
+    launch_torch_w4,
+    w4_reference,
+)
+from kernels.quantize.fp8 import quantize_fp8_row
+from kernels.quantize.integer import int4_fp8_values, quantize_int4_fp8
+from kernels.requirements import missing_capability
+from kernels.spec import Case, Device, Kernel, Launch, Layer, Provider, Tensors, Tolerance
+
+W4A8 = "int4_w4a8_fp8"
+GROUP_SIZE = 128
+
+
+def check_layer(layer: Layer) -> None:
+    """Refuse a layer whose matrices do not divide into groups of 128."""
+    check_groups(layer, GROUP_SIZE)
+
+
+def quantize_expert(values: torch.Tensor) -> Tensors:
+    """Codes [n, k / 2] uint8, group scales [n, k / 128] float8_e4m3fn and channel scales [n] float32."""
+    codes, group_scale, channel_scale = quantize_int4_fp8(values, GROUP_SIZE)
+    return {"": codes, "_group_scale": group_scale, "_channel_scale": channel_scale}
+
+
+def make_weights(layer: Layer, seed: int, device: torch.device) -> Tensors:
+    """w1 [E, 2 N, K / 2], w1_group_scale [E, 2 N, K / 128], w1_channel_scale [E, 2 N], w2 and its scales likewise."""
+    check_layer(layer)
+    return draw_weights(layer, seed, device, quantize_expert)
+
+
+def make_inputs(case: Case, weights: Tensors, seed: int, device: torch.device) -> Tensors:
+    """As every MoE kernel's."""
+    return make_moe_inputs(case, seed, device)
+
+
+def values_of(weights: Tensors) -> ExpertValues:
+    """What an expert's codes stand for."""
+
+    def expert_values(name: str, expert: int) -> tuple[torch.Tensor, Factor]:
+        values = int4_fp8_values(weights[name][expert], weights[f"{name}_group_scale"][expert])
+        return values, weights[f"{name}_channel_scale"][expert]
+
+    return expert_values
+
+
+def round_activations(name: str, x: torch.Tensor) -> tuple[torch.Tensor, Factor]:
+    """q()."""
+    codes, scale = quantize_fp8_row(x)
+    return codes.float(), scale
+
+
+def w4a8_moe_reference(case: Case, weights: Tensors, inputs: Tensors) -> torch.Tensor:
+    """The formula of this file in float32; the intermediate stays float32 until q().
+
+    Returns:
+        As moe_reference.
+    """
+    return w4_reference(case, inputs, values_of(weights), round_activations)
+
+
+def bytes_moved(case: Case, inputs: Tensors) -> int:
+    """Codes and scales of the experts that are routed to, hidden states in and out, the routing."""
+    _, _, k, n = moe_sizes(case.layer)
+    return moe_bytes(case, inputs, 3 * n * k // 2 + 3 * n * k // GROUP_SIZE + 4 * (2 * n + k))
+
+
+def prepare_torch(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+    """The weights in bfloat16, which rounds what the channel scales make of them."""
+    return launch_torch_w4(case, weights, inputs, values_of(weights), round_activations)
+
+
+def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+    """The weights as they are."""
+    layer = W4Layer(
+        format="int4",
+        rounds_to_fp4=False,
+        w1=weights["w1"],
+        w1_scale=weights["w1_group_scale"],
+        w2=weights["w2"],
+        w2_scale=weights["w2_group_scale"],
+        w1_factor=weights["w1_channel_scale"],
+        w2_factor=weights["w2_channel_scale"],
+    )
+    return prepare_w4(case, layer, inputs)
+
+
+def unsupported_triton(case: Case, device: Device) -> str | None:
+    """FP8 tensor cores came with sm_89."""
+    return missing_capability(device, (8, 9))
+
+
+KERNEL = Kernel(
+    name="w4a8_moe",
+    title="Fused MoE, INT4 weights and FP8 activations",
+    schemes=(W4A8,),
+    size_names=MOE_SIZES,
+    make_weights=make_weights,
+    make_inputs=make_inputs,
+    reference=w4a8_moe_reference,
+    providers={
+        "torch": Provider(prepare_torch, unsupported_torch_moe, "any"),
+        "triton": Provider(prepare_triton, unsupported_triton, "sm_89+"),
+        **W4A8_VLLM_PROVIDERS,
+    },
+    baseline="torch",
+    tolerance={
+        W4A8: Tolerance(
+            relative_error=0.08,
+            element_error=0.2,
+            share_close=0.99,
+            reason="CUTLASS rounds the product of code and group scale to e4m3: 0.049 to 0.055 in norm when simulated; "
+            "torch rounds gate and up to bfloat16, which moves values to the neighbouring FP8 code: 0.018",
+        ),
+    },
+    flops=moe_flops,
+    bytes_moved=bytes_moved,
+    gemm_dtype={W4A8: "float8_e4m3fn"},
+    decode=decode_moe,
+    num_weights=count_moe_weights,
+    check_layer=check_layer,
+    options=MOE_OPTIONS,
+)
