@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 from flows.cli import set_prefect_defaults
-from tasks.suites import SUITES, GridEntry, Suite
+from tasks.entries import GridEntry, Suite
+from tasks.suites import SUITES
 
 WORK = ("generate weights", "verify", "time")
 """Stages that are the work itself, not its orchestration."""

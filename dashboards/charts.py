@@ -13,6 +13,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from dashboards.rows import Panel, Row, group, is_vllm
 from dashboards.svg import BAD, GOOD, GRID, INK, SURFACE, Mark, Tag, finish_svg
+from dashboards.words import tell_ratio
+from tasks.accuracy import ERROR_JUMP, compare_errors
 from tasks.records import Point, Series, State, Status
 
 WIDTH = 420
@@ -24,6 +26,9 @@ BAR_HEIGHT = 16
 CASE_GAP = 10
 FINE_TICKS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
 OCTAVE_TICKS = tuple(2.0**n for n in range(-12, 13))
+MOST_ERROR_RATIO = 16.0
+"""Where the axis of errors ends: what is further from 1 is drawn there."""
+NIGHT_FORMATS = ("%d %b", "%d %b %Y", "%d %b %H:%M", "%d %b %H:%M:%S")
 
 
 def assign_marks(providers: Iterable[str]) -> dict[str, Mark]:
@@ -122,6 +127,41 @@ def draw_trend(
     return finish_svg(figure, chart_id, label, tags)
 
 
+def draw_errors(
+    rows: Sequence[Row], trends: Mapping[Series, tuple[Point, ...]], marks: Mapping[str, Mark], chart_id: str
+) -> str | None:
+    """The relative error of every series over the nights, as a multiple of its own earlier nights' median.
+
+    The band is what nobody needs to look at; tonight's largest jump of each provider is told in words. None if no
+    series has two nights.
+    """
+    curves = {row: ratios for row in rows if len(ratios := _error_ratios(row, trends.get(row.series, ()))) > 1}
+    if not curves:
+        return None
+    figure, axes = _make_axes(TREND_WIDTH, TREND_HEIGHT, left=46, bottom=26)
+    axes.set_yscale("log", base=2)
+    axes.axhspan(1 / ERROR_JUMP, ERROR_JUMP, color=INK, alpha=0.06, linewidth=0)
+    tags: dict[str, Tag] = {}
+    for n, (row, ratios) in enumerate(curves.items()):
+        _plot_errors(axes, row, ratios, marks[row.provider], f"line-{n}")
+        tags[f"line-{n}"] = Tag(row.provider, tuple(_tell_error(row, *pair) for pair in ratios))
+    jumped = [row for row in curves if row.error_jumped]
+    for row in _furthest_of_each_provider(jumped):
+        slot = marks[row.provider].slot
+        _mark_jump(axes, row, curves[row][-1], marks[row.provider])
+        tags |= {f"{part}-{slot}": Tag(row.provider) for part in ("last", "word")}
+    nights = sorted(point.started_at for ratios in curves.values() for point, _ in ratios)
+    _tick_nights(axes, nights[0], nights[-1])
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, 0.4), max(high, 2.5))
+    axes.yaxis.set_major_locator(FixedLocator([tick for tick in OCTAVE_TICKS if tick / 2 <= MOST_ERROR_RATIO]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tell_ratio(value)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    told = ", ".join(f"{row.provider} at {_tell_jump(row)}" for row in jumped)
+    label = f"Trend of the relative error over the nights, {len(curves)} series; jumps tonight: {told or 'none'}."
+    return finish_svg(figure, chart_id, label, tags)
+
+
 def _make_axes(width: int, height: int, left: int, bottom: int) -> tuple[Figure, Axes]:
     """A figure of width x height pixels with margins in pixels, quiet axes and a grid behind the data."""
     figure = Figure(figsize=(width / 72, height / 72), dpi=72)
@@ -183,6 +223,22 @@ def _plot_trend(axes: Axes, row: Row, points: tuple[Point, ...], mark: Mark) -> 
         _write_beside(axes, f"{medians[-1]:+.0f}%", (nights[-1], medians[-1]), edge, "right", f"word-{mark.slot}")
 
 
+def _plot_errors(axes: Axes, row: Row, ratios: list[tuple[Point, float]], mark: Mark, gid: str) -> None:
+    """One series' error over the nights."""
+    nights = [point.started_at.timestamp() for point, _ in ratios]
+    heights = [_clip_ratio(ratio) for _, ratio in ratios]
+    (line,) = axes.plot(nights, heights, _line_style(row.provider), color=mark.colour, marker=mark.marker)
+    line.set(linewidth=1.2, markersize=5, markeredgecolor=SURFACE, markeredgewidth=0.5, clip_on=False, gid=gid)
+
+
+def _mark_jump(axes: Axes, row: Row, last: tuple[Point, float], mark: Mark) -> None:
+    """The last night of a series whose error jumped, marked and told in words."""
+    at, edge = (last[0].started_at.timestamp(), _clip_ratio(last[1])), BAD if last[1] > 1 else GOOD
+    (point,) = axes.plot(*at, mark.marker, color=mark.colour, markersize=9)
+    point.set(markeredgecolor=edge, markeredgewidth=2, clip_on=False, gid=f"last-{mark.slot}")
+    _write_beside(axes, _tell_jump(row), at, edge, "right", f"word-{mark.slot}")
+
+
 def _write_beside(
     axes: Axes, text: str, point: tuple[float, float], colour: str, anchor: Literal["left", "right"], gid: str
 ) -> None:
@@ -198,6 +254,28 @@ def _percents(points: tuple[Point, ...]) -> list[tuple[float, float, float]]:
     return [
         (100 * (p.median_us / usual - 1), 100 * (p.p20_us / usual - 1), 100 * (p.p80_us / usual - 1)) for p in points
     ]
+
+
+def _error_ratios(row: Row, points: tuple[Point, ...]) -> list[tuple[Point, float]]:
+    """Every night with its error as a multiple of the row's earlier nights; none without earlier nights."""
+    if row.earlier_error is None:
+        return []
+    return [
+        (point, compare_errors(point.relative_error, row.earlier_error))
+        for point in points
+        if point.relative_error is not None
+    ]
+
+
+def _furthest_of_each_provider(rows: Sequence[Row]) -> list[Row]:
+    """The row of each provider whose error is furthest from that of its earlier nights."""
+    by_provider = group(rows, lambda row: row.provider).values()
+    return [max(found, key=lambda row: abs(math.log(_clip_ratio(row.error_ratio or 0.0)))) for found in by_provider]
+
+
+def _clip_ratio(ratio: float) -> float:
+    """Onto the axis of errors."""
+    return min(max(ratio, 1 / MOST_ERROR_RATIO), MOST_ERROR_RATIO)
 
 
 def _tick_tokens(axes: Axes, tokens: list[int]) -> None:
@@ -218,8 +296,10 @@ def _tick_microseconds(axes: Axes) -> None:
 
 
 def _tick_nights(axes: Axes, first: datetime, last: datetime) -> None:
-    """Only the first and the last night are named."""
-    axes.set_xticks([first.timestamp(), last.timestamp()], [f"{first:%d %b}", f"{last:%d %b}"])
+    """Only the first and the last night are named, as shortly as tells them apart."""
+    formats = (form for form in NIGHT_FORMATS if first.strftime(form) != last.strftime(form))
+    form = next(formats, NIGHT_FORMATS[-1])
+    axes.set_xticks([first.timestamp(), last.timestamp()], [first.strftime(form), last.strftime(form)])
     left, right = axes.get_xticklabels()
     left.set_horizontalalignment("left")
     right.set_horizontalalignment("right")
@@ -254,6 +334,19 @@ def _tell_row(row: Row) -> str:
         return f"{row.provider}, {row.case_label}: {row.status}"
     told = f"{row.provider}, {row.case_label}: {row.median_us:.4g} us (p20 {row.p20_us:.4g}, p80 {row.p80_us:.4g})"
     return told + (f", {row.speedup:.2f}\N{MULTIPLICATION SIGN} {row.reference}" if row.speedup is not None else "")
+
+
+def _tell_jump(row: Row) -> str:
+    """Case and ratio."""
+    return f"{row.case_label} {tell_ratio(row.error_ratio or 0.0)}"
+
+
+def _tell_error(row: Row, point: Point, ratio: float) -> str:
+    """What hovering over a point of the errors' trend says."""
+    close = f", {point.share_close:.2%} close" if point.share_close is not None else ""
+    night = f"{point.started_at:%Y-%m-%d %H:%M} UTC"
+    told = f"{row.provider}, {row.case_label}, {night}: relative error {point.relative_error:.3g} ({tell_ratio(ratio)})"
+    return f"{told}{close}, run {point.run_id}"
 
 
 def _tell_point(provider: str, point: Point) -> str:

@@ -1,8 +1,7 @@
 """Rows and charts -> HTML. The templates hold the markup and escape every value; this file prepares what they show."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from importlib import resources
 from itertools import count
@@ -10,9 +9,10 @@ from itertools import count
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from dashboards.charts import draw_latency, draw_speedups, draw_trend
+from dashboards.charts import draw_errors, draw_latency, draw_speedups, draw_trend
 from dashboards.rows import QUIET_STATES, STATE_ORDER, KernelRows, LayerRows, Panel, Row, count_states, group, is_vllm
 from dashboards.svg import Mark, draw_key
+from dashboards.words import tell_change, tell_figure, tell_ratio, tell_size, tell_utc
 from tasks.records import Night
 
 
@@ -26,6 +26,8 @@ class PanelView:
     speedups: Markup | None
     trends: tuple[tuple[str, Markup], ...]
     """(case, chart) of every case with at least two nights."""
+    errors: Markup | None
+    """The relative errors of all cases over the nights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +60,16 @@ def render_index(night: Night, kernels: tuple[KernelRows, ...]) -> str:
         kernels,
         counts=count_states(night.verdicts),
         attention=_list_attention(kernels),
+        jumps=_list_jumps(kernels),
         wall_time=_tell_wall_time(night),
         longest_stage=max([*seconds, 1e-9]),
         hosts=night.hosts,
+        ceilings={host.host_id: [c for c in night.ceilings if c.host_id == host.host_id] for host in night.hosts},
         receipts=night.receipts,
     )
 
 
-def render_kernel(
-    night: Night, kernels: tuple[KernelRows, ...], kernel: KernelRows, marks: Mapping[str, Mark], baseline: str
-) -> str:
+def render_kernel(night: Night, kernels: tuple[KernelRows, ...], kernel: KernelRows, marks: Mapping[str, Mark]) -> str:
     """The page of one kernel: charts, trends and the table of every layer."""
     numbers = count()
     providers = sorted({row.provider for row in kernel.rows})
@@ -79,7 +81,6 @@ def render_kernel(
         kernel=kernel,
         layers=[_view_layer(layer, kernel, marks, numbers) for layer in kernel.layers],
         legend={name: Markup(draw_key(marks[name], dashed=is_vllm(name))) for name in providers},
-        baseline=baseline,
         first_night=all(len(points) < 2 for points in kernel.trends.values()),
     )
 
@@ -102,7 +103,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": _tell_figure, "change": _tell_change, "size": _tell_size, "utc": _tell_utc}
+    environment.filters |= {"figure": tell_figure, "change": tell_change, "size": tell_size, "utc": tell_utc}
+    environment.filters |= {"ratio": tell_ratio}
     return environment
 
 
@@ -127,19 +129,36 @@ def _view_panel(panel: Panel, title: str, kernel: KernelRows, marks: Mapping[str
             trends.append((label, Markup(svg)))
     latency = draw_latency(panel, marks, f"{chart_id}l")
     speedups = draw_speedups(panel, marks, f"{chart_id}s")
-    return PanelView(title, Markup(latency) if latency else None, Markup(speedups) if speedups else None, tuple(trends))
+    errors = draw_errors(panel.rows, kernel.trends, marks, f"{chart_id}e")
+    return PanelView(title, _trust(latency), _trust(speedups), tuple(trends), _trust(errors))
+
+
+def _trust(svg: str | None) -> Markup | None:
+    """A chart is markup of our own."""
+    return Markup(svg) if svg else None
 
 
 def _list_attention(kernels: tuple[KernelRows, ...]) -> list[Attention]:
     """Every row that is neither same nor new nor unsupported, worst state first."""
-    found = [
+    found = _list_rows(kernels, lambda row: row.state is not None and row.state not in QUIET_STATES)
+    return sorted(found, key=lambda item: STATE_ORDER.index(item.row.verdict.state) if item.row.verdict else 0)
+
+
+def _list_jumps(kernels: tuple[KernelRows, ...]) -> list[Attention]:
+    """Every row that is still within tolerance, with another error than before, largest growth first."""
+    found = _list_rows(kernels, lambda row: row.error_jumped)
+    return sorted(found, key=lambda item: item.row.error_ratio or 0.0, reverse=True)
+
+
+def _list_rows(kernels: tuple[KernelRows, ...], wanted: Callable[[Row], bool]) -> list[Attention]:
+    """The wanted rows of all kernels, with the link to their layer."""
+    return [
         Attention(kernel.name, layer, row, f"kernel-{kernel.slug}.html#{layer.anchor}")
         for kernel in kernels
         for layer in kernel.layers
         for row in layer.rows
-        if row.state is not None and row.state not in QUIET_STATES
+        if wanted(row)
     ]
-    return sorted(found, key=lambda item: STATE_ORDER.index(item.row.verdict.state) if item.row.verdict else 0)
 
 
 def _tell_wall_time(night: Night) -> str:
@@ -148,28 +167,3 @@ def _tell_wall_time(night: Night) -> str:
         return "not finished"
     seconds = round((night.run.finished_at - night.run.started_at).total_seconds())
     return f"{seconds // 3600} h {seconds % 3600 // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"
-
-
-def _tell_figure(value: float | None) -> str:
-    """Four significant digits without an exponent, "" for None."""
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _tell_change(value: float | None) -> str:
-    """A relative change in percent, "" for None."""
-    return "" if value is None else f"{value:+.1%}"
-
-
-def _tell_size(size_bytes: int) -> str:
-    """Bytes in the largest unit that keeps a figure before the point."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size_bytes >= factor:
-            return f"{size_bytes / factor:.2f} {unit}"
-    return f"{size_bytes} B"
-
-
-def _tell_utc(moment: datetime) -> str:
-    """Date and minute, UTC."""
-    return f"{moment:%Y-%m-%d %H:%M} UTC"

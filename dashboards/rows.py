@@ -1,16 +1,14 @@
-"""A Night arranged for reading: kernel -> layer -> panel (one set of axes) -> row (one provider on one case)."""
+"""The records of a night arranged for reading: a row is one provider on one case (dashboards/arrangement.py)."""
 
 import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar
 
-import numpy as np
-
-from kernels.spec import Layer
-from tasks.records import Measurement, Night, Point, Series, State, Status, Verdict
+from tasks.accuracy import compare_errors, is_jump
+from tasks.records import Measurement, Point, Series, State, Status, Verdict
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -49,8 +47,14 @@ class Row:
     p80_us: float | None = None
     reference: str = ""
     """The fastest vLLM provider of the case, else the kernel's baseline; "" if neither ran."""
-    speedup: float | None = None
-    """Median of the reference / median of this row: above 1 is faster than the reference."""
+    speedup_over_vllm: float | None = None
+    """Median of the fastest vLLM provider / median of this row: above 1 is faster; None where either was not timed."""
+    speedup_over_baseline: float | None = None
+    """The same against the kernel's baseline."""
+    floor_us: float | None = None
+    """Least time of the case on this host (tasks/floors.py); None where a ceiling was not measured."""
+    earlier_error: float | None = None
+    """Median of the earlier nights' relative errors; None without history."""
 
     @property
     def provider(self) -> str:
@@ -71,6 +75,11 @@ class Row:
         return f"M={self.num_tokens} {self.options}".strip() if self.num_tokens else self.series.case_key
 
     @property
+    def speedup(self) -> float | None:
+        """Against the reference."""
+        return self.speedup_over_baseline if self.speedup_over_vllm is None else self.speedup_over_vllm
+
+    @property
     def tflops(self) -> float | None:
         """Tera floating-point operations per second at the median."""
         if self.measurement is None or not self.median_us:
@@ -84,6 +93,28 @@ class Row:
             return None
         return self.measurement.check.bytes_moved / self.median_us / 1e3
 
+    @property
+    def share_of_floor(self) -> float | None:
+        """Floor / median: 1 is as fast as the device allows."""
+        return self.floor_us / self.median_us if self.floor_us and self.median_us else None
+
+    @property
+    def relative_error(self) -> float | None:
+        return self.measurement.check.relative_error if self.measurement else None
+
+    @property
+    def error_ratio(self) -> float | None:
+        """Tonight's relative error over that of the earlier nights, None without either."""
+        if self.relative_error is None or self.earlier_error is None:
+            return None
+        return compare_errors(self.relative_error, self.earlier_error)
+
+    @property
+    def error_jumped(self) -> bool:
+        """Within tolerance, and still another error than on the earlier nights."""
+        ratio = self.error_ratio
+        return self.status == Status.OK and ratio is not None and is_jump(ratio)
+
 
 @dataclass(frozen=True, slots=True)
 class Panel:
@@ -96,6 +127,27 @@ class Panel:
 
 
 @dataclass(frozen=True, slots=True)
+class Footprint:
+    """Memory of a layer's weights beside that of as many weights of 16 bits."""
+
+    size_bytes: int
+    """As generated: quantized weights with their scales."""
+    num_weights: int
+
+    @property
+    def unquantized_bytes(self) -> int:
+        return 2 * self.num_weights
+
+    @property
+    def saved_bytes(self) -> int:
+        return self.unquantized_bytes - self.size_bytes
+
+    @property
+    def times_smaller(self) -> float:
+        return self.unquantized_bytes / self.size_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class LayerRows:
     """A layer with its panels, in the order of the measurements."""
 
@@ -104,6 +156,8 @@ class LayerRows:
     scheme: str
     """"" for a layer that is only known from an earlier night."""
     sizes: str
+    footprint: Footprint | None
+    """None for a layer without weights, or whose kernel is no longer in the code."""
     panels: tuple[Panel, ...]
 
     @property
@@ -123,6 +177,8 @@ class KernelRows:
     name: str
     title: str
     """"" for a kernel that is no longer in the code."""
+    baseline: str
+    """Provider that speed-ups are told against where no vLLM provider ran; "" as title."""
     layers: tuple[LayerRows, ...]
     trends: Mapping[Series, tuple[Point, ...]] = field(hash=False)
     """History of the kernel's series, oldest night first."""
@@ -147,96 +203,6 @@ def count_states(verdicts: Iterable[Verdict]) -> dict[State, int]:
     """Count verdicts by state, worst first, states that did not occur left out."""
     counts = Counter(verdict.state for verdict in verdicts)
     return {state: counts[state] for state in STATE_ORDER if counts[state]}
-
-
-def arrange_night(night: Night, describe: Callable[[str], tuple[str, str]]) -> tuple[KernelRows, ...]:
-    """Arrange a night by kernel, layer and panel.
-
-    Args:
-        describe: kernel name -> its (title, baseline provider), ("", "") for a kernel that is no longer in the code.
-    """
-    layers = {m.check.case.layer.key: m.check.case.layer for m in night.measurements}
-    kernels = []
-    for name, rows in group(collect_rows(night), lambda row: row.series.case_key.partition("/")[0]).items():
-        title, baseline = describe(name)
-        by_layer = group(compare_rows(rows, baseline), lambda row: row.layer_key)
-        kernels.append(
-            KernelRows(
-                name=name,
-                title=title,
-                layers=tuple(arrange_layer(key, layers.get(key), found) for key, found in by_layer.items()),
-                trends={row.series: night.trends[row.series] for row in rows if row.series in night.trends},
-            )
-        )
-    return tuple(kernels)
-
-
-def arrange_layer(key: str, layer: Layer | None, rows: list[Row]) -> LayerRows:
-    """Split the rows of a layer into panels; a layer that was not measured is known by its key alone."""
-    panels = group(rows, lambda row: (row.options, row.series.device_name, row.series.timer))
-    return LayerRows(
-        key=key,
-        label=layer.label if layer else key.partition("/")[2].rpartition("/")[0] or key,
-        scheme=layer.scheme if layer else "",
-        sizes=", ".join(f"{name} {size}" for name, size in layer.sizes.items()) if layer else "",
-        panels=tuple(
-            Panel(*axes, rows=tuple(sorted(found, key=lambda row: row.num_tokens))) for axes, found in panels.items()
-        ),
-    )
-
-
-def collect_rows(night: Night) -> list[Row]:
-    """One row per measurement, in their order, then one per verdict on a series that was not measured."""
-    verdicts = {verdict.series: verdict for verdict in night.verdicts}
-    measured = {measurement.series for measurement in night.measurements}
-    rows = [make_row(m.series, m, verdicts.get(m.series)) for m in night.measurements]
-    return rows + [make_row(series, None, verdict) for series, verdict in verdicts.items() if series not in measured]
-
-
-def make_row(series: Series, measurement: Measurement | None, verdict: Verdict | None) -> Row:
-    """Read the case off the series' key and the quantiles off the samples."""
-    layer_key, _, tail = series.case_key.rpartition("/num_tokens=")
-    tokens, *options = tail.split("/")
-    row = Row(
-        series=series,
-        layer_key=layer_key or series.case_key,
-        num_tokens=int(tokens) if tokens.isdigit() else 0,
-        options=" ".join(option.partition("=")[2] for option in options),
-        measurement=measurement,
-        verdict=verdict,
-    )
-    if measurement is None or not measurement.samples_us:
-        return row
-    p20, p80 = np.percentile(measurement.samples_us, (20, 80))
-    return replace(row, median_us=measurement.median_us, p20_us=float(p20), p80_us=float(p80))
-
-
-def compare_rows(rows: list[Row], baseline: str) -> list[Row]:
-    """Give every row its reference and its speed-up against it; only rows of one case, device and timer compare."""
-    by_case = group(rows, same_case)
-    references = {case: find_reference(found, baseline) for case, found in by_case.items()}
-    compared = []
-    for row in rows:
-        reference = references[same_case(row)]
-        if reference is not None and reference.median_us is not None:
-            speedup = reference.median_us / row.median_us if row.median_us else None
-            compared.append(replace(row, reference=reference.provider, speedup=speedup))
-        else:
-            compared.append(row)
-    return compared
-
-
-def same_case(row: Row) -> tuple[str, str, str]:
-    """What two rows must share to be compared."""
-    return row.series.case_key, row.series.device_name, row.series.timer
-
-
-def find_reference(rows: list[Row], baseline: str) -> Row | None:
-    """The fastest vLLM provider of a case, else the baseline, else None."""
-    timed = [row for row in rows if row.status == Status.OK and row.median_us]
-    vllm = [row for row in timed if is_vllm(row.provider)]
-    candidates = vllm or [row for row in timed if row.provider == baseline]
-    return min(candidates, key=lambda row: row.median_us or 0.0, default=None)
 
 
 def is_vllm(provider: str) -> bool:

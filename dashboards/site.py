@@ -7,20 +7,27 @@ import re
 import shutil
 from pathlib import Path
 
+from dashboards.arrangement import arrange_night
 from dashboards.charts import assign_marks
 from dashboards.pages import render_index, render_kernel
-from dashboards.rows import KernelRows, Row, arrange_night
-from kernels.errors import KernelError
-from kernels.registry import find_kernel
+from dashboards.rows import KernelRows, Row
 from tasks.errors import UsageError
 from tasks.records import Night
 
 COLUMNS = (
     *("run_id", "case_key", "provider", "device", "timer", "num_tokens", "options", "status", "reason"),
-    *("median_us", "p20_us", "p80_us", "num_samples", "reference", "speedup", "tflops", "gbytes_per_second"),
-    *("relative_error", "share_close", "state", "evidence", "baseline_us", "relative_change"),
+    *("median_us", "p20_us", "p80_us", "num_samples", "reference", "speedup", "speedup_over_baseline"),
+    *("speedup_over_vllm", "tflops", "gbytes_per_second"),
+    *("floor_us", "share_of_floor", "relative_error", "earlier_error", "error_ratio", "share_close"),
+    *("state", "evidence", "baseline_us", "relative_change"),
 )
 """Columns of data-<name>.csv."""
+OF_THE_ROW = (
+    *("num_tokens", "options", "status", "median_us", "p20_us", "p80_us", "reference", "speedup"),
+    *("speedup_over_baseline", "speedup_over_vllm", "tflops", "gbytes_per_second"),
+    *("floor_us", "share_of_floor", "relative_error", "earlier_error", "error_ratio", "state"),
+)
+"""Those that a row has by the same name."""
 FILE_NAME = re.compile(r"index\.html|kernel-[\w-]+\.html|data-[\w-]+\.csv")
 """What render_site calls its files; write_site removes nothing else."""
 
@@ -49,23 +56,13 @@ def write_site(night: Night, out: Path) -> Path:
 
 def render_site(night: Night) -> dict[str, str]:
     """Every file of the site by name; the same night gives the same bytes."""
-    kernels = arrange_night(night, describe_kernel)
+    kernels = arrange_night(night)
     marks = assign_marks(row.provider for kernel in kernels for row in kernel.rows)
     files = {"index.html": render_index(night, kernels)}
     for kernel in kernels:
-        baseline = describe_kernel(kernel.name)[1]
-        files[f"kernel-{kernel.slug}.html"] = render_kernel(night, kernels, kernel, marks, baseline)
+        files[f"kernel-{kernel.slug}.html"] = render_kernel(night, kernels, kernel, marks)
         files[f"data-{kernel.slug}.csv"] = render_csv(night.run.run_id, kernel)
     return files
-
-
-def describe_kernel(name: str) -> tuple[str, str]:
-    """Title and baseline of a kernel; ("", "") if it is gone, as an old night may know more kernels."""
-    try:
-        kernel = find_kernel(name)
-    except KernelError:
-        return "", ""
-    return kernel.title, kernel.baseline
 
 
 def render_csv(run_id: str, kernel: KernelRows) -> str:
@@ -86,12 +83,11 @@ def _tell_row(run_id: str, row: Row) -> dict[str, object]:
         "device": row.series.device_name,
         "timer": row.series.timer,
     }
-    for name in ("num_tokens", "options", "status", "median_us", "p20_us", "p80_us", "reference", "speedup"):
+    for name in OF_THE_ROW:
         line[name] = getattr(row, name)
-    line |= {"tflops": row.tflops, "gbytes_per_second": row.gbytes_per_second, "state": row.state}
     if row.measurement:
         check = row.measurement.check
-        line |= {"reason": check.reason, "relative_error": check.relative_error, "share_close": check.share_close}
+        line |= {"reason": check.reason, "share_close": check.share_close}
         line["num_samples"] = len(row.measurement.samples_us)
     if row.verdict:
         verdict = row.verdict

@@ -15,14 +15,18 @@ EXAMPLES = """\
 examples:
   kernel-nightly run                                          the nightly suite on a GPU, the smoke suite without one
   kernel-nightly run --model Mixtral-8x7B --tp-size 2 --batch-size 1 64 --provider triton vllm-triton-default
+  kernel-nightly run --suite benchmark_moe --model Qwen3-30B-A3B --timer graph eager
   kernel-nightly run --run-id 20261120T220000Z                resume a run that was killed
   kernel-nightly list providers
   kernel-nightly show                                         the newest run as a table
+  kernel-nightly show --table throughput                      TFLOP/s by batch size and provider
   kernel-nightly site --open
 
 exit codes: 0 nothing to report, 1 a series is SLOW, WRONG, FAILED or MISSING, 2 bad input, 3 the run did not finish
 """
-LISTINGS = ("models", "kernels", "providers", "schemes", "suites", "runs")
+LISTINGS = ("models", "kernels", "providers", "schemes", "options", "timers", "coverage", "suites", "runs")
+TABLES = ("times", "throughput", "bandwidth", "speedup", "memory", "all")
+"""What `show --table` prints; flows/tables.py."""
 SAVE_DIR = Path("results")
 
 
@@ -37,6 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_save_dir(listing)
     show = commands.add_parser("show", help="print a run: every case, provider, time and verdict")
     show.add_argument("run_id", nargs="?", default="", help="default: the newest run")
+    show.add_argument("--table", choices=TABLES, help="batch sizes x providers, as vLLM's scripts print them")
     _add_source(show)
     site = commands.add_parser("site", help="draw the site of a run")
     site.add_argument("run_id", nargs="?", default="", help="default: the newest run")
@@ -76,8 +81,24 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         dest="batch_sizes",
         help="numbers of tokens (M)",
     )
-    what.add_argument("--limit-k", nargs="+", type=int, default=[], help="keep layers with these hidden sizes (K)")
-    what.add_argument("--limit-n", nargs="+", type=int, default=[], help="keep these intermediate sizes per rank (N)")
+    what.add_argument(
+        "--option",
+        "--options",
+        nargs="+",
+        default=[],
+        dest="options",
+        metavar="NAME=VALUE",
+        help="values of a case's options: activation_format=standard activation_format=batched",
+    )
+    what.add_argument(
+        "--timer", "--timers", nargs="+", default=[], dest="timers", help="graph, eager (GPU) or wall (CPU)"
+    )
+    what.add_argument(
+        "--limit-k", nargs="+", type=int, default=[], help="keep layers with these hidden sizes or input features (K)"
+    )
+    what.add_argument(
+        "--limit-n", nargs="+", type=int, default=[], help="keep these intermediate sizes or output features a rank (N)"
+    )
     what.add_argument("--kernel", "--only", nargs="+", default=[], dest="kernels", help="keep these kernels")
     what.add_argument("--provider", "--providers", nargs="+", default=[], dest="providers", help="keep these providers")
     what.add_argument("--scheme", "--schemes", nargs="+", default=[], dest="schemes", help="keep these schemes")
@@ -102,6 +123,8 @@ def read_selection(arguments: argparse.Namespace) -> Selection:
         enable_expert_parallel=arguments.enable_expert_parallel,
         dtype=arguments.dtype,
         batch_sizes=tuple(arguments.batch_sizes),
+        options=tuple(arguments.options),
+        timers=tuple(arguments.timers),
         limit_k=tuple(arguments.limit_k),
         limit_n=tuple(arguments.limit_n),
         kernels=tuple(arguments.kernels),

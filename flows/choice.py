@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import pynvml
 
+from tasks.entries import Suite
 from tasks.errors import UsageError
-from tasks.suites import Suite, find_suite
+from tasks.suites import find_suite
 
 DEVICES = ("auto", "cuda", "cpu")
 

@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
     selection = read_selection(arguments)
     chosen = choose_suite(arguments.suite, arguments.device, arguments.address)
-    cases.plan_units(chosen.suite, cases.resolve_shapes(chosen.suite, selection), selection)
+    cases.plan_units(chosen.suite, cases.resolve_shapes(chosen.suite, selection), selection, chosen.device_type)
     set_prefect_defaults()
     with Store.open(arguments.save_dir) as store:
         run_to_be = new_run(chosen.suite.name, selection, chosen.device_type, arguments.seed, arguments.run_id)
@@ -113,10 +113,14 @@ def set_prefect_defaults() -> None:
 def show(arguments: argparse.Namespace, console: Console) -> int:
     """Print a run as tables."""
     from flows.report import exit_code, print_report
+    from flows.tables import print_tables
 
     with closing(open_source(arguments)) as store:
         night = store.night(arguments.run_id)
-    print_report(console, night)
+    if arguments.table:
+        print_tables(console, night, arguments.table)
+    else:
+        print_report(console, night)
     return exit_code(night)
 
 

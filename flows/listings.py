@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+from flows.coverage import coverage_lines
 from kernels.registry import kernels
+from kernels.timing import TIMERS
 from tasks.shapes import list_models
 from tasks.store import Store
 from tasks.suites import SUITES
 
 
 def list_lines(what: str, save_dir: Path) -> list[str]:
-    """One line per model, kernel, provider, scheme, suite or stored run."""
+    """One line per model, kernel, provider, scheme, option, timer, suite or stored run; "coverage" is a table."""
     registry = kernels()
     match what:
         case "models":
@@ -20,6 +22,13 @@ def list_lines(what: str, save_dir: Path) -> list[str]:
             return [f"{kernel.name}: {name}" for kernel in registry.values() for name in kernel.providers]
         case "schemes":
             return [f"{kernel.name}: {scheme}" for kernel in registry.values() for scheme in kernel.schemes]
+        case "options":
+            options = {(name, values) for kernel in registry.values() for name, values in kernel.options.items()}
+            return [f"{name}: {', '.join(values)}" for name, values in sorted(options)]
+        case "timers":
+            return [f"{timer.name} ({timer.device_type}): {timer.description}" for timer in TIMERS.values()]
+        case "coverage":
+            return coverage_lines()
         case "suites":
             return [f"{suite.name}: {suite.description}" for suite in SUITES.values()]
         case _:

@@ -18,6 +18,7 @@ from tasks.stages import (
     generate_weights,
     judge,
     list_cases,
+    measure_ceilings,
     persist,
     resolve_shapes,
     retune_stale_configs,
@@ -61,7 +62,7 @@ def nightly(
     console = Console()
     chosen = choose_suite(suite, device, address)
     shapes = resolve_shapes(chosen.suite, selection)
-    plan = list_cases(chosen.suite, shapes, selection)
+    plan = list_cases(chosen.suite, shapes, selection, chosen.device_type)
     run = new_run(chosen.suite.name, selection, chosen.device_type, seed, run_id)
     with open_session(run, plan, chosen.device_type, save_dir, address, console) as session:
         shared_out = session.workers.share_out(session.units)
@@ -76,9 +77,11 @@ def nightly(
 
 @task(name="measure unit", task_run_name="{unit.layer.kernel} {unit.layer.label}", cache_policy=NO_CACHE)
 def measure_unit(session: Session, unit: WorkUnit, worker: Worker) -> None:
-    """Weights, checks and times of one unit, on one worker, into the store."""
+    """Weights, checks and times of one unit, on one worker, into the store; before a worker's first, its ceilings."""
     with session.workers.returning(worker):
         bench = UnitBench(worker, unit, session.run.seed)
+        if session.lacks_ceilings(bench.host):
+            measure_ceilings(session, bench)
         receipt = generate_weights(session, bench)
         checks = verify(session, bench)
         measurements = time_providers(session, bench, checks)

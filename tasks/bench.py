@@ -9,6 +9,7 @@ import os
 
 import torch
 
+from kernels.ceilings import Rate, measure_ceilings
 from kernels.registry import find_kernel
 from kernels.spec import Case, Kernel, Layer, Tensors, Tolerance
 from kernels.timing import TIMERS, erasing, poison_memory, synchronize
@@ -61,6 +62,13 @@ class Bench:
         """The environment of this worker."""
         return self._host
 
+    def ceilings(self) -> tuple[Rate, ...]:
+        """What the device does at best, measured now."""
+        try:
+            return measure_ceilings(self._device)
+        finally:
+            self.drop_case()  # the memory that was measured with is the layers' again
+
     def load_layer(self, layer: Layer, seed: int) -> WeightsReceipt:
         """Generate the layer's weights and keep them, instead of those of the layer before."""
         self.drop_case()
@@ -78,15 +86,14 @@ class Bench:
         inputs = self._make_inputs(kernel, case)
         if self._reference is None:
             self._reference = kernel.reference(case, self._weights, inputs)
+        tolerance = kernel.tolerance_of(provider, case.layer.scheme)
         launch = kernel.providers[provider].prepare(case, self._weights, inputs)
         poison_memory(self._reference.numel() * 4, self._device)
         outputs = launch.run()
         synchronize(self._device)
         with erasing(outputs):
-            error, share_close = compare(
-                kernel.decode(case, inputs, outputs), self._reference, kernel.tolerance[case.layer.scheme]
-            )
-        status, reason = judge_output(error, share_close, kernel.tolerance[case.layer.scheme])
+            error, share_close = compare(kernel.decode(case, inputs, outputs), self._reference, tolerance)
+        status, reason = judge_output(error, share_close, tolerance)
         return Check(
             case=case,
             provider=provider,

@@ -1,20 +1,20 @@
 """From a suite, and what the command line asks for, to units of work.
 
---model, --tp-size and --batch-size replace what the suite has, as vLLM's scripts do: with --model every kernel of the
-suite runs on the given models. Every other option narrows.
+--model, --tp-size, --batch-size, --option and --timer replace what the suite has, as vLLM's scripts do: with --model
+everything that the suite runs, runs on the given models. Every other option narrows.
 """
 
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from kernels.errors import ShapeError
 from kernels.spec import Case, Kernel, Layer
+from tasks.entries import GridEntry, KernelEntry, ModelEntry, Options, Suite
 from tasks.errors import UnknownNameError, UsageError
 from tasks.records import ModelShape, WorkUnit
-from tasks.shapes import DTYPES, find_vendored, resolve_model_shape
-from tasks.suites import GridEntry, KernelEntry, ModelEntry, Suite
+from tasks.shapes import DTYPES, find_vendored, resolve_model_shapes
 
 _T = TypeVar("_T", bound=Hashable)
 
@@ -31,10 +31,14 @@ class Selection:
     dtype: str = "auto"
     batch_sizes: tuple[int, ...] = ()
     """Replace the suite's."""
+    options: tuple[str, ...] = ()
+    """NAME=VALUE each: replace the suite's values of an option, where a kernel has it."""
+    timers: tuple[str, ...] = ()
+    """Replace the suite's."""
     limit_k: tuple[int, ...] = ()
-    """Keep layers of these hidden sizes (K)."""
+    """Keep layers of these hidden sizes, or input features of a linear layer per rank (K)."""
     limit_n: tuple[int, ...] = ()
-    """Keep layers of these intermediate sizes per rank (N)."""
+    """Keep layers of these intermediate sizes, or output features of a linear layer, per rank (N)."""
     kernels: tuple[str, ...] = ()
     providers: tuple[str, ...] = ()
     schemes: tuple[str, ...] = ()
@@ -72,43 +76,59 @@ class _Candidate:
     """Every size known of the layer, also those its kernel does not take."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Parallelism:
+    """How a model is split over ranks."""
+
+    tp_size: int
+    enable_expert_parallel: bool
+
+
 def resolve_shapes(suite: Suite, selection: Selection) -> tuple[ModelShape, ...]:
     """The model shapes of the suite, or those that the selection puts in their place."""
     shapes = (
-        resolve_model_shape(
+        resolve_model_shapes(
             model,
-            tp_size,
-            enable_expert_parallel=selection.enable_expert_parallel,
+            parallelism.tp_size,
+            enable_expert_parallel=parallelism.enable_expert_parallel,
             dtype=selection.dtype,
             trust_remote_code=selection.trust_remote_code,
             model_prefix=selection.model_prefix,
             allow_download=selection.allow_download,
         )
-        for model, tp_size in _list_model_tp_sizes(suite, selection)
+        for model, parallelism in _list_models(suite, selection)
     )
-    return _unique(shapes)
+    return _unique(itertools.chain.from_iterable(shapes))
 
 
 def plan_units(
-    suite: Suite, shapes: tuple[ModelShape, ...], selection: Selection, registry: Mapping[str, Kernel] | None = None
+    suite: Suite,
+    shapes: tuple[ModelShape, ...],
+    selection: Selection,
+    device_type: str,
+    registry: Mapping[str, Kernel] | None = None,
 ) -> Plan:
     """One unit per kernel, layer and scheme, with all its cases; needs no device.
 
     Args:
         shapes: as `resolve_shapes` gives them for the same suite and selection.
+        device_type: "cuda" or "cpu": which timers there are.
         registry: kernels by name; by default every kernel there is.
     Raises:
-        UnknownNameError: no such kernel, provider or scheme; UsageError: a filter leaves nothing;
+        UnknownNameError: no such kernel, provider, scheme, option, value or timer; UsageError: a filter leaves nothing,
+        or a timer is of another device;
         ShapeError: a combination asked for by scheme does not fit, or nothing fits on one of the shapes.
     """
     known = _find_kernels() if registry is None else registry
     _check_names(selection, known)
+    timers = _choose_timers(suite, selection, device_type)
+    options = _read_options(selection, known)
     candidates = tuple(_list_candidates(suite, shapes, selection, known))
     if not candidates:
         raise UsageError(f"suite {suite.name} has no layer for the models given; give --model, or another suite")
     candidates, unmatched = _narrow(suite, candidates, selection)
     fitting, unfit = _drop_unfit(candidates, selection)
-    return Plan(_make_units(fitting, selection), (*unmatched, *unfit))
+    return Plan(_make_units(fitting, selection, options, timers), (*unmatched, *unfit))
 
 
 def _find_kernels() -> Mapping[str, Kernel]:
@@ -117,14 +137,37 @@ def _find_kernels() -> Mapping[str, Kernel]:
     return kernels()
 
 
-def _list_model_tp_sizes(suite: Suite, selection: Selection) -> Iterator[tuple[str, int]]:
+def _choose_timers(suite: Suite, selection: Selection, device_type: str) -> tuple[str, ...]:
+    """Names of the timers of the selection, else of the suite, else the device's first."""
+    from kernels.timing import TIMERS, timers_for  # imports torch
+
+    usable = [timer.name for timer in timers_for(device_type)]
+    chosen = selection.timers or suite.timers or tuple(usable[:1])
+    for name in chosen:
+        if name not in TIMERS:
+            raise UnknownNameError("timer", name, TIMERS)
+        if name not in usable:
+            raise UsageError(
+                f"--timer {name} works on {TIMERS[name].device_type}, this run is on {device_type}; "
+                f"give {' or '.join(usable)}"
+            )
+    return _unique(chosen)
+
+
+def _list_models(suite: Suite, selection: Selection) -> Iterator[tuple[str, _Parallelism]]:
     entries = [entry for entry in suite.entries if isinstance(entry, ModelEntry)]
     if not selection.models:
         for entry in entries:
-            yield from ((entry.model, tp_size) for tp_size in selection.tp_sizes or (entry.tp_size,))
+            yield from ((entry.model, parallelism) for parallelism in _list_parallelism(entry, selection))
     for model in selection.models:
-        of_suite = tuple(entry.tp_size for entry in entries if entry.model == find_vendored(model))
-        yield from ((model, tp_size) for tp_size in selection.tp_sizes or of_suite or (1,))
+        of_suite = [entry for entry in entries if entry.model == find_vendored(model)] or [ModelEntry(model, 1, ())]
+        for entry in of_suite:
+            yield from ((model, parallelism) for parallelism in _list_parallelism(entry, selection))
+
+
+def _list_parallelism(entry: ModelEntry, selection: Selection) -> Iterator[_Parallelism]:
+    for tp_size in selection.tp_sizes or (entry.tp_size,):
+        yield _Parallelism(tp_size, entry.enable_expert_parallel or selection.enable_expert_parallel)
 
 
 def _check_names(selection: Selection, known: Mapping[str, Kernel]) -> None:
@@ -139,13 +182,33 @@ def _check_names(selection: Selection, known: Mapping[str, Kernel]) -> None:
                 raise UnknownNameError(kind, name, existing)
 
 
+def _read_options(selection: Selection, known: Mapping[str, Kernel]) -> Options:
+    """The selection's options by name, each a value that some kernel takes."""
+    existing: dict[str, list[str]] = {}
+    for kernel in known.values():
+        for name, values in kernel.options.items():
+            existing.setdefault(name, []).extend(values)
+    wanted: dict[str, tuple[str, ...]] = {}
+    for pair in selection.options:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--option {pair} has no value; give NAME=VALUE (all: kernel-nightly list options)")
+        if name not in existing:
+            raise UnknownNameError("option", name, existing)
+        if value not in existing[name]:
+            taken = ", ".join(dict.fromkeys(existing[name]))
+            raise UsageError(f"--option {pair}: {name} has no value {value!r}; give one of {taken}")
+        wanted[name] = (*wanted.get(name, ()), value)
+    return wanted
+
+
 def _list_candidates(
     suite: Suite, shapes: tuple[ModelShape, ...], selection: Selection, known: Mapping[str, Kernel]
 ) -> Iterator[_Candidate]:
     if selection.models:
-        merged = _merge_entries(suite, known)
+        entries = tuple(itertools.chain.from_iterable(map(_list_kernel_entries, suite.entries)))
         for shape in shapes:
-            yield from _list_model_candidates(shape, merged, known)
+            yield from _list_model_candidates(shape, entries, known)
         return
     for entry in suite.entries:
         if isinstance(entry, GridEntry):
@@ -153,9 +216,16 @@ def _list_candidates(
             shape = ModelShape("grid", tp_size=1, ep_size=1, dtype=dtype, sizes=entry.sizes)
             yield from _list_model_candidates(shape, _list_kernel_entries(entry), known)
             continue
+        wanted = tuple(_list_parallelism(entry, selection))
         for shape in shapes:
-            if shape.model == entry.model and shape.tp_size in (selection.tp_sizes or (entry.tp_size,)):
+            if shape.model == entry.model and any(_is_split_as(shape, parallelism) for parallelism in wanted):
                 yield from _list_model_candidates(shape, entry.kernels, known)
+
+
+def _is_split_as(shape: ModelShape, parallelism: _Parallelism) -> bool:
+    """Expert parallelism leaves a dense model's shape as it is."""
+    splits_experts = parallelism.enable_expert_parallel and not shape.module
+    return (shape.tp_size, shape.ep_size) == (parallelism.tp_size, parallelism.tp_size if splits_experts else 1)
 
 
 def _list_model_candidates(
@@ -164,8 +234,9 @@ def _list_model_candidates(
     for entry in entries:
         kernel = _find_kernel(entry.kernel, known)
         sizes = {name: shape.sizes[name] for name in kernel.size_names if name in shape.sizes}
+        parallelism = (shape.tp_size, shape.ep_size)
         for scheme in entry.schemes or kernel.schemes[:1]:
-            layer = Layer(kernel.name, shape.model, shape.tp_size, shape.ep_size, scheme, shape.dtype, sizes)
+            layer = Layer(kernel.name, shape.model, *parallelism, scheme, shape.dtype, sizes, shape.module)
             yield _Candidate(kernel, layer, entry, shape.sizes)
 
 
@@ -178,27 +249,7 @@ def _find_kernel(name: str, known: Mapping[str, Kernel]) -> Kernel:
 def _list_kernel_entries(entry: ModelEntry | GridEntry) -> tuple[KernelEntry, ...]:
     if isinstance(entry, ModelEntry):
         return entry.kernels
-    return (KernelEntry(entry.kernel, (), entry.batch_sizes, entry.options),)
-
-
-def _merge_entries(suite: Suite, known: Mapping[str, Kernel]) -> tuple[KernelEntry, ...]:
-    """Everything the suite runs, once per kernel: what models that it does not have are run on."""
-    by_kernel: dict[str, list[KernelEntry]] = {}
-    for entry in itertools.chain.from_iterable(_list_kernel_entries(entry) for entry in suite.entries):
-        by_kernel.setdefault(entry.kernel, []).append(entry)
-    return tuple(_join_entries(_find_kernel(name, known), entries) for name, entries in by_kernel.items())
-
-
-def _join_entries(kernel: Kernel, entries: list[KernelEntry]) -> KernelEntry:
-    return KernelEntry(
-        kernel=kernel.name,
-        schemes=_unique(scheme for entry in entries for scheme in entry.schemes or kernel.schemes[:1]),
-        batch_sizes=tuple(sorted({size for entry in entries for size in entry.batch_sizes})),
-        options={
-            name: _unique(value for entry in entries for value in entry.options.get(name, values[:1]))
-            for name, values in kernel.options.items()
-        },
-    )
+    return (KernelEntry(entry.kernel, entry.schemes, entry.batch_sizes, entry.options),)
 
 
 def _narrow(
@@ -208,8 +259,8 @@ def _narrow(
     filters: tuple[tuple[str, tuple[Hashable, ...], Callable[[_Candidate], Iterable[Hashable]]], ...] = (
         ("--kernel", selection.kernels, lambda candidate: (candidate.kernel.name,)),
         ("--scheme", selection.schemes, lambda candidate: (candidate.layer.scheme,)),
-        ("--limit-k", selection.limit_k, lambda candidate: _known_size(candidate, "hidden_size")),
-        ("--limit-n", selection.limit_n, lambda candidate: _known_size(candidate, "intermediate_size")),
+        ("--limit-k", selection.limit_k, lambda candidate: _known_sizes(candidate, "hidden_size", "k")),
+        ("--limit-n", selection.limit_n, lambda candidate: _known_sizes(candidate, "intermediate_size", "n")),
         ("--provider", selection.providers, lambda candidate: tuple(candidate.kernel.providers)),
     )
     unmatched: list[str] = []
@@ -228,8 +279,8 @@ def _narrow(
     return candidates, tuple(unmatched)
 
 
-def _known_size(candidate: _Candidate, name: str) -> tuple[int, ...]:
-    return (candidate.sizes[name],) if name in candidate.sizes else ()
+def _known_sizes(candidate: _Candidate, *names: str) -> tuple[int, ...]:
+    return tuple(candidate.sizes[name] for name in names if name in candidate.sizes)
 
 
 def _drop_unfit(
@@ -245,17 +296,24 @@ def _drop_unfit(
         if error is None:
             continue
         layer = candidate.layer
-        if layer.scheme in selection.schemes or _shape_of(layer) not in remaining:
+        asked_for = layer.scheme in selection.schemes and not _lacks_sizes(candidate)
+        if asked_for or _shape_of(layer) not in remaining:
             raise error
-        left_out.append(f"{layer.kernel} {layer.scheme} on {layer.label}: {error}")
-    return fitting, tuple(left_out)
+        combination = "" if _lacks_sizes(candidate) else f"{layer.kernel} {layer.scheme} on {layer.label}: "
+        left_out.append(f"{combination}{error}")
+    return fitting, _unique(left_out)
+
+
+def _lacks_sizes(candidate: _Candidate) -> bool:
+    """Whether the kernel is of another kind of layer: of experts on a dense model, or of linear layers on experts."""
+    return not set(candidate.kernel.size_names) <= set(candidate.sizes)
 
 
 def _find_misfit(candidate: _Candidate) -> ShapeError | None:
-    missing = [name for name in candidate.kernel.size_names if name not in candidate.sizes]
-    if missing:
-        has = ", ".join(candidate.sizes)
-        return ShapeError(f"{candidate.kernel.name} also takes {', '.join(missing)}; {candidate.layer.label} has {has}")
+    if _lacks_sizes(candidate):
+        takes, has = ", ".join(candidate.kernel.size_names), ", ".join(candidate.sizes)
+        model = replace(candidate.layer, module="").label
+        return ShapeError(f"{candidate.kernel.name} takes {takes}; {model} has {has}")
     try:
         candidate.kernel.check_layer(candidate.layer)
     except ShapeError as error:
@@ -267,7 +325,9 @@ def _shape_of(layer: Layer) -> tuple[str, int, int]:
     return layer.model, layer.tp_size, layer.ep_size
 
 
-def _make_units(candidates: tuple[_Candidate, ...], selection: Selection) -> tuple[WorkUnit, ...]:
+def _make_units(
+    candidates: tuple[_Candidate, ...], selection: Selection, options: Options, timers: tuple[str, ...]
+) -> tuple[WorkUnit, ...]:
     """One unit per layer: entries that differ only in batch sizes or options share its weights."""
     by_layer: dict[str, list[_Candidate]] = {}
     for candidate in candidates:
@@ -275,19 +335,22 @@ def _make_units(candidates: tuple[_Candidate, ...], selection: Selection) -> tup
     return tuple(
         WorkUnit(
             layer=group[0].layer,
-            cases=_unique_cases(case for candidate in group for case in _list_cases(candidate, selection)),
+            cases=_unique_cases(case for candidate in group for case in _list_cases(candidate, selection, options)),
             providers=_select_providers(group[0].kernel, selection),
+            timers=timers,
         )
         for group in by_layer.values()
     )
 
 
-def _list_cases(candidate: _Candidate, selection: Selection) -> Iterator[Case]:
-    options = candidate.kernel.options
-    values = [candidate.entry.options.get(name, known[:1]) for name, known in options.items()]
+def _list_cases(candidate: _Candidate, selection: Selection, options: Options) -> Iterator[Case]:
+    known = candidate.kernel.options
+    chosen = {**candidate.entry.options, **options}
+    values = [chosen.get(name, existing[:1]) for name, existing in known.items()]
     for num_tokens in selection.batch_sizes or candidate.entry.batch_sizes:
         for combination in itertools.product(*values):
-            yield Case(candidate.layer, num_tokens, dict(zip(options, combination, strict=True)))
+            pairs = zip(known, combination, strict=True)
+            yield Case(candidate.layer, num_tokens, {name: value for name, value in pairs if value != known[name][0]})
 
 
 def _select_providers(kernel: Kernel, selection: Selection) -> tuple[str, ...]:

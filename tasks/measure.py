@@ -7,12 +7,14 @@ from typing import Any
 
 from kernels.spec import Case
 from tasks.errors import WorkerCrashed, WorkerHung, WorkerRaised
-from tasks.records import Check, Host, Measurement, Status, WeightsReceipt, WorkUnit
+from tasks.records import Ceiling, Check, Host, Measurement, Status, WeightsReceipt, WorkUnit
 from tasks.workers import START_SECONDS, Worker
 
 WEIGHTS_LIMIT_SECONDS = 600.0
 CASE_LIMIT_SECONDS = 180.0
 """Longest one provider may take to compile, run and be compared, or to be timed, on one case."""
+
+CEILINGS_LIMIT_SECONDS = 60.0
 
 Tell = Callable[[Case, str], None]
 """Called after each (case, provider), so that a person sees where the run is."""
@@ -35,6 +37,15 @@ class UnitBench:
         self._loaded = False
         self._load_failure: Failure | None = None
         self.host: Host = worker.call("host", limit_seconds=START_SECONDS)
+
+    def measure_ceilings(self, run_id: str) -> tuple[list[Ceiling], str]:
+        """What the worker's device does at best, or none and why it could not be measured."""
+        try:
+            rates = self._worker.call("ceilings", limit_seconds=CEILINGS_LIMIT_SECONDS)
+        except (WorkerRaised, WorkerCrashed, WorkerHung) as failure:
+            self._loaded = False
+            return [], str(failure)
+        return [Ceiling(run_id, self.host.host_id, rate.name, rate.value, rate.unit) for rate in rates], ""
 
     def load(self) -> WeightsReceipt | None:
         """Generate the unit's weights on the worker; None if that failed, and every check will say why."""

@@ -1,6 +1,7 @@
 """The nouns of the pipeline. All are frozen: a stage makes new records, it never changes old ones.
 
 Suite -> ModelShape -> Case -> WorkUnit -> WeightsReceipt -> Check -> Measurement -> Verdict
+                                Host -> Ceiling ---------------------/
 """
 
 import statistics
@@ -24,7 +25,9 @@ class ModelShape:
     dtype: str
     """Activation dtype, e.g. "bfloat16"."""
     sizes: Mapping[str, int] = field(hash=False)
-    """num_experts, top_k, hidden_size, intermediate_size: per rank."""
+    """Per rank: num_experts, top_k, hidden_size, intermediate_size of experts; n, k of a linear layer."""
+    module: str = ""
+    """vLLM's name of the linear layer of a dense model: qkv_proj, o_proj, gate_up_proj or down_proj; "" for experts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class WorkUnit:
     cases: tuple[Case, ...]
     providers: tuple[str, ...]
     """Names of the providers to check and time, in Kernel.providers order."""
+    timers: tuple[str, ...] = ()
+    """Names of the timers that every case is timed with."""
 
     @property
     def key(self) -> str:
@@ -95,6 +100,19 @@ class WeightsReceipt:
     size_bytes: int
     seconds: float
     host_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """What one host was measured to do at best in one run: shares of the floor are told against it."""
+
+    run_id: str
+    host_id: str
+    name: str
+    """"copy", or a dtype and " gemm" (kernels/ceilings.py)."""
+    value: float
+    unit: str
+    """"GB/s" or "TFLOP/s"."""
 
 
 class Status(StrEnum):
@@ -207,6 +225,9 @@ class Point:
     median_us: float
     p20_us: float
     p80_us: float
+    relative_error: float | None = None
+    """Of the check before the timing, as Check.relative_error."""
+    share_close: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,3 +241,5 @@ class Night:
     verdicts: tuple[Verdict, ...]
     trends: Mapping[Series, tuple[Point, ...]] = field(hash=False)
     """Every earlier night and this one, oldest first, of each series measured in this run."""
+    ceilings: tuple[Ceiling, ...] = ()
+    """Of this run's hosts; () for a night of before they were measured."""

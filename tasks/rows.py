@@ -6,7 +6,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kernels.spec import Case, Device, Layer
-from tasks.records import Check, Host, Measurement, Run, Series, State, Status, Verdict, WeightsReceipt
+from tasks.records import (
+    Ceiling,
+    Check,
+    Host,
+    Measurement,
+    Point,
+    Run,
+    Series,
+    State,
+    Status,
+    Verdict,
+    WeightsReceipt,
+)
 
 Row = dict[str, Any]
 
@@ -100,6 +112,7 @@ def case_to_row(case: Case) -> Row:
         "layer_key": layer.key,
         "kernel": layer.kernel,
         "model": layer.model,
+        "module": layer.module,
         "tp_size": layer.tp_size,
         "ep_size": layer.ep_size,
         "scheme": layer.scheme,
@@ -119,6 +132,7 @@ def row_to_case(row: Row) -> Case:
         scheme=row["scheme"],
         dtype=row["dtype"],
         sizes=json.loads(row["sizes"]),
+        module=row["module"],
     )
     return Case(layer, row["num_tokens"], json.loads(row["options"]))
 
@@ -144,6 +158,20 @@ def row_to_receipt(row: Row) -> WeightsReceipt:
         seconds=row["seconds"],
         host_id=row["host_id"],
     )
+
+
+def ceiling_to_row(ceiling: Ceiling) -> Row:
+    return {
+        "run_id": ceiling.run_id,
+        "host_id": ceiling.host_id,
+        "name": ceiling.name,
+        "value": ceiling.value,
+        "unit": ceiling.unit,
+    }
+
+
+def row_to_ceiling(row: Row) -> Ceiling:
+    return Ceiling(row["run_id"], row["host_id"], row["name"], row["value"], row["unit"])
 
 
 def measurement_to_row(measurement: Measurement) -> Row:
@@ -187,6 +215,18 @@ def row_to_measurement(row: Row) -> Measurement:
 
 def row_to_series(row: Row) -> Series:
     return Series(row["case_key"], row["provider"], row["timer"], row["device_name"])
+
+
+def row_to_point(row: Row) -> Point:
+    return Point(
+        run_id=row["run_id"],
+        started_at=from_utc(row["started_at"]),
+        median_us=row["median_us"],
+        p20_us=row["p20_us"],
+        p80_us=row["p80_us"],
+        relative_error=row["relative_error"],
+        share_close=row["share_close"],
+    )
 
 
 def verdict_to_row(verdict: Verdict) -> Row:

@@ -14,7 +14,7 @@ from tasks.cases import Plan, Selection
 from tasks.errors import WorkerError
 from tasks.progress import RunProgress
 from tasks.provenance import read_git_state
-from tasks.records import Run, WorkUnit
+from tasks.records import Host, Run, WorkUnit
 from tasks.store import Store
 from tasks.workers import WorkerPool, open_workers
 
@@ -58,6 +58,14 @@ class Session:
         self.progress = progress
         self.console = console
         self.clock = clock
+        self._hosts_with_ceilings = {ceiling.host_id for ceiling in store.ceilings(run.run_id)}
+
+    def lacks_ceilings(self, host: Host) -> bool:
+        """Whether nobody has measured what a host does at best in this run: true once, for whoever asks first."""
+        if host.host_id in self._hosts_with_ceilings:
+            return False
+        self._hosts_with_ceilings.add(host.host_id)
+        return True
 
 
 def new_run(suite: str, selection: Selection, device_type: str, seed: int, run_id: str = "") -> Run:

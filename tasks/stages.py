@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from kernels.timing import timers_for
 from tasks import alerts, cases, measure, tuning, verdicts
+from tasks.entries import Suite
 from tasks.measure import UnitBench
 from tasks.records import Check, Measurement, ModelShape, Verdict, WeightsReceipt
 from tasks.session import Session
-from tasks.suites import Suite
 
 
 @task(name="resolve model shapes", cache_policy=NO_CACHE)
@@ -23,9 +22,23 @@ def resolve_shapes(suite: Suite, selection: cases.Selection) -> tuple[ModelShape
 
 
 @task(name="list cases", cache_policy=NO_CACHE)
-def list_cases(suite: Suite, shapes: tuple[ModelShape, ...], selection: cases.Selection) -> cases.Plan:
-    """Work units of the run, each with its cases, and what does not fit."""
-    return cases.plan_units(suite, shapes, selection)
+def list_cases(
+    suite: Suite, shapes: tuple[ModelShape, ...], selection: cases.Selection, device_type: str
+) -> cases.Plan:
+    """Work units of the run, each with its cases and timers, and what does not fit."""
+    return cases.plan_units(suite, shapes, selection, device_type)
+
+
+@task(name="measure ceilings", cache_policy=NO_CACHE)
+def measure_ceilings(session: Session, bench: UnitBench) -> None:
+    """Copy and GEMM rates of the worker's device, into the store."""
+    session.progress.begin_stage("measuring ceilings", bench.unit)
+    with session.clock.measure("measure ceilings"):
+        ceilings, reason = bench.measure_ceilings(session.run.run_id)
+        session.store.commit_ceilings(ceilings)
+    if reason:
+        told = f"no ceilings of {bench.host.device.name}: {reason}; shares of the floor stay empty"
+        session.console.print(told, soft_wrap=True, highlight=False)
 
 
 @task(name="generate weights", cache_policy=NO_CACHE)
@@ -46,11 +59,10 @@ def verify(session: Session, bench: UnitBench) -> list[Check]:
 
 @task(name="time", cache_policy=NO_CACHE)
 def time_providers(session: Session, bench: UnitBench, checks: list[Check]) -> list[Measurement]:
-    """What passed, timed with every timer of the device."""
+    """What passed, timed with every timer of the unit."""
     session.progress.begin_stage("timing", bench.unit)
-    timers = [timer.name for timer in timers_for(bench.host.device.type)]
     with session.clock.measure("time"):
-        return measure.time_unit(bench, checks, timers, session.run.run_id, session.progress.tell)
+        return measure.time_unit(bench, checks, bench.unit.timers, session.run.run_id, session.progress.tell)
 
 
 @task(name="persist", cache_policy=NO_CACHE)

@@ -17,10 +17,14 @@ import duckdb
 
 from tasks import rows
 from tasks.errors import NewerSchemaError, RunMismatchError, StoreError, StoreLockedError
-from tasks.records import Host, Measurement, Night, Point, Run, Series, Verdict, WeightsReceipt
+from tasks.records import Ceiling, Host, Measurement, Night, Point, Run, Series, Verdict, WeightsReceipt
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-TABLES = ("runs", "hosts", "cases", "weights", "measurements", "verdicts", "tuned_configs")
+TABLES = ("runs", "hosts", "ceilings", "cases", "weights", "measurements", "verdicts", "tuned_configs")
+ADDED_LATER = frozenset({"ceilings"})
+"""Tables that an export by an earlier version, of FIRST_SCHEMA, does not have."""
+FIRST_SCHEMA = 1
+ROWS_PER_STATEMENT = 500
 JOINED = """
     SELECT m.*, c.* EXCLUDE (case_key), h.* EXCLUDE (host_id)
     FROM measurements m JOIN cases c USING (case_key) JOIN hosts h USING (host_id)
@@ -48,6 +52,8 @@ class Store:
         self._connection = connection
         self._lock = threading.RLock()
         self._path = path
+        self._known_hosts: set[str] = set()
+        """Ids of hosts that this store has committed."""
 
     # Opening
 
@@ -81,17 +87,19 @@ class Store:
     def from_parquet(cls, folder: Path) -> "Store":
         """Load what `export_parquet` wrote into memory."""
         missing = [table for table in TABLES if not (folder / f"{table}.parquet").is_file()]
-        if missing:
-            raise StoreError(f"{folder} lacks {missing[0]}.parquet; it must hold {', '.join(TABLES)} as Parquet")
+        needed = [table for table in missing if table not in ADDED_LATER]
+        if needed:
+            raise StoreError(f"{folder} lacks {needed[0]}.parquet; it must hold {', '.join(TABLES)} as Parquet")
         store = cls(duckdb.connect(":memory:"), None)
-        store._migrate(folder)
-        for table in TABLES:
+        store._migrate(folder, newest=FIRST_SCHEMA if missing else None)
+        for table in (table for table in TABLES if table not in missing):
             file = str(folder / f"{table}.parquet")
             try:
                 store._connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM read_parquet(?)", [file])
             except duckdb.Error as error:
                 store.close()
                 raise StoreError(f"cannot load {file}: {_first_line(error)}; export it again") from error
+        store._migrate(folder)
         return store
 
     def close(self) -> None:
@@ -119,9 +127,10 @@ class Store:
                 "upgrade kernel-nightly or choose another --save-dir"
             )
 
-    def _migrate(self, path: Path) -> None:
+    def _migrate(self, path: Path, newest: int | None = None) -> None:
+        """Run the scripts that the database lacks, all or those up to number `newest`."""
         self._refuse_newer_schema(path)
-        for number, script in enumerate(_migrations(), start=1):
+        for number, script in enumerate(_migrations()[:newest], start=1):
             if number > self._schema_version():
                 with self._transaction():
                     self._connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER)")
@@ -142,12 +151,14 @@ class Store:
             self._connection.commit()
 
     def _insert(self, table: str, records: Iterable[rows.Row], *, on_conflict: str = "") -> None:
-        for row in records:
-            names = ", ".join(row)
-            marks = ", ".join("?" * len(row))
-            self._connection.execute(
-                f"INSERT INTO {table} ({names}) VALUES ({marks}) {on_conflict}", list(row.values())
-            )
+        """Many rows in one statement: a statement costs as much as ten rows."""
+        found = list(records)
+        for start in range(0, len(found), ROWS_PER_STATEMENT):
+            batch = found[start : start + ROWS_PER_STATEMENT]
+            marks = f"({', '.join('?' * len(batch[0]))})"
+            statement = f"INSERT INTO {table} ({', '.join(batch[0])}) VALUES {', '.join([marks] * len(batch))}"
+            values = [value for row in batch for value in row.values()]
+            self._connection.execute(f"{statement} {on_conflict}", values)
 
     def find_resumable(self, run: Run) -> Run | None:
         """The stored run that has the id of `run`, None if there is none.
@@ -179,13 +190,20 @@ class Store:
     ) -> None:
         """Commit everything one work unit gave, all of it or nothing."""
         ignore = "ON CONFLICT DO NOTHING"
+        new_hosts = [] if host.host_id in self._known_hosts else [host]
         with self._transaction():
-            self._insert("hosts", [rows.host_to_row(host)], on_conflict=ignore)
+            self._insert("hosts", map(rows.host_to_row, new_hosts), on_conflict=ignore)
             cases = {m.check.case.key: m.check.case for m in measurements}
             self._insert("cases", map(rows.case_to_row, cases.values()), on_conflict=ignore)
             if receipt:
                 self._insert("weights", [rows.receipt_to_row(run_id, receipt)])
             self._insert("measurements", map(rows.measurement_to_row, measurements))
+        self._known_hosts.add(host.host_id)
+
+    def commit_ceilings(self, ceilings: Sequence[Ceiling]) -> None:
+        """Commit what a host was measured to do at best."""
+        with self._transaction():
+            self._insert("ceilings", map(rows.ceiling_to_row, ceilings))
 
     def commit_verdicts(self, run_id: str, verdicts: Sequence[Verdict]) -> None:
         """Replace the verdicts of a run."""
@@ -283,6 +301,11 @@ class Store:
         query = "SELECT DISTINCT layer_key FROM measurements JOIN cases USING (case_key) WHERE run_id = ?"
         return {row["layer_key"] for row in self._rows(query, [run_id])}
 
+    def ceilings(self, run_id: str) -> list[Ceiling]:
+        """What the hosts of a run were measured to do at best, in the order of hosts and names."""
+        found = self._rows("SELECT * FROM ceilings WHERE run_id = ? ORDER BY host_id, name", [run_id])
+        return [rows.row_to_ceiling(row) for row in found]
+
     def measurements(self, run_id: str) -> list[Measurement]:
         """What one run measured, in the order of cases and providers."""
         found = self._rows(f"{JOINED} WHERE m.run_id = ? ORDER BY kernel, layer_key, case_key, provider", [run_id])
@@ -292,6 +315,7 @@ class Store:
         """Every series' nights up to and with `run`, oldest first; only of its seed, which draws the routing."""
         query = """
             SELECT m.case_key, m.provider, m.timer, h.device_name, m.run_id, r.started_at,
+                   m.relative_error, m.share_close,
                    list_aggregate(m.samples_us, 'median') AS median_us,
                    list_aggregate(m.samples_us, 'quantile_cont', 0.2) AS p20_us,
                    list_aggregate(m.samples_us, 'quantile_cont', 0.8) AS p80_us
@@ -300,9 +324,7 @@ class Store:
         """
         trends: dict[Series, list[Point]] = {}
         for row in self._rows(query, [run.seed, rows.to_utc(run.started_at)]):
-            numbers = (row["median_us"], row["p20_us"], row["p80_us"])
-            point = Point(row["run_id"], rows.from_utc(row["started_at"]), *numbers)
-            trends.setdefault(rows.row_to_series(row), []).append(point)
+            trends.setdefault(rows.row_to_series(row), []).append(rows.row_to_point(row))
         return {series: tuple(points) for series, points in trends.items()}
 
     def previous_series(self, run: Run) -> set[Series]:
@@ -335,6 +357,7 @@ class Store:
             measurements=tuple(measurements),
             verdicts=tuple(map(rows.row_to_verdict, verdicts)),
             trends=trends,
+            ceilings=tuple(self.ceilings(run.run_id)),
         )
 
 

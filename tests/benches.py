@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from kernels.ceilings import Rate
 from kernels.spec import Case, Device, Layer
 from tasks.records import Check, Host, Status, WeightsReceipt
 
@@ -91,6 +92,9 @@ class UnitTestBench:
     def host(self) -> Host:
         return HOST
 
+    def ceilings(self) -> tuple[Rate, ...]:
+        return (Rate("copy", 12.5, "GB/s"),)
+
     def load_layer(self, layer: Layer, seed: int) -> WeightsReceipt:
         with Path(layer.model).open("a") as log:
             log.write(f"{os.getpid()} {seed}\n")
@@ -122,3 +126,11 @@ class UnitTestBench:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             case "lose-device":
                 raise AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+class BrokenCeilingsBench(UnitTestBench):
+    """Does to the ceilings what the scheme of the loaded layer says."""
+
+    def ceilings(self) -> tuple[Rate, ...]:
+        self._behave(self._layer.scheme if self._layer else "")
+        return ()

@@ -11,6 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import numpy as np
 import pytest
 import torch
+import triton.language as tl
 from triton.runtime import interpreter
 
 from flows.cli import end_quietly
@@ -26,6 +27,8 @@ ROUNDED_BY_TORCH = {
 
 convert_float_of_triton = interpreter._convert_float
 patch_tensor_of_triton = interpreter._patch_lang_tensor
+create_dot_of_triton = interpreter.InterpreterBuilder.create_dot
+cast_of_triton = interpreter.InterpreterBuilder.cast_impl
 
 
 def convert_float(data, from_dtype, to_dtype, rounding_mode):
@@ -43,8 +46,23 @@ def patch_tensor(tensor, scope):
     scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
 
+def create_dot(self, a, b, d, input_precision, max_num_imprecise_acc):
+    """Multiply the values of bfloat16 operands; Triton's own multiplies their bits as integers."""
+    a, b = (cast_of_triton(self, x, tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b))
+    return create_dot_of_triton(self, a, b, d, input_precision, max_num_imprecise_acc)
+
+
+def create_si_to_fp(self, src, dst_type):
+    """Convert integers to bfloat16 by way of float32; Triton's own makes their value its bits."""
+    if dst_type.scalar == tl.bfloat16:
+        src = cast_of_triton(self, src, tl.float32)
+    return cast_of_triton(self, src, dst_type)
+
+
 @pytest.fixture(autouse=True)
 def interpreter_as_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let Triton's interpreter compute what a GPU does, in every supported version of Triton."""
     monkeypatch.setattr(interpreter, "_convert_float", convert_float)
     monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch_tensor)
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_si_to_fp", create_si_to_fp)

@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 COMMAND = [sys.executable, "-c", "from flows.cli import script; script()"]
-ONE_UNIT = ("--kernel", "silu_mul_fp8", "--provider", "torch", "--batch-size", "1")
+ONE_UNIT = (
+    *("--kernel", "silu_mul_fp8", "--scheme", "fp8_group128", "--provider", "torch", "--batch-size", "1"),
+    *("--option", "token_strategy=uniform"),
+)
 """Options that leave little of the smoke suite."""
 OURS = ("PREFECT_", "RAY_", "TRITON_INTERPRET")
 """Variables that are for the process of the tests: Triton's interpreter would time and fail on the CPU."""

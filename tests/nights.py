@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from kernels.errors import RegistryError
 from kernels.spec import Case, Device, Layer
 from tasks.records import (
+    Ceiling,
     Check,
     Host,
     Measurement,
@@ -21,12 +22,15 @@ from tasks.records import (
     WeightsReceipt,
 )
 
+WEIGHTS_BYTES = 640_000_000
 STARTED = datetime(2026, 11, 20, 2, 0, tzinfo=UTC)
 H200 = Device("cuda", "NVIDIA H200", (9, 0))
 CPU = Device("cpu", "AMD EPYC 9654 96-Core Processor")
 PROVIDERS = ("torch", "triton", "vllm-triton-shipped", "vllm-cutlass")
 FACTORS = {"torch": 7.3, "triton": 0.93, "vllm-triton-shipped": 1.0, "vllm-cutlass": 1.14}
 TOKENS = (1, 16, 64, 256, 1024, 4096)
+ERROR_RATIOS = {(64, "vllm-triton-shipped"): 1.8}
+"""(tokens, provider) of series whose error moved tonight."""
 HOSTILE = '<script>alert("x")</script> & $co'
 REASONS = {
     Status.WRONG: "relative error 0.31 is above 0.02",
@@ -68,8 +72,10 @@ def make_measurement(
     return Measurement("run-3", check, "cuda-graph-warm", device, STARTED, samples)
 
 
-def make_trend(measurement: Measurement, num_nights: int, change: float = 0.0) -> tuple[Point, ...]:
-    """History that ends in the measurement; `change` is how far tonight is from the earlier nights."""
+def make_trend(
+    measurement: Measurement, num_nights: int, change: float = 0.0, error_ratio: float = 1.0
+) -> tuple[Point, ...]:
+    """History that ends in the measurement; `change` and `error_ratio` tell tonight from the earlier nights."""
     tonight = measurement.median_us
     assert tonight is not None
     noise = random.Random(str(measurement.series))
@@ -77,8 +83,20 @@ def make_trend(measurement: Measurement, num_nights: int, change: float = 0.0) -
     for age in range(num_nights - 1, -1, -1):
         median = tonight if age == 0 else tonight / (1 + change) * noise.gauss(1, 0.01)
         run_id = f"run-{3 - age}"
-        points.append(Point(run_id, STARTED - timedelta(days=age), median, median * 0.985, median * 1.015))
+        error = (measurement.check.relative_error or 0.0) / (1 if age == 0 else error_ratio)
+        started_at, spread = STARTED - timedelta(days=age), (median * 0.985, median * 1.015)
+        points.append(Point(run_id, started_at, median, *spread, error, measurement.check.share_close))
     return tuple(points)
+
+
+def make_ceilings(device: Device) -> tuple[Ceiling, ...]:
+    """Round figures of a GPU; a CPU has no FP8."""
+    values = {"copy": 4000.0, "bfloat16 gemm": 700.0, "float8_e4m3fn gemm": 1400.0, "int8 gemm": 1300.0}
+    if device.type == "cpu":
+        values = {"copy": 30.0, "bfloat16 gemm": 0.2, "float32 gemm": 0.1}
+    host_id = make_host(device).host_id
+    units = {name: "GB/s" if name == "copy" else "TFLOP/s" for name in values}
+    return tuple(Ceiling("run-3", host_id, name, value, units[name]) for name, value in values.items())
 
 
 def make_verdict(measurement: Measurement, state: State, change: float = 0.0) -> Verdict:
@@ -139,7 +157,11 @@ def make_night(
     if num_nights > 1:
         gone = Series(Case(moe_layer("Mixtral-8x7B", 2), 64).key, "vllm-deepgemm", "cuda-graph-warm", H200.name)
         verdicts.append(Verdict("run-3", gone, State.MISSING, "in 8 earlier nights, not in this one", None, 193.1))
-    trends = {m.series: make_trend(m, num_nights, change) for m, _, change in judged if m.samples_us}
+    trends = {
+        m.series: make_trend(m, num_nights, change, ERROR_RATIOS.get((m.check.case.num_tokens, m.check.provider), 1.0))
+        for m, _, change in judged
+        if m.samples_us
+    }
     layers = {m.check.case.layer.key: None for m in measurements}
     return Night(
         run=Run(
@@ -156,12 +178,13 @@ def make_night(
         ),
         hosts=tuple(make_host(device) for device in devices),
         receipts=tuple(
-            WeightsReceipt(key, 7, "ab12" * 16 if "moe" in key else "", 1_207_959_552 if "moe" in key else 0, 3.21, "h")
+            WeightsReceipt(key, 7, "ab12" * 16 if "moe" in key else "", WEIGHTS_BYTES if "moe" in key else 0, 3.21, "h")
             for key in layers
         ),
         measurements=tuple(measurements),
         verdicts=tuple(verdicts),
         trends=trends,
+        ceilings=tuple(ceiling for device in devices for ceiling in make_ceilings(device)),
     )
 
 
@@ -188,4 +211,11 @@ def find_made_up_kernel(name: str) -> SimpleNamespace:
     """Stands in for kernels.registry.find_kernel: the tests of the site need no kernel's code."""
     if name not in TITLES:
         raise RegistryError(f"no kernel is named {name!r}")
-    return SimpleNamespace(title=TITLES[name], baseline="torch")
+    gemm_dtype = {"fp8_block": "float8_e4m3fn"} if name == "fused_moe" else {}
+    return SimpleNamespace(title=TITLES[name], baseline="torch", gemm_dtype=gemm_dtype, num_weights=count_weights)
+
+
+def count_weights(layer: Layer) -> int:
+    """Of the made-up kernels: two matrices of a mixture of experts."""
+    sizes = layer.sizes
+    return 3 * sizes["num_experts"] * sizes["hidden_size"] * sizes["intermediate_size"] if "top_k" in sizes else 0

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from kernels.spec import Case, Device, Layer
-from tasks.records import Check, Host, Measurement, Run, Series, Status, WeightsReceipt
+from tasks.records import Ceiling, Check, Host, Measurement, Run, Series, Status, WeightsReceipt
 
 STARTED = datetime(2026, 11, 20, 2, 0, 0, 123456, tzinfo=UTC)
 GPU = Device("cuda", "NVIDIA H200", (9, 0))
@@ -38,6 +38,10 @@ def make_run(run_id: str = "run-1", nights: int = 0, **changes: object) -> Run:
 
 def make_receipt(layer: Layer, host: Host | None = None) -> WeightsReceipt:
     return WeightsReceipt(layer.key, 7, "ab" * 32, 1_207_959_552, 3.21, (host or make_host()).host_id)
+
+
+def make_ceiling(name: str = "copy", value: float = 4256.5, run_id: str = "run-1") -> Ceiling:
+    return Ceiling(run_id, make_host().host_id, name, value, "GB/s" if name == "copy" else "TFLOP/s")
 
 
 def make_measurement(

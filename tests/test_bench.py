@@ -119,6 +119,12 @@ def test_a_provider_is_checked_and_timed_on_the_cpu(bench: Bench) -> None:
     assert all(us > 0 for us in samples_us)
 
 
+def test_the_ceilings_are_measured_beside_the_layer_that_is_loaded(bench: Bench) -> None:
+    bench.load_layer(SILU, 7)
+    assert {rate.name for rate in bench.ceilings()} == {"copy", "bfloat16 gemm", "float32 gemm"}
+    assert bench.check(Case(SILU, 16), "torch").status is Status.OK
+
+
 def test_a_provider_that_cannot_run_here_says_why_and_makes_no_inputs(bench: Bench) -> None:
     bench.load_layer(SILU, 7)
     check = bench.check(Case(SILU, 16, {"token_strategy": "uniform"}), "vllm-cuda")

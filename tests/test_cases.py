@@ -1,6 +1,8 @@
 """Suites and command-line selections to units of work, on two small kernels of the registry's own type."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,16 +10,17 @@ import torch
 from kernels.errors import ShapeError
 from kernels.spec import Case, Device, Kernel, Launch, Layer, Provider, Tensors, Tolerance
 from tasks.cases import Plan, Selection, plan_units, resolve_shapes
+from tasks.entries import GridEntry, KernelEntry, ModelEntry, Suite
 from tasks.errors import UnknownNameError, UsageError
 from tasks.records import ModelShape
-from tasks.suites import GridEntry, KernelEntry, ModelEntry, Suite
 
 GROUP = 128
 
 
 def check_group(layer: Layer) -> None:
-    if layer.scheme.endswith(str(GROUP)) and layer.sizes["intermediate_size"] % GROUP:
-        raise ShapeError(f"intermediate_size {layer.sizes['intermediate_size']} is not divisible by {GROUP}")
+    for name in ("intermediate_size", "k"):
+        if layer.scheme.endswith(str(GROUP)) and layer.sizes.get(name, 0) % GROUP:
+            raise ShapeError(f"{name} {layer.sizes[name]} is not divisible by {GROUP}")
 
 
 def double(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
@@ -79,7 +82,7 @@ REGISTRY = {
         ("torch", "triton"),
         {"fill": ("uniform", "full"), "order": ("up", "down")},
     ),
-    "gemm": make_kernel("gemm", ("mxfp4",), ("n", "k"), ("torch",)),
+    "gemm": make_kernel("gemm", ("mxfp4", "fp8", "mxfp4_hadamard128"), ("n", "k"), ("torch",)),
 }
 SUITE = Suite(
     name="small",
@@ -97,8 +100,8 @@ SUITE = Suite(
 )
 
 
-def plan(selection: Selection, suite: Suite = SUITE) -> Plan:
-    return plan_units(suite, resolve_shapes(suite, selection), selection, REGISTRY)
+def plan(selection: Selection, suite: Suite = SUITE, device_type: str = "cpu") -> Plan:
+    return plan_units(suite, resolve_shapes(suite, selection), selection, device_type, REGISTRY)
 
 
 def names(selected: Plan) -> list[tuple[str, str, str]]:
@@ -129,11 +132,139 @@ def test_a_layer_has_exactly_the_sizes_its_kernel_takes_in_its_order() -> None:
     assert tuple(units[3].layer.sizes) == ("num_experts", "intermediate_size")
 
 
-def test_a_unit_has_every_batch_size_with_every_option_and_defaults_for_the_rest() -> None:
+def test_a_unit_has_every_batch_size_with_every_option_and_names_only_those_not_at_their_default() -> None:
     grid = plan(Selection()).units[-1]
-    assert [(case.num_tokens, dict(case.options)) for case in grid.cases] == [
-        (64, {"fill": "uniform", "order": "up"}),
-        (64, {"fill": "full", "order": "up"}),
+    assert [(case.num_tokens, dict(case.options)) for case in grid.cases] == [(64, {}), (64, {"fill": "full"})]
+
+
+def test_a_default_that_is_named_is_the_case_that_is_run_without_it() -> None:
+    sizes = {"num_experts": 9, "intermediate_size": 256}
+    named = GridEntry("act", sizes, (1,), {"fill": ("uniform",), "order": ("up",)})
+    (unit,) = plan(Selection(), Suite("twice", "", (named, GridEntry("act", sizes, (1,))), "cpu")).units
+    assert [case.key for case in unit.cases] == [f"{unit.layer.key}/num_tokens=1"]
+
+
+def test_given_options_replace_the_suites_where_a_kernel_has_them() -> None:
+    selected = plan(Selection(options=("fill=uniform", "order=down", "order=up")))
+    assert [[dict(case.options) for case in unit.cases] for unit in selected.units][-2:] == [
+        [{"order": "down"}, {}],
+        [{"order": "down"}, {}],
+    ]
+    assert [len(unit.cases) for unit in selected.units][:3] == [2, 2, 2]
+    assert selected.left_out == ()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("fill", r"^--option fill has no value; give NAME=VALUE \(all: kernel-nightly list options\)$"),
+        ("fil=full", "^unknown option 'fil'; nearest: fill "),
+        ("fill=half", "^--option fill=half: fill has no value 'half'; give one of uniform, full$"),
+    ],
+)
+def test_an_option_that_no_kernel_takes_is_one_clear_line(option: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        plan(Selection(options=(option,)))
+
+
+def test_units_are_timed_with_the_devices_first_timer_unless_others_are_asked_for() -> None:
+    both = Suite("both", "", SUITE.entries, "cuda", timers=("graph", "eager"))
+    assert {unit.timers for unit in plan(Selection()).units} == {("wall",)}
+    assert {unit.timers for unit in plan(Selection(), device_type="cuda").units} == {("graph",)}
+    assert {unit.timers for unit in plan(Selection(), both, "cuda").units} == {("graph", "eager")}
+    assert {unit.timers for unit in plan(Selection(timers=("eager",)), both, "cuda").units} == {("eager",)}
+
+
+@pytest.mark.parametrize(
+    ("timer", "device_type", "message"),
+    [
+        ("grap", "cuda", "^unknown timer 'grap'; nearest: graph "),
+        ("eager", "cpu", "^--timer eager works on cuda, this run is on cpu; give wall$"),
+        ("wall", "cuda", "^--timer wall works on cpu, this run is on cuda; give graph or eager$"),
+    ],
+)
+def test_a_timer_that_does_not_exist_or_fit_is_one_clear_line(timer: str, device_type: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        plan(Selection(timers=(timer,)), device_type=device_type)
+
+
+def test_a_grid_runs_in_the_schemes_it_names() -> None:
+    grid = GridEntry("gemm", {"n": 8, "k": 8}, (1,), schemes=("fp8", "mxfp4"))
+    assert [scheme for _, _, scheme in names(plan(Selection(), Suite("grids", "", (grid,), "cpu")))] == ["fp8", "mxfp4"]
+
+
+DENSE = Suite(
+    "dense",
+    "",
+    (
+        ModelEntry("Llama-3.1-8B", 8, (KernelEntry("gemm", ("mxfp4",), (1,)),)),
+        ModelEntry("Mixtral-8x7B", 2, (KernelEntry("moe", ("fp8",), (1,)),)),
+    ),
+    "cpu",
+)
+
+
+def test_a_dense_model_has_a_unit_per_linear_layer() -> None:
+    units = plan(Selection(kernels=("gemm",)), DENSE).units
+    assert [(unit.layer.module, dict(unit.layer.sizes)) for unit in units] == [
+        ("qkv_proj", {"n": 768, "k": 4096}),
+        ("o_proj", {"n": 4096, "k": 512}),
+        ("gate_up_proj", {"n": 3584, "k": 4096}),
+        ("down_proj", {"n": 4096, "k": 1792}),
+    ]
+    assert units[0].layer.label == "Llama-3.1-8B qkv_proj TP8"
+
+
+def test_limits_filter_the_features_of_linear_layers_too() -> None:
+    assert [label for _, label, _ in names(plan(Selection(limit_n=(768, 7168)), DENSE))] == [
+        "Llama-3.1-8B qkv_proj TP8",
+        "Mixtral-8x7B TP2",
+    ]
+    assert [label for _, label, _ in names(plan(Selection(limit_k=(512,)), DENSE))] == ["Llama-3.1-8B o_proj TP8"]
+
+
+def test_a_kernel_of_experts_is_left_out_on_a_dense_model_even_if_its_scheme_was_asked_for() -> None:
+    selected = plan(Selection(models=("Llama-3.1-8B",), schemes=("fp8", "mxfp4")), DENSE)
+    assert {kernel for kernel, _, _ in names(selected)} == {"gemm"}
+    assert selected.left_out == (
+        "moe takes num_experts, top_k, hidden_size, intermediate_size; Llama-3.1-8B TP8 has n, k",
+    )
+
+
+def test_a_kernel_of_experts_alone_on_a_dense_model_is_an_error() -> None:
+    with pytest.raises(ShapeError, match=r"moe takes num_experts, .*; Llama-3.1-8B TP8 has n, k"):
+        plan(Selection(models=("Llama-3.1-8B",), kernels=("moe",)), DENSE)
+
+
+def test_a_linear_layer_that_does_not_fit_is_left_out_beside_those_that_do(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "hidden_size": 256, "intermediate_size": 64, "num_attention_heads": 4}
+    config |= {"num_key_value_heads": 4, "dtype": "bfloat16"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    suite = Suite("one", "", (GridEntry("gemm", {"n": 8, "k": 128}, (1,), schemes=("mxfp4_hadamard128",)),), "cpu")
+    selected = plan(Selection(models=(str(tmp_path),)), suite)
+    assert [unit.layer.module for unit in selected.units] == ["qkv_proj", "o_proj", "gate_up_proj"]
+    assert selected.left_out[0].endswith("down_proj TP1: k 64 is not divisible by 128")
+
+
+def test_an_entry_under_expert_parallelism_stands_beside_one_under_tensor_parallelism() -> None:
+    kernels = (KernelEntry("moe", ("fp8",), (1,)),)
+    suite = Suite(
+        "both",
+        "",
+        (
+            ModelEntry("Mixtral-8x7B", 8, kernels),
+            ModelEntry("Mixtral-8x7B", 8, (KernelEntry("moe", ("fp8",), (2,)),), enable_expert_parallel=True),
+        ),
+        "cpu",
+    )
+    units = plan(Selection(), suite).units
+    assert [(unit.layer.label, [case.num_tokens for case in unit.cases]) for unit in units] == [
+        ("Mixtral-8x7B TP8", [1]),
+        ("Mixtral-8x7B TP8 EP8", [2]),
+    ]
+    assert units[1].layer.sizes["num_experts"] == 1  # fewer than its top_k
+    assert [label for _, label, _ in names(plan(Selection(enable_expert_parallel=True), suite))] == [
+        "Mixtral-8x7B TP8 EP8"
     ]
 
 
@@ -169,7 +300,12 @@ def test_given_models_replace_the_suites_and_every_kernel_of_the_suite_runs_on_t
         ("act", "DeepSeek-V3 TP8", "fp8_group128"),
     ]
     assert [case.num_tokens for case in selected.units[0].cases] == [1, 4, 16]
-    assert {case.options["fill"] for case in selected.units[2].cases} == {"full", "uniform"}
+    assert [case.num_tokens for case in selected.units[1].cases] == [4, 16]
+    assert [(case.num_tokens, dict(case.options)) for case in selected.units[2].cases] == [
+        (16, {"fill": "full"}),
+        (64, {}),
+        (64, {"fill": "full"}),
+    ]
 
 
 def test_a_given_model_keeps_the_suites_tp_size_and_one_the_suite_lacks_gets_1() -> None:
@@ -207,8 +343,7 @@ def test_a_kernel_of_other_sizes_is_left_out_on_a_model() -> None:
     selected = plan(Selection(models=("Mixtral-8x7B",)), Suite("mixed", "", entries, "cpu"))
     assert names(selected) == [("act", "Mixtral-8x7B TP1", "fp8_group128")]
     assert selected.left_out == (
-        "gemm mxfp4 on Mixtral-8x7B TP1: gemm also takes n, k; "
-        "Mixtral-8x7B TP1 has num_experts, top_k, hidden_size, intermediate_size",
+        "gemm takes n, k; Mixtral-8x7B TP1 has num_experts, top_k, hidden_size, intermediate_size",
     )
 
 
@@ -301,5 +436,5 @@ def test_a_selection_out_of_range_is_refused_at_once(arguments: dict[str, tuple[
 
 def test_shapes_of_other_models_than_the_suites_are_not_run() -> None:
     stranger = ModelShape("Stranger", 8, 1, "bfloat16", {"num_experts": 2})
-    selected = plan_units(SUITE, (stranger,), Selection(), REGISTRY)
+    selected = plan_units(SUITE, (stranger,), Selection(), "cpu", REGISTRY)
     assert names(selected) == [("act", "grid", "fp8_group128")]

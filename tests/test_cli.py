@@ -14,6 +14,7 @@ from flows.arguments import LISTINGS, make_parser, read_selection
 from flows.choice import has_gpu
 from flows.cli import COMMANDS, main
 from kernels.registry import kernels
+from kernels.timing import TIMERS
 from tasks.shapes import list_models
 from tasks.store import Store, database_path, snapshot_path
 from tasks.suites import SUITES
@@ -21,6 +22,7 @@ from tasks.suites import SUITES
 RUN_OPTIONS = (
     *("--suite", "--model", "--models", "--tp-size", "--tp-sizes", "--enable-expert-parallel", "--dtype"),
     *("--batch-size", "--batch-sizes", "--limit-k", "--limit-n", "--kernel", "--provider", "--scheme", "--seed"),
+    *("--option", "--options", "--timer", "--timers"),
     *("--trust-remote-code", "--model-prefix", "--allow-download", "--device", "--address", "--run-id", "--save-dir"),
 )
 
@@ -47,7 +49,7 @@ def refuse(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--model", "Mixtrl-8x7B"), "unknown model 'Mixtrl-8x7B'; nearest: Mixtral-8x7B"),
+        (("--model", "Mixtrl-8x7B"), "unknown model 'Mixtrl-8x7B'; nearest: .*Mixtral-8x7B"),
         (("--model", "./nowhere"), "no folder ./nowhere; give one with a config.json"),
         (("--kernel", "fused_mo"), "unknown kernel 'fused_mo'; nearest: fused_moe"),
         (("--provider", "tritn"), "unknown provider 'tritn'; nearest: .*triton"),
@@ -62,6 +64,10 @@ def refuse(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (("--limit-k", "-1"), "--limit-k -1 is below 1"),
         (("--limit-n", "12345"), "--limit-n 12345 leaves nothing of suite smoke; there is "),
         (("--model-prefix", "text_config"), "has no nested config 'text_config'"),
+        (("--option", "token_strategy=max"), "token_strategy has no value 'max'; give one of uniform, max_t"),
+        (("--option", "token_stategy=max_t"), "unknown option 'token_stategy'; nearest: token_strategy"),
+        (("--timer", "grap"), "unknown timer 'grap'; nearest: graph"),
+        (("--timer", "graph"), "--timer graph works on cuda, this run is on cpu; give wall"),
     ],
 )
 def test_a_wrong_argument_of_run_is_one_line_and_starts_nothing(
@@ -79,10 +85,12 @@ def test_a_model_without_a_field_is_told_which(field: str, capsys: pytest.Captur
     assert {path.name for path in elsewhere.iterdir()} == {"model"}
 
 
-def test_a_model_without_experts_is_refused(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
+def test_a_kernel_of_experts_on_a_model_without_any_is_refused(
+    capsys: pytest.CaptureFixture[str], elsewhere: Path
+) -> None:
     make_model(elsewhere / "dense", model_type="llama", num_local_experts=None, num_experts_per_tok=None)
-    message = refuse(capsys, "run", "--device", "cpu", "--model", "./dense")
-    assert "give a mixture-of-experts model (DeepSeek-V3, Mixtral-8x7B, Qwen3-30B-A3B)" in message
+    message = refuse(capsys, "run", "--device", "cpu", "--model", "./dense", "--kernel", "fused_moe")
+    assert "fused_moe takes num_experts, top_k, hidden_size, intermediate_size; dense TP1 has n, k" in message
 
 
 @pytest.mark.skipif(has_gpu(), reason="there is a GPU here")
@@ -242,11 +250,13 @@ def test_help_of_the_readers_names_their_folder(command: str) -> None:
 def test_every_option_of_run_reaches_the_selection() -> None:
     argv = "run --models a b --tp-sizes 1 2 --enable-expert-parallel --dtype float16 --batch-sizes 1 64 --limit-k 5"
     argv += " --limit-n 6 --kernel k --providers p q --schemes s --trust-remote-code --model-prefix text"
+    argv += " --option a=b a=c --timer graph eager"
     selection = read_selection(make_parser().parse_args([*argv.split(), "--allow-download"]))
     assert (selection.models, selection.tp_sizes, selection.batch_sizes) == (("a", "b"), (1, 2), (1, 64))
     assert (selection.limit_k, selection.limit_n, selection.kernels) == ((5,), (6,), ("k",))
     assert (selection.providers, selection.schemes) == (("p", "q"), ("s",))
     assert (selection.dtype, selection.model_prefix) == ("float16", "text")
+    assert (selection.options, selection.timers) == (("a=b", "a=c"), ("graph", "eager"))
     assert selection.enable_expert_parallel
     assert selection.trust_remote_code
     assert selection.allow_download
@@ -262,6 +272,9 @@ def test_everything_can_be_listed(what: str, capsys: pytest.CaptureFixture[str],
         "kernels": set(kernels()),
         "providers": {name for kernel in registry for name in kernel.providers},
         "schemes": {name for kernel in registry for name in kernel.schemes},
+        "options": {f"{name}: " for kernel in registry for name in kernel.options},
+        "timers": {f"{name} (" for name in TIMERS},
+        "coverage": set(kernels()),
         "suites": set(SUITES),
         "runs": {"only-run"},
     }

@@ -12,6 +12,7 @@ from records import make_host, make_measurement, make_run
 
 from flows.arguments import LISTINGS, make_parser
 from flows.cli import main
+from flows.coverage import coverage_lines
 from kernels.registry import kernels
 from kernels.timing import TIMERS
 from tasks import measure
@@ -131,6 +132,10 @@ def test_every_command_is_documented(page: Path) -> None:
 
 def test_everything_that_can_be_listed_is_documented() -> None:
     assert all(f"kernel-nightly list {what}" in OPERATIONS.read_text() for what in LISTINGS)
+
+
+def test_the_readme_holds_the_table_that_list_coverage_prints() -> None:
+    assert "\n".join(coverage_lines()) in README.read_text()
 
 
 def test_contributing_names_every_kernel_and_every_make_target() -> None:

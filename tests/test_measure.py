@@ -11,7 +11,7 @@ from benches import CPU, HOST, UnitTestBench
 from kernels.spec import Case, Layer
 from tasks.errors import WorkerCrashed, WorkerHung, WorkerRaised
 from tasks.measure import UnitBench, check_unit, classify_failure, time_unit
-from tasks.records import Check, Measurement, Status, WorkUnit
+from tasks.records import Ceiling, Check, Measurement, Status, WorkUnit
 from tasks.workers import Worker, start_ray
 
 MISBEHAVED = ("crash", "hang", "raise", "out-of-memory", "lose-device")
@@ -110,6 +110,27 @@ def test_a_layer_that_cannot_be_made_gives_every_check_a_status(worker: Worker, 
     measurements = measure_all(bench, checks)
     assert [m.status for m in measurements] == [Status.CRASHED] * 4
     assert len(log.read_text().splitlines()) == 1
+
+
+def test_the_ceilings_of_a_worker_are_those_of_its_host_and_the_run(worker: Worker, tmp_path: Path) -> None:
+    bench = UnitBench(worker, make_unit(tmp_path / "loads", ("one",)), seed=7)
+    assert bench.measure_ceilings("run-1") == ([Ceiling("run-1", HOST.host_id, "copy", 12.5, "GB/s")], "")
+    assert check_all(bench)[0]["one"].status is Status.OK
+
+
+@pytest.mark.parametrize(("bad", "reason"), [("raise", "MisbehavedError: two"), ("crash", "died")])
+def test_ceilings_that_cannot_be_measured_say_why_and_cost_the_unit_nothing(
+    worker: Worker, tmp_path: Path, bad: str, reason: str
+) -> None:
+    broken = Worker("cpu", benches.BrokenCeilingsBench)
+    try:
+        bench = UnitBench(broken, make_unit(tmp_path / "loads", ("one",), scheme=bad), seed=7)
+        bench.load()
+        ceilings, told = bench.measure_ceilings("run-1")
+        assert (ceilings, reason in told.lower() or reason in told) == ([], True)
+        assert check_all(bench)[0]["one"].status is Status.OK
+    finally:
+        broken.end()
 
 
 def test_every_timer_gives_a_row_also_for_what_failed(worker: Worker, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The whole flow through the real console command, on a very small model and the CPU: run, resume, kill, interrupt."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -62,6 +63,7 @@ def test_the_store_holds_every_provider_of_every_case(nights: Nights) -> None:
     assert first.run.arguments["batch_sizes"] == [1, 4]
     assert list(first.run.stage_seconds) == [
         "start workers",
+        "measure ceilings",
         "generate weights",
         "verify",
         "time",
@@ -75,6 +77,8 @@ def test_the_store_holds_every_provider_of_every_case(nights: Nights) -> None:
     assert set(by_status) == {Status.OK, Status.UNSUPPORTED}
     assert all(m.samples_us for m in first.measurements if m.status is Status.OK)
     assert {m.timer for m in first.measurements} == {"wall"}
+    assert [ceiling.name for ceiling in first.ceilings] == ["bfloat16 gemm", "copy", "float32 gemm"]
+    assert {ceiling.host_id for ceiling in first.ceilings} == {host.host_id for host in first.hosts}
     assert len(first.receipts) == 2
     assert {receipt.seed for receipt in first.receipts} == {3}
     assert len(first.hosts) == 1
@@ -123,6 +127,11 @@ def test_show_prints_the_run_asked_for(nights: Nights) -> None:
     assert "torch" in older.stdout
     assert "NEW" in older.stdout
     assert "NEW" not in newest.stdout
+    tables = run_command("show", "--table", "all", cwd=nights.folder)
+    assert tables.returncode == 0
+    assert "at best on cpu: " in tables.stdout
+    assert "median us per call" in tables.stdout
+    assert re.search(r"^ +fused_moe +tiny TP1 +fp8_w8a8 .* 2\.00x", tables.stdout, re.MULTILINE)
 
 
 def test_runs_are_listed_oldest_first(nights: Nights) -> None:
@@ -210,6 +219,7 @@ def test_a_killed_run_is_resumed_without_measuring_twice(models: Path, stopped: 
         assert [run.status for run in store.runs()] == ["running"]
         before = measurements_by_key(tuple(store.measurements("stopped")))
         units_before = len(store.measured_layers("stopped"))
+        ceilings_before = store.ceilings("stopped")
     assert 1 <= units_before < 3
     resumed = run_command(*THREE_UNITS, cwd=models)
     assert (resumed.returncode, resumed.stderr) == (0, "")
@@ -220,6 +230,7 @@ def test_a_killed_run_is_resumed_without_measuring_twice(models: Path, stopped: 
     assert night.run.status == "complete"
     assert {m.check.case.layer.model for m in after.values()} == {"one", "two", "three"}
     assert {key: after[key] for key in before} == before
+    assert list(night.ceilings) == ceilings_before
     assert len(night.receipts) == 3
 
 

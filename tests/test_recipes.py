@@ -23,7 +23,7 @@ from tasks.suites import find_suite
 
 arguments = make_parser().parse_args(sys.argv[1:])
 suite, selection = find_suite(arguments.suite), read_selection(arguments)
-plan = plan_units(suite, resolve_shapes(suite, selection), selection)
+plan = plan_units(suite, resolve_shapes(suite, selection), selection, "cpu")
 print(*(f"{unit.key} {','.join(unit.providers)}" for unit in plan.units), *plan.left_out, sep="\\n")
 """
 """What a `kernel-nightly run` would measure, without the seconds that measuring takes."""
@@ -154,7 +154,7 @@ def test_the_recipe_for_a_provider_gives_one_that_is_listed_and_checked(copy: Co
     listing, testing, running = read_commands(shell)
     assert "silu_mul_fp8: torch-by-expert" in copy.run(listing).splitlines()
     assert re.search(r"\d+ passed", copy.run(testing))
-    assert copy.plan(running).split()[1::2] == ["torch,torch-by-expert"]
+    assert set(copy.plan(running).split()[1::2]) == {"torch,torch-by-expert"}
 
 
 def test_the_recipe_for_a_model_gives_one_that_is_listed_and_planned(copy: Copy) -> None:

@@ -2,14 +2,26 @@
 
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import duckdb
 import pytest
-from records import GPU, STARTED, make_case, make_host, make_layer, make_measurement, make_receipt, make_run
+from records import (
+    GPU,
+    STARTED,
+    make_case,
+    make_ceiling,
+    make_host,
+    make_layer,
+    make_measurement,
+    make_receipt,
+    make_run,
+)
 
+from kernels.spec import Case, Layer
 from tasks import rows
 from tasks.records import Measurement, Run, State, Verdict
-from tasks.store import MIGRATIONS
+from tasks.store import MIGRATIONS, Store, database_path
 
 VERDICT = Verdict("run-1", make_measurement().series, State.SLOW, "12.0 us against 10.0 us", 12.0, 10.0, 0.2)
 
@@ -38,6 +50,10 @@ def test_a_receipt_comes_back_from_its_row() -> None:
     assert rows.row_to_receipt(rows.receipt_to_row("run-1", receipt)) == receipt
 
 
+def test_a_ceiling_comes_back_from_its_row() -> None:
+    assert rows.row_to_ceiling(rows.ceiling_to_row(make_ceiling())) == make_ceiling()
+
+
 def test_a_measurement_comes_back_from_its_row_joined_with_case_and_host() -> None:
     measurement = make_measurement(relative_error=0.01, share_close=0.999, config={"BLOCK_SIZE_M": 64}, flops=5)
     joined = rows.case_to_row(make_case()) | rows.host_to_row(make_host()) | rows.measurement_to_row(measurement)
@@ -61,6 +77,73 @@ def test_the_order_of_sizes_survives_because_keys_spell_it() -> None:
     assert rows.row_to_case(rows.case_to_row(case)).layer.key == layer.key
 
 
+def test_a_linear_layer_keeps_its_module() -> None:
+    case = replace(make_case(), layer=replace(make_layer("Llama-3.1-8B"), module="qkv_proj"))
+    assert rows.row_to_case(rows.case_to_row(case)) == case
+    assert rows.row_to_case(rows.case_to_row(case)).layer.module == "qkv_proj"
+
+
+SILU = Layer("silu_mul_fp8", "grid", 1, 1, "fp8_group128", "bfloat16", {"num_experts": 8, "intermediate_size": 7168})
+OLD_KEY = f"{SILU.key}/num_tokens=64/token_strategy="
+
+
+def write_first_schema(connection: duckdb.DuckDBPyConnection) -> None:
+    """A night as it was stored when keys spelled every option: one layer, its default strategy and another."""
+    connection.execute((MIGRATIONS / "001_first_schema.sql").read_text())
+    case = rows.case_to_row(Case(SILU, 64))
+    del case["module"]
+    stored: list[tuple[str, rows.Row]] = [
+        ("runs", rows.run_to_row(make_run(status="complete"))),
+        ("hosts", rows.host_to_row(make_host())),
+        ("weights", rows.receipt_to_row("run-1", make_receipt(SILU))),
+    ]
+    for strategy in ("uniform", "max_t"):
+        key = {"case_key": OLD_KEY + strategy}
+        stored += [
+            ("cases", case | key | {"options": rows.dump({"token_strategy": strategy})}),
+            ("measurements", rows.measurement_to_row(make_measurement(case=Case(SILU, 64))) | key),
+            ("verdicts", rows.verdict_to_row(VERDICT) | key),
+        ]
+    for table, row in stored:
+        names, marks = ", ".join(row), ", ".join("?" * len(row))
+        connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", list(row.values()))
+
+
+def check_second_schema(store: Store) -> None:
+    """The default strategy has left the keys; the other one and everything else is as it was."""
+    cases = (Case(SILU, 64), Case(SILU, 64, {"token_strategy": "max_t"}))
+    night = store.night("run-1")
+    assert {m.check.case.key for m in night.measurements} == {case.key for case in cases}
+    assert {m.check.case.key: dict(m.check.case.options) for m in night.measurements} == {
+        case.key: dict(case.options) for case in cases
+    }
+    assert {verdict.series.case_key for verdict in night.verdicts} == {case.key for case in cases}
+    assert {m.check.case.layer.module for m in night.measurements} == {""}
+    assert store.measured_layers("run-1") == {SILU.key}
+
+
+def test_a_database_of_the_first_schema_keeps_its_trends(tmp_path: Path) -> None:
+    with duckdb.connect(str(database_path(tmp_path))) as connection:
+        write_first_schema(connection)
+        connection.execute("CREATE TABLE schema_version (version INTEGER); INSERT INTO schema_version VALUES (1)")
+    with Store.open(tmp_path) as store:
+        check_second_schema(store)
+        tonight = make_run("run-2", nights=1)
+        store.begin_run(tonight)
+        store.commit_unit("run-2", make_host(), None, [make_measurement("run-2", Case(SILU, 64))])
+        trend = store.trends(tonight)[make_measurement(case=Case(SILU, 64)).series]
+        assert [point.run_id for point in trend] == ["run-1", "run-2"]
+
+
+def test_an_export_of_the_first_schema_is_read_with_the_keys_of_today(tmp_path: Path) -> None:
+    with duckdb.connect(":memory:") as connection:
+        write_first_schema(connection)
+        for (table,) in connection.execute("SELECT table_name FROM information_schema.tables").fetchall():
+            connection.execute(f"COPY {table} TO '{tmp_path / table}.parquet' (FORMAT parquet)")
+    with Store.from_parquet(tmp_path) as store:
+        check_second_schema(store)
+
+
 @pytest.mark.parametrize(
     ("table", "row"),
     [
@@ -68,6 +151,7 @@ def test_the_order_of_sizes_survives_because_keys_spell_it() -> None:
         ("hosts", rows.host_to_row(make_host())),
         ("cases", rows.case_to_row(make_case())),
         ("weights", rows.receipt_to_row("run-1", make_receipt(make_layer()))),
+        ("ceilings", rows.ceiling_to_row(make_ceiling())),
         ("measurements", rows.measurement_to_row(make_measurement())),
         ("verdicts", rows.verdict_to_row(VERDICT)),
     ],

@@ -63,7 +63,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(autouse=True)
 def _made_up_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dashboards.site.find_kernel", find_made_up_kernel)
+    monkeypatch.setattr("dashboards.comparisons.find_kernel", find_made_up_kernel)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def night() -> Night:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, night: Night) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dashboards.site.find_kernel", find_made_up_kernel)
+        patch.setattr("dashboards.comparisons.find_kernel", find_made_up_kernel)
         return write_site(night, tmp_path_factory.mktemp("site") / "out").parent
 
 
@@ -133,7 +133,7 @@ def test_the_run_is_told_from_commit_to_weights(pages: dict[str, Page]) -> None:
     for part in (
         *("run-3", "nightly-h200", "252e9d4c0f", "with uncommitted changes", "2026-11-20 02:00 UTC", "0 h 41 min 12 s"),
         *("measure", "2210.7", "NVIDIA H200", "580.159.04", "2.11.0", "3.6.0", "0.26.0", "AMD EPYC"),
-        *("1.21 GB", "3.21", "ab12ab12ab12", "Fused mixture of experts"),
+        *("640.00 MB", "3.21", "ab12ab12ab12", "Fused mixture of experts"),
     ):
         assert part in words, part
 
@@ -185,6 +185,42 @@ def test_the_csv_holds_the_same_medians_to_the_last_digit(site: Path, night: Nig
         assert line["status"] == measurement.status.value
         assert (float(line["median_us"]) if line["median_us"] else None) == measurement.median_us
         assert line["reason"] == measurement.check.reason
+
+
+def test_the_csv_tells_rates_shares_and_errors(site: Path, night: Night) -> None:
+    with (site / "data-fused_moe.csv").open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len({line["case_key"] for line in lines}) > 5
+    timed = [line for line in lines if line["median_us"]]
+    for line in timed:
+        on_gpu = line["device"] == H200.name
+        assert bool(line["share_of_floor"]) is on_gpu
+        if on_gpu:
+            assert float(line["floor_us"]) / float(line["median_us"]) == float(line["share_of_floor"])
+        assert float(line["relative_error"]) / float(line["earlier_error"]) == float(line["error_ratio"])
+    jumped = {(line["num_tokens"], line["provider"]) for line in timed if float(line["error_ratio"]) > 1.5}
+    assert jumped == {("64", "vllm-triton-shipped")}
+
+
+def test_a_jump_of_an_error_is_on_the_front_page_and_in_the_table(pages: dict[str, Page]) -> None:
+    index, page = pages["index.html"], pages["kernel-fused_moe.html"]
+    assert "Errors that moved" in index.words
+    assert [text for tag, text in index.text if tag == "b" and text.endswith("\u00d7")] == ["1.8\u00d7"] * 4
+    assert [text for tag, text in page.text if tag == "b" and text.endswith("\u00d7")] == ["1.8\u00d7"] * 4
+    trends = [label for label in page.values("aria-label", "svg") if label.startswith("Trend of the relative error")]
+    assert len(trends) == 4  # two layers on two devices
+    assert all("jumps tonight: vllm-triton-shipped at M=64 1.8" in label for label in trends)
+
+
+def test_without_a_jump_the_front_page_says_nothing_of_errors(tmp_path: Path) -> None:
+    index = Page(write_site(make_night(1), tmp_path / "site"))
+    assert "Errors that moved" not in index.words
+
+
+def test_ceilings_and_the_memory_of_weights_are_told(pages: dict[str, Page]) -> None:
+    assert "copy 4,000 GB/s, bfloat16 gemm 700 TFLOP/s" in pages["index.html"].words
+    assert "640.00 MB, 1.89\u00d7 smaller than with 16 bits each" in pages["kernel-fused_moe.html"].words
+    assert "smaller than" not in pages["kernel-silu_mul_fp8.html"].words
 
 
 def test_the_first_night_says_that_it_has_no_history(tmp_path: Path) -> None:

@@ -10,12 +10,23 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from records import STARTED, make_case, make_host, make_layer, make_measurement, make_receipt, make_run
+from records import (
+    STARTED,
+    make_case,
+    make_ceiling,
+    make_host,
+    make_layer,
+    make_measurement,
+    make_receipt,
+    make_run,
+)
 
 from tasks.errors import NewerSchemaError, RunMismatchError, StoreError, StoreLockedError
 from tasks.records import Measurement, Night, Run, Series, State, Status, Verdict
-from tasks.store import TABLES, Store, database_path, snapshot_path
+from tasks.rows import run_to_row
+from tasks.store import MIGRATIONS, ROWS_PER_STATEMENT, TABLES, Store, database_path, snapshot_path
 
+NUM_MIGRATIONS = len(list(MIGRATIONS.glob("*.sql")))
 HOLD_OPEN = """
 import duckdb, sys, time
 connection = duckdb.connect(sys.argv[1])
@@ -58,7 +69,7 @@ def test_a_store_is_made_from_nothing_with_every_table(tmp_path: Path) -> None:
     Store.open(tmp_path / "new" / "folder").close()
     path = database_path(tmp_path / "new" / "folder")
     assert [count_rows(path, table) for table in TABLES] == [0] * len(TABLES)
-    assert count_rows(path, "schema_version") == 1
+    assert count_rows(path, "schema_version") == NUM_MIGRATIONS
 
 
 def test_opening_again_migrates_nothing_and_keeps_everything(tmp_path: Path) -> None:
@@ -66,7 +77,24 @@ def test_opening_again_migrates_nothing_and_keeps_everything(tmp_path: Path) -> 
         store.begin_run(make_run())
     with Store.open(tmp_path) as store:
         assert store.runs() == [make_run()]
-    assert count_rows(database_path(tmp_path), "schema_version") == 1
+    assert count_rows(database_path(tmp_path), "schema_version") == NUM_MIGRATIONS
+
+
+def test_migrations_are_numbered_without_a_gap() -> None:
+    numbers = [int(path.name.partition("_")[0]) for path in sorted(MIGRATIONS.glob("*.sql"))]
+    assert numbers == list(range(1, NUM_MIGRATIONS + 1))
+
+
+def test_a_store_of_the_first_schema_is_migrated_and_keeps_its_runs(tmp_path: Path) -> None:
+    with duckdb.connect(str(database_path(tmp_path))) as connection:
+        connection.execute("CREATE TABLE schema_version (version INTEGER); INSERT INTO schema_version VALUES (1)")
+        connection.execute((MIGRATIONS / "001_first_schema.sql").read_text())
+        row = run_to_row(make_run())
+        connection.execute(f"INSERT INTO runs VALUES ({', '.join('?' * len(row))})", list(row.values()))
+    with Store.open(tmp_path) as store:
+        assert store.runs() == [make_run()]
+        store.commit_ceilings([make_ceiling()])
+        assert store.ceilings("run-1") == [make_ceiling()]
 
 
 def test_a_newer_schema_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -264,6 +292,44 @@ def test_a_unit_that_failed_to_commit_can_be_committed_again(store: Store) -> No
     assert store.measurements("run-1") == [make_measurement()]
 
 
+def test_a_unit_of_more_rows_than_a_statement_takes_is_committed_whole(store: Store, tmp_path: Path) -> None:
+    store.begin_run(make_run())
+    providers = [f"provider-{n:04}" for n in range(2 * ROWS_PER_STATEMENT + 1)]
+    measurements = [make_measurement(provider=provider) for provider in providers]
+    with pytest.raises(duckdb.ConstraintException):
+        store.commit_unit("run-1", make_host(), None, [*measurements, measurements[0]])
+    store.commit_unit("run-1", make_host(), None, measurements)
+    assert store.measurements("run-1") == measurements
+
+
+def test_a_host_is_known_after_its_unit_was_committed_and_not_before(store: Store) -> None:
+    store.begin_run(make_run())
+    with pytest.raises(duckdb.ConstraintException):
+        store.commit_unit("run-1", make_host(), None, [make_measurement()] * 2)
+    store.commit_unit("run-1", make_host(), None, [make_measurement()])
+    other = make_host(host_id="ffff")
+    store.commit_unit("run-1", other, None, [replace_host(make_measurement(provider="torch"), "ffff")])
+    store.commit_unit("run-1", make_host(), None, [make_measurement(provider="triton-2")])
+    assert store.night("run-1").hosts == (make_host(), other)
+
+
+def replace_host(measurement: Measurement, host_id: str) -> Measurement:
+    return replace(measurement, check=replace(measurement.check, host_id=host_id))
+
+
+def test_ceilings_belong_to_a_run_and_a_host(store: Store) -> None:
+    store.begin_run(make_run())
+    ceilings = [make_ceiling(), make_ceiling("bfloat16 gemm", 745.5), make_ceiling(run_id="run-2")]
+    store.commit_ceilings(ceilings)
+    store.commit_ceilings([])
+    assert store.ceilings("run-1") == [ceilings[1], ceilings[0]]
+    assert store.ceilings("run-2") == [ceilings[2]]
+    assert store.ceilings("run-3") == []
+    assert store.night("run-1").ceilings == (ceilings[1], ceilings[0])
+    with pytest.raises(duckdb.ConstraintException):
+        store.commit_ceilings([make_ceiling()])
+
+
 def test_hosts_and_cases_are_shared_by_runs(store: Store, tmp_path: Path) -> None:
     for nights in range(3):
         commit_run(store, make_run(f"run-{nights}", nights), [make_measurement(f"run-{nights}")])
@@ -341,6 +407,7 @@ def whole_night(store: Store) -> Night:
         run_id = f"run-{nights}"
         measurements = [replace(m, run_id=run_id) for m in every_kind_of_measurement()]
         commit_run(store, make_run(run_id, nights), measurements)
+        store.commit_ceilings([make_ceiling(run_id=run_id)])
         store.commit_verdicts(run_id, [Verdict(run_id, measurements[0].series, State.SAME, "same", 10.5, 10.5, 0.0)])
     return store.night()
 
@@ -426,6 +493,16 @@ def test_trends_end_at_the_night_asked_for(store: Store) -> None:
     assert [point.run_id for point in points] == ["run-0", "run-1"]
     [points] = store.night("run-2").trends.values()
     assert [point.run_id for point in points] == ["run-0", "run-1", "run-2"]
+
+
+def test_a_trend_tells_the_error_of_every_night(store: Store) -> None:
+    for night, error in enumerate((0.012, 0.013, None)):
+        run_id = f"run-{night}"
+        measurement = make_measurement(run_id, relative_error=error, share_close=None if error is None else 1 - error)
+        commit_run(store, make_run(run_id, night), [measurement])
+    [points] = store.night("run-2").trends.values()
+    assert [point.relative_error for point in points] == [0.012, 0.013, None]
+    assert [point.share_close for point in points] == [0.988, 0.987, None]
 
 
 def test_a_trend_is_of_one_seed_since_another_draws_another_routing(store: Store) -> None:

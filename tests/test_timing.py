@@ -1,5 +1,6 @@
 """Timers keep every sample; the device, poison and percentiles are what they say."""
 
+import statistics
 import time
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def test_timers_are_keyed_by_their_names():
 
 
 def test_each_device_type_has_its_timers():
-    assert [timer.name for timer in timers_for("cuda")] == ["graph"]
+    assert [timer.name for timer in timers_for("cuda")] == ["graph", "eager"]
     assert [timer.name for timer in timers_for("cpu")] == ["wall"]
 
 
@@ -85,6 +86,15 @@ def test_a_graph_is_timed_replay_by_replay():
     samples = TIMERS["graph"].time(lambda: x * 2)
     assert len(samples) == timing.TIMED_REPLAYS
     assert all(0 < sample < 1000 for sample in samples)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_single_call_costs_more_than_one_of_a_graph_by_its_launch():
+    x = torch.ones(1 << 10, device="cuda")
+    samples = TIMERS["eager"].time(lambda: x * 2)
+    assert len(samples) == timing.TIMED_CALLS
+    assert statistics.median(samples) > statistics.median(TIMERS["graph"].time(lambda: x * 2))
 
 
 @pytest.mark.gpu

@@ -1,0 +1,100 @@
+"""Rows against one another, against the device's ceilings, and against their own earlier nights."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from dashboards.rows import Row, group, is_vllm
+from kernels.errors import RegistryError
+from kernels.registry import find_kernel
+from kernels.spec import Layer
+from tasks.accuracy import usual_error
+from tasks.floors import find_floor_us, group_rates
+from tasks.records import Night, Status
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the code says about a kernel; nothing for one that is gone, as an old night may know more kernels."""
+
+    title: str = ""
+    baseline: str = ""
+    gemm_dtype: Mapping[str, str] | None = field(hash=False, default=None)
+    """By scheme, what tensor cores multiply; None where nobody knows."""
+    num_weights: Callable[[Layer], int] | None = None
+
+
+def describe_kernel(name: str) -> About:
+    """What the registry says about a kernel."""
+    try:
+        kernel = find_kernel(name)
+    except RegistryError:
+        return About()
+    return About(kernel.title, kernel.baseline, kernel.gemm_dtype, kernel.num_weights)
+
+
+def compare_rows(rows: list[Row], baseline: str) -> list[Row]:
+    """Give every row its speed-ups; only rows of one case, device and timer compare.
+
+    The reference, which `Row.speedup` is told against, is the fastest vLLM provider, else the baseline.
+    """
+    by_case = group(rows, same_case)
+    best_vllm = {case: find_best_vllm(found) for case, found in by_case.items()}
+    baselines = {case: find_baseline(found, baseline) for case, found in by_case.items()}
+    compared = []
+    for row in rows:
+        vllm, plain = best_vllm[same_case(row)], baselines[same_case(row)]
+        reference = vllm or plain
+        compared.append(
+            replace(
+                row,
+                reference=reference.provider if reference else "",
+                speedup_over_vllm=divide_times(vllm, row),
+                speedup_over_baseline=divide_times(plain, row),
+            )
+        )
+    return compared
+
+
+def divide_times(other: Row | None, row: Row) -> float | None:
+    """How many times as fast as another row a row is, None unless both were timed."""
+    return other.median_us / row.median_us if other and other.median_us and row.median_us else None
+
+
+def add_floors(rows: list[Row], night: Night, about: About) -> list[Row]:
+    """Give every row the floor of its case on its host; none for a kernel that is no longer in the code."""
+    if about.gemm_dtype is None:
+        return rows
+    rates = group_rates(night.ceilings)
+    floored = []
+    for row in rows:
+        check = row.measurement.check if row.measurement else None
+        if check and (not about.gemm_dtype or check.case.layer.scheme in about.gemm_dtype):
+            gemm_dtype = about.gemm_dtype.get(check.case.layer.scheme, "")
+            row = replace(row, floor_us=find_floor_us(check, rates.get(check.host_id, {}), gemm_dtype))
+        floored.append(row)
+    return floored
+
+
+def add_errors(rows: list[Row], night: Night) -> list[Row]:
+    """Give every row the usual error of its earlier nights."""
+    told = []
+    for row in rows:
+        earlier = [point for point in night.trends.get(row.series, ()) if point.run_id != night.run.run_id]
+        told.append(replace(row, earlier_error=usual_error(earlier)))
+    return told
+
+
+def same_case(row: Row) -> tuple[str, str, str]:
+    """What two rows must share to be compared."""
+    return row.series.case_key, row.series.device_name, row.series.timer
+
+
+def find_best_vllm(rows: list[Row]) -> Row | None:
+    """The fastest vLLM provider of a case."""
+    timed = [row for row in rows if is_vllm(row.provider) and row.status == Status.OK and row.median_us]
+    return min(timed, key=lambda row: row.median_us or 0.0, default=None)
+
+
+def find_baseline(rows: list[Row], baseline: str) -> Row | None:
+    """The baseline's row of a case, if it was timed."""
+    return next((row for row in rows if row.provider == baseline and row.status == Status.OK and row.median_us), None)

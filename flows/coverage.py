@@ -1,0 +1,68 @@
+"""Which provider computes which scheme of which kernel, and on what: a table of the registry, for the README."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+
+from kernels.registry import kernels
+from kernels.requirements import NO_VLLM
+from kernels.spec import Case, Device, Kernel, Layer, Provider
+from tasks.shapes import DTYPES
+
+DEVICES = (
+    Device("cpu", "cpu"),
+    *(
+        Device("cuda", f"sm_{major}{minor}", (major, minor))
+        for major, minor in ((8, 0), (8, 9), (9, 0), (10, 0), (12, 0))
+    ),
+)
+"""Who is asked about: one device of every family."""
+FEW = {"num_experts": 8, "top_k": 2}
+MANY = 4096
+"""Every other size: a multiple of every block and group."""
+NUM_TOKENS = 64
+
+
+def coverage_lines() -> list[str]:
+    """A Markdown table, the same on every machine: a row per kernel and scheme, providers with where they run."""
+    lines = ["| kernel | scheme | providers, and where they run |", "|---|---|---|"]
+    with hidden_package("vllm"):
+        for kernel in kernels().values():
+            for scheme in kernel.schemes:
+                takers = [
+                    f"`{name}` ({provider.runs_on})"
+                    for name, provider in kernel.providers.items()
+                    if takes_scheme(provider, kernel, scheme)
+                ]
+                lines.append(f"| `{kernel.name}` | `{scheme}` | {', '.join(takers)} |")
+    return lines
+
+
+def takes_scheme(provider: Provider, kernel: Kernel, scheme: str) -> bool:
+    """Whether a provider computes a scheme on some device with some options; vLLM may be missing, as it is hidden."""
+    return any(
+        provider.unsupported(*asked) in (None, NO_VLLM) for asked in product(list_cases(kernel, scheme), DEVICES)
+    )
+
+
+def list_cases(kernel: Kernel, scheme: str) -> list[Case]:
+    """One layer of the kernel with every dtype and every combination of options."""
+    sizes = {name: FEW.get(name, MANY) for name in kernel.size_names}
+    layers = [Layer(kernel.name, "grid", 1, 1, scheme, dtype, sizes) for dtype in DTYPES if dtype != "auto"]
+    defaults = {name: values[0] for name, values in kernel.options.items()}
+    chosen = [dict(zip(defaults, values, strict=True)) for values in product(*kernel.options.values())]
+    changed = [{name: value for name, value in options.items() if value != defaults[name]} for options in chosen]
+    return [Case(layer, NUM_TOKENS, options) for layer in layers for options in changed]
+
+
+@contextmanager
+def hidden_package(name: str) -> Iterator[None]:
+    """Have a package not be found while the block runs: what is installed must not change the table."""
+    hidden = {module: sys.modules.pop(module) for module in list(sys.modules) if module.partition(".")[0] == name}
+    sys.modules[name] = None  # type: ignore[assignment]  # Python's own way to say that there is none
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        sys.modules.update(hidden)

@@ -1,0 +1,115 @@
+"""The Triton MoE with 4-bit weights: its configurations, and what they compile to for Hopper and Blackwell."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+from tempfile import TemporaryDirectory
+
+import pytest
+from w4_cases import case_of, relative_error, tensors_of
+
+from kernels import mxfp4_moe, nvfp4_moe, w4a8_moe
+from kernels.moe.w4_triton import W4Config, default_config, launch_w4
+from kernels.registry import PACKAGE_DIR
+
+# The interpreter that conftest.py asks for cannot be left again, so compiling takes a process of its own.
+SCRIPT = """
+import json
+from dataclasses import asdict
+import torch
+from kernels.compile import CAPABILITIES, compile_launches
+from kernels.moe.inputs import make_moe_inputs
+from kernels.registry import find_kernel
+from kernels.spec import Case, Layer
+
+SIZES = {"DeepSeek-R1 TP8": (8, 7168, 256, 1), "Qwen3-30B-A3B": (8, 2048, 768, 4096)}
+SCHEMES = {"mxfp4_moe": ("mxfp4_w4a4",), "nvfp4_moe": ("nvfp4_w4a16", "nvfp4_w4a4"), "w4a8_moe": ("int4_w4a8_fp8",)}
+
+compiled = []
+for name, schemes in SCHEMES.items():
+    kernel = find_kernel(name)
+    for scheme in schemes:
+        for num_experts, k, n, m in SIZES.values():
+            small = {"num_experts": 1, "top_k": 8, "hidden_size": k, "intermediate_size": n}
+            layer = Layer(name, "grid", 1, 128, scheme, "bfloat16", small)
+            weights, inputs = kernel.make_weights(layer, 0, "cpu"), make_moe_inputs(Case(layer, 1), 0, "cpu")
+            inputs = {"hidden_states": torch.zeros(m, k, dtype=torch.bfloat16),
+                      "topk_ids": torch.zeros(m, 8, dtype=torch.int32), "topk_weights": torch.zeros(m, 8)}
+            launch = kernel.providers["triton"].prepare(Case(layer, m), weights, inputs)
+            for arch in CAPABILITIES:
+                compiled += [asdict(record) for record in compile_launches(arch, launch.run)]
+print(json.dumps(compiled))
+"""
+
+MAX_SPILL_BYTES = {"sm_90": 0, "sm_100": 32}
+"""On sm_100 cuobjdump shows a few bytes of stack."""
+
+MAX_SHARED_BYTES = 227 * 1024
+
+
+@cache
+def compiled() -> list[dict]:
+    env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    env["PYTHONPATH"] = str(PACKAGE_DIR.parent)
+    with TemporaryDirectory() as folder:
+        env["TRITON_CACHE_DIR"] = folder
+        done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("arch", MAX_SPILL_BYTES)
+def test_nothing_spills_at_the_sizes_of_deepseek_r1_and_qwen3(arch: str):
+    records = [record for record in compiled() if record["arch"] == arch]
+    assert {"w4_gate_up_kernel", "w4_down_kernel", "round_rows_kernel"} <= {record["name"] for record in records}
+    for record in records:
+        assert record["spill_bytes"] <= MAX_SPILL_BYTES[arch], record
+        assert record["shared_bytes"] <= MAX_SHARED_BYTES, record
+
+
+def qwen3(num_tokens: int, **differences):
+    sizes = {"num_experts": 128, "top_k": 8, "k": 2048, "n": 768}
+    return case_of(mxfp4_moe.KERNEL, mxfp4_moe.W4A16, num_tokens=num_tokens, **sizes | differences)
+
+
+def test_blocks_grow_with_the_rows_per_expert():
+    cases = [qwen3(num_tokens) for num_tokens in (1, 64, 512, 1024, 4096)]
+    assert [default_config(case, "mxfp4").BLOCK_SIZE_M for case in cases] == [16, 16, 32, 64, 128]
+    assert default_config(qwen3(4096), "int4").BLOCK_SIZE_M == 64
+
+
+def test_rows_are_those_of_this_rank_and_of_batched_experts():
+    assert default_config(qwen3(512, num_experts=32, ep_size=4), "mxfp4").BLOCK_SIZE_M == 32
+    batched = {"activation_format": "batched"}
+    assert default_config(qwen3(512, options=batched), "mxfp4").BLOCK_SIZE_M == 32
+
+
+def test_a_step_divides_sizes_of_gpt_oss():
+    case = case_of(mxfp4_moe.KERNEL, mxfp4_moe.W4A16, num_experts=128, top_k=4, k=2880, n=2880, num_tokens=1)
+    assert default_config(case, "mxfp4").BLOCK_SIZE_K == 64
+
+
+PLAIN = W4Config(16, 32, 64, 128, 8, num_warps=4, num_stages=3)
+
+
+@pytest.mark.parametrize(
+    "kernel", [mxfp4_moe.KERNEL, nvfp4_moe.KERNEL, w4a8_moe.KERNEL], ids=lambda kernel: kernel.name
+)
+@pytest.mark.parametrize(
+    "config",
+    [PLAIN, replace(PLAIN, BLOCK_SIZE_M=64, GATE_UP_BLOCK_SIZE_N=64, DOWN_BLOCK_SIZE_N=128, GROUP_SIZE_M=1)],
+    ids=["narrow", "wide"],
+)
+def test_a_tuner_may_launch_any_configuration(kernel, config: W4Config, monkeypatch: pytest.MonkeyPatch):
+    case = case_of(kernel, kernel.schemes[-1], k=256, n=128, num_tokens=9)
+    weights, inputs = tensors_of(kernel, case)
+    monkeypatch.setattr(
+        f"kernels.{kernel.name}.prepare_w4", lambda case, layer, inputs: launch_w4(case, layer, inputs, config)
+    )
+    launch = kernel.providers["triton"].prepare(case, weights, inputs)
+    assert launch.config["BLOCK_SIZE_M"] == config.BLOCK_SIZE_M
+    error = relative_error(launch.run()[0], kernel.reference(case, weights, inputs))
+    assert error < (0.025 if kernel.name == "w4a8_moe" else 0.007)
