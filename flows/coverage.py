@@ -1,7 +1,7 @@
 """Which provider computes which scheme of which kernel, and on what: a table of the registry, for the README."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 
@@ -25,25 +25,39 @@ NUM_TOKENS = 64
 
 
 def coverage_lines() -> list[str]:
-    """A Markdown table, the same on every machine: a row per kernel and scheme, providers with where they run."""
-    lines = ["| kernel | scheme | providers, and where they run |", "|---|---|---|"]
+    """A Markdown table, the same on every machine: schemes of a kernel with the same providers share a row."""
+    lines = ["| kernel | schemes | where they run: providers |", "|---|---|---|"]
     with hidden_package("vllm"):
         for kernel in kernels().values():
+            rows: dict[str, list[str]] = {}
             for scheme in kernel.schemes:
-                takers = [
-                    f"`{name}` ({provider.runs_on})"
-                    for name, provider in kernel.providers.items()
-                    if takes_scheme(provider, kernel, scheme)
-                ]
-                lines.append(f"| `{kernel.name}` | `{scheme}` | {', '.join(takers)} |")
+                rows.setdefault(list_takers(kernel, scheme), []).append(f"`{scheme}`")
+            lines += [f"| `{kernel.name}` | {', '.join(schemes)} | {takers} |" for takers, schemes in rows.items()]
     return lines
 
 
-def takes_scheme(provider: Provider, kernel: Kernel, scheme: str) -> bool:
-    """Whether a provider computes a scheme on some device with some options; vLLM may be missing, as it is hidden."""
-    return any(
-        provider.unsupported(*asked) in (None, NO_VLLM) for asked in product(list_cases(kernel, scheme), DEVICES)
-    )
+def list_takers(kernel: Kernel, scheme: str) -> str:
+    """The scheme's providers by where they run: "any: `torch`; sm_89+: `triton`, `vllm-marlin`"."""
+    by_place: dict[str, list[str]] = {}
+    for name, provider in kernel.providers.items():
+        place = name_devices([device for device in DEVICES if takes_scheme(provider, kernel, scheme, device)])
+        if place:
+            by_place.setdefault(place, []).append(f"`{name}`")
+    return "; ".join(f"{place}: {', '.join(names)}" for place, names in by_place.items())
+
+
+def name_devices(devices: Sequence[Device]) -> str:
+    """Those devices in a word: "any", "sm_89+" if every newer one belongs to them, else each; "" for none."""
+    if len(devices) == len(DEVICES):
+        return "any"
+    if devices and tuple(devices) == DEVICES[-len(devices) :]:
+        return f"{devices[0].arch}+"
+    return ", ".join(device.arch for device in devices)
+
+
+def takes_scheme(provider: Provider, kernel: Kernel, scheme: str, device: Device) -> bool:
+    """Whether a provider computes a scheme on a device with some options; vLLM may be missing, as it is hidden."""
+    return any(provider.unsupported(case, device) in (None, NO_VLLM) for case in list_cases(kernel, scheme))
 
 
 def list_cases(kernel: Kernel, scheme: str) -> list[Case]:

@@ -56,10 +56,14 @@ def measure_ceilings(device: torch.device) -> tuple[Rate, ...]:
 
 
 def prepare_copy(size_bytes: int, device: torch.device) -> Run:
-    """A copy from one large buffer to another."""
-    source = torch.zeros(size_bytes, dtype=torch.uint8, device=device)
+    """A kernel that reads one large buffer and writes another.
+
+    It inverts every bit, as fast as anything: torch's copy_ is left to the driver, at 2715 GB/s where this one reached
+    4252 on an H200.
+    """
+    source = torch.zeros(size_bytes // 4, dtype=torch.int32, device=device)
     target = torch.ones_like(source)
-    return lambda: target.copy_(source)
+    return lambda: torch.bitwise_not(source, out=target)
 
 
 def prepare_gemms(device: Device) -> dict[str, Callable[[int, torch.device], Run]]:

@@ -188,8 +188,8 @@ KERNEL = Kernel(
     make_inputs=make_inputs,
     reference=fused_moe_reference,
     providers={
-        "torch": Provider(prepare_torch, unsupported_torch_moe, "any"),
-        "triton": Provider(prepare_triton, unsupported_triton, "sm_80+, FP8 sm_89+"),
+        "torch": Provider(prepare_torch, unsupported_torch_moe),
+        "triton": Provider(prepare_triton, unsupported_triton),
         **VLLM_PROVIDERS,
     },
     baseline="torch",

@@ -99,9 +99,9 @@ KERNEL = Kernel(
     make_inputs=make_inputs,
     reference=mxfp4_gemm_reference,
     providers={
-        "torch-bf16": Provider(prepare_torch_16bit, unsupported_torch, "any"),
-        "torch": Provider(prepare_torch, unsupported_torch, "any"),
-        "triton": Provider(prepare_triton, unsupported_triton, "sm_80+"),
+        "torch-bf16": Provider(prepare_torch_16bit, unsupported_torch),
+        "torch": Provider(prepare_torch, unsupported_torch),
+        "triton": Provider(prepare_triton, unsupported_triton),
         **VLLM_PROVIDERS,
     },
     baseline="torch-bf16",

@@ -125,8 +125,8 @@ KERNEL = Kernel(
     make_inputs=make_inputs,
     reference=mxfp4_moe_reference,
     providers={
-        "torch": Provider(prepare_torch, unsupported_torch_moe, "any"),
-        "triton": Provider(prepare_triton, unsupported_triton, "sm_80+"),
+        "torch": Provider(prepare_torch, unsupported_torch_moe),
+        "triton": Provider(prepare_triton, unsupported_triton),
         **MXFP4_VLLM_PROVIDERS,
     },
     baseline="torch",
@@ -143,7 +143,7 @@ KERNEL = Kernel(
             element_error=0.2,
             share_close=0.97,
             reason="rounding gate and up to bfloat16, as torch and vLLM do, moves values of the intermediate to "
-            "another code and scales to twice or half: 0.02 to 0.075 in norm was measured (0.003 if float32 is kept)",
+            "another code and scales to twice or half: 0.03 to 0.075 in norm was measured (0.003 if float32 is kept)",
         ),
     },
     flops=moe_flops,

@@ -193,9 +193,9 @@ KERNEL = Kernel(
     make_inputs=make_inputs,
     reference=nvfp4_moe_reference,
     providers={
-        "torch": Provider(prepare_torch, unsupported_torch_moe, "any"),
-        "triton": Provider(prepare_triton, unsupported_triton, "sm_89+"),
-        "triton-fp8": Provider(prepare_fp8, unsupported_fp8, "sm_89+", FP8_TOLERANCE),
+        "torch": Provider(prepare_torch, unsupported_torch_moe),
+        "triton": Provider(prepare_triton, unsupported_triton),
+        "triton-fp8": Provider(prepare_fp8, unsupported_fp8, FP8_TOLERANCE),
         **NVFP4_VLLM_PROVIDERS,
     },
     baseline="torch",

@@ -168,11 +168,11 @@ def tolerance_reason(scheme: GroupScheme) -> str:
     if scheme.ue8m0:
         return (
             "near a rounding boundary a value may land on the next e4m3 code, up to 1/8 away (3-bit mantissa); with "
-            "activations in bfloat16, as in vLLM's CUDA kernel, 3 % of them do, 0.015 to 0.018 in norm"
+            "activations in bfloat16, as in vLLM's CUDA kernel, 3 % of them do, 0.013 to 0.024 in norm"
         )
     return (
         "near a rounding boundary a value may land on the next e4m3 code, up to 1/8 away (3-bit mantissa), 0.14 with a "
-        "scale in bfloat16; with both in bfloat16, as in vLLM's CUDA kernel, 5 % of them do, 0.015 to 0.018 in norm"
+        "scale in bfloat16; with both in bfloat16, as in vLLM's CUDA kernel, 5 % of them do, 0.013 to 0.024 in norm"
     )
 
 
@@ -185,13 +185,13 @@ KERNEL = Kernel(
     make_inputs=make_inputs,
     reference=reference,
     providers={
-        "torch": Provider(prepare_torch, unsupported_by_torch, "any"),
-        "triton": Provider(prepare_triton, unsupported_by_triton, "sm_89+"),
+        "torch": Provider(prepare_torch, unsupported_by_torch),
+        "triton": Provider(prepare_triton, unsupported_by_triton),
         **VLLM_PROVIDERS,
     },
     baseline="torch",
     tolerance={
-        name: Tolerance(relative_error=0.02, element_error=0.14, share_close=1.0, reason=tolerance_reason(scheme))
+        name: Tolerance(relative_error=0.03, element_error=0.14, share_close=1.0, reason=tolerance_reason(scheme))
         for name, scheme in SCHEMES.items()
     },
     flops=flops,

@@ -119,8 +119,6 @@ class Provider:
     """(case, weights, inputs) -> Launch; may repack weights, pick a config, compile."""
     unsupported: Callable[[Case, Device], str | None]
     """Why this provider cannot run the case on the device ("needs sm_100 (this is sm_90)"), or None if it can."""
-    runs_on: str
-    """Devices it runs on, as the table of the README says it: "any", "sm_89+", "sm_90", "sm_100, sm_120"."""
     tolerance: Mapping[str, Tolerance] = field(hash=False, default_factory=dict)
     """By scheme, how far it may be from the reference where it computes another function on purpose, and why."""
 

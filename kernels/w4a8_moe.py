@@ -127,8 +127,8 @@ KERNEL = Kernel(
     make_inputs=make_inputs,
     reference=w4a8_moe_reference,
     providers={
-        "torch": Provider(prepare_torch, unsupported_torch_moe, "any"),
-        "triton": Provider(prepare_triton, unsupported_triton, "sm_89+"),
+        "torch": Provider(prepare_torch, unsupported_torch_moe),
+        "triton": Provider(prepare_triton, unsupported_triton),
         **W4A8_VLLM_PROVIDERS,
     },
     baseline="torch",

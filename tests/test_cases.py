@@ -62,7 +62,7 @@ def make_kernel(
         make_weights=make_no_weights,
         make_inputs=make_ones,
         reference=double_reference,
-        providers={provider: Provider(double, accept, "any") for provider in providers},
+        providers={provider: Provider(double, accept) for provider in providers},
         baseline=providers[0],
         tolerance=dict.fromkeys(schemes, Tolerance(0.0, 0.0, 1.0, "doubling is exact")),
         flops=count_tokens,

@@ -1,5 +1,6 @@
 """Every scheme of fused_moe with every option: against a slow twin, and on the inputs that break kernels."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
@@ -29,12 +30,22 @@ OPTIONS = (
 )
 GROUPED = ("fp8_w8a8_block128", "int8_w8a16_group128")
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
-every_option = pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options.values()) or "default")
+every_option = pytest.mark.parametrize("options", OPTIONS[:3], ids=["default", "batched", "on_input"])
+"""Both together are in the property test: batched rows have no weights."""
 
 ROUNDED_ONCE = {"bfloat16": 0.005, "float16": 0.0008}
 """Of 16-bit schemes in our kernel: the intermediate, every expert's output and their sum are rounded, nothing else."""
 CODES_FLIPPED = 0.02
 """Of 8-bit activations: another order of sums, or the intermediate in 16 bits, flips a few codes."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """A second thread is only waited for with tensors as small as these."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def case_of(
@@ -162,8 +173,7 @@ def twin_of_fused_moe(case: Case, weights: Tensors, inputs: Tensors) -> torch.Te
 
 
 @every_scheme
-@every_option
-@pytest.mark.parametrize("ep_size", [1, 2])
+@pytest.mark.parametrize(("options", "ep_size"), [(OPTIONS[0], 1), (OPTIONS[0], 2), (OPTIONS[1], 2), (OPTIONS[2], 1)])
 def test_the_reference_agrees_with_one_token_at_a_time(scheme: str, options: dict[str, str], ep_size: int):
     case = case_of(scheme, options, num_tokens=3, num_experts=2, n=256, ep_size=ep_size)
     weights, inputs = tensors_of(case)
@@ -235,9 +245,8 @@ def test_float16_is_within_the_tolerance(provider: str, scheme: str):
 
 
 @every_scheme
-@pytest.mark.parametrize("options", OPTIONS[:3], ids=["default", "batched", "on_input"])
-def test_both_orders_of_operands_compute_the_formula(scheme: str, options: dict[str, str]):
-    case = case_of(scheme, options, num_tokens=19)
+def test_both_orders_of_operands_compute_the_formula(scheme: str):
+    case = case_of(scheme, num_tokens=9)
     weights, inputs = tensors_of(case)
     for swap_ab in (False, True):
         check_triton(case, weights, inputs, MoeConfig(16, 128, 128, 128, 4, swap_ab, False, 4, 3))
@@ -257,16 +266,15 @@ def test_weighted_input_may_be_quantized_on_load(scheme: str):
 
 
 @pytest.mark.parametrize("scheme", [scheme for scheme in SCHEMES if scheme not in GROUPED])
-@pytest.mark.parametrize("options", OPTIONS[:3], ids=["default", "batched", "on_input"])
-def test_sizes_that_no_tile_divides_are_masked(scheme: str, options: dict[str, str]):
-    case = case_of(scheme, options, num_tokens=5, k=144, n=96)
+def test_sizes_that_no_tile_divides_are_masked(scheme: str):
+    case = case_of(scheme, num_tokens=5, k=144, n=96)
     check_triton(case, *tensors_of(case))
 
 
 @every_scheme
 @pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")  # a block's padding repeats pair 0, which may be poison
 @pytest.mark.parametrize("provider", ["torch", "triton"])
-@pytest.mark.parametrize("num_tokens", [3, 40], ids=["a-block-a-pair", "aligned"])
+@pytest.mark.parametrize("num_tokens", [3, 9], ids=["a-block-a-pair", "aligned"])
 def test_pairs_of_other_ranks_experts_add_nothing(provider: str, scheme: str, num_tokens: int):
     case = case_of(scheme, num_tokens=num_tokens, num_experts=8, ep_size=4)
     weights, inputs = tensors_of(case)
@@ -280,14 +288,13 @@ def test_pairs_of_other_ranks_experts_add_nothing(provider: str, scheme: str, nu
 
 @every_scheme
 @pytest.mark.parametrize("provider", ["torch", "triton"])
-@pytest.mark.parametrize(("num_tokens", "top_k"), [(1, 1), (1, 2), (40, 2)])
+@pytest.mark.parametrize(("num_tokens", "top_k"), [(1, 1), (1, 2), (9, 2)])
 def test_a_rank_without_any_pair_returns_zeros(provider: str, scheme: str, num_tokens: int, top_k: int):
-    for options in (OPTIONS[0], OPTIONS[2]):
-        case = case_of(scheme, options, num_tokens, num_experts=8, top_k=top_k, ep_size=4)
-        weights, inputs = tensors_of(case)
-        inputs["topk_ids"] = inputs["topk_ids"] % 24 + 8
-        output = output_of(provider, case, weights, inputs)
-        assert torch.equal(output, torch.zeros(num_tokens, 256, dtype=torch.bfloat16))
+    case = case_of(scheme, {}, num_tokens, num_experts=8, top_k=top_k, ep_size=4)
+    weights, inputs = tensors_of(case)
+    inputs["topk_ids"] = inputs["topk_ids"] % 24 + 8
+    output = output_of(provider, case, weights, inputs)
+    assert torch.equal(output, torch.zeros(num_tokens, 256, dtype=torch.bfloat16))
 
 
 def test_a_map_may_give_this_rank_any_of_the_experts():
@@ -315,11 +322,11 @@ def test_alignment_leaves_pairs_of_other_ranks_out(num_tokens: int):
 
 @every_scheme
 def test_batched_padding_is_neither_read_nor_written(scheme: str):
-    case = case_of(scheme, OPTIONS[1], num_tokens=18)
+    case = case_of(scheme, OPTIONS[1], num_tokens=18, num_experts=3)
     weights, inputs = tensors_of(case)
-    inputs["expert_num_tokens"] = torch.tensor([18, 0, 1, 17], dtype=torch.int32)
+    inputs["expert_num_tokens"] = torch.tensor([17, 0, 1], dtype=torch.int32)
     padding = torch.arange(18) >= inputs["expert_num_tokens"][:, None]  # [E, T]
-    inputs["hidden_states"][:] = torch.randn(4, 18, 256)
+    inputs["hidden_states"][:] = torch.randn(3, 18, 256)
     clean = decode_moe(case, inputs, (output_of("triton", case, weights, inputs),))
     inputs["hidden_states"][padding] = torch.nan
     output = output_of("triton", case, weights, inputs)
@@ -336,35 +343,34 @@ def test_an_expert_may_get_all_tokens_or_none(scheme: str):
 
 
 @every_scheme
-@pytest.mark.parametrize("provider", ["torch", "triton"])
-@pytest.mark.parametrize("options", OPTIONS[:3], ids=["default", "batched", "on_input"])
-def test_a_row_of_zeros_gives_zeros(provider: str, scheme: str, options: dict[str, str]):
+@every_option
+def test_a_row_of_zeros_gives_zeros(scheme: str, options: dict[str, str]):
     case = case_of(scheme, options, num_tokens=3)
     weights, inputs = tensors_of(case)
     inputs["hidden_states"][..., 1, :] = 0
     if is_batched(case):
         inputs["expert_num_tokens"] = torch.full_like(inputs["expert_num_tokens"], 3)
-    output = output_of(provider, case, weights, inputs)
-    assert (output[..., 1, :] == 0).all()
-    assert output.isfinite().all()
+    for provider in ("torch", "triton"):
+        output = output_of(provider, case, weights, inputs)
+        assert (output[..., 1, :] == 0).all()
+        assert output.isfinite().all()
 
 
 @every_scheme
 @pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")  # numpy's, which the interpreter computes with
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-@pytest.mark.parametrize("options", OPTIONS[:3], ids=["default", "batched", "on_input"])
-def test_a_bad_token_disturbs_no_other(scheme: str, options: dict[str, str], bad: float):
-    case = case_of(scheme, options, num_tokens=18, top_k=2)
+@every_option
+def test_a_bad_token_disturbs_no_other(scheme: str, options: dict[str, str]):
+    case = case_of(scheme, options, num_tokens=7)
     weights, inputs = tensors_of(case)
     if is_batched(case):
-        inputs["expert_num_tokens"] = torch.full_like(inputs["expert_num_tokens"], 18)
+        inputs["expert_num_tokens"] = torch.full_like(inputs["expert_num_tokens"], 7)
     spoilt = {**inputs, "hidden_states": inputs["hidden_states"].clone()}
-    spoilt["hidden_states"][..., 4, 3] = bad
-    good = torch.arange(18) != 4
+    spoilt["hidden_states"][..., 0, 3] = torch.nan
+    spoilt["hidden_states"][..., 4, 3] = torch.inf
+    good = [1, 2, 3, 5, 6]
     for provider in ("torch", "triton"):
         clean, output = (output_of(provider, case, weights, tensors) for tensors in (inputs, spoilt))
         assert torch.equal(output[..., good, :], clean[..., good, :])
-    assert not fused_moe_reference(case, weights, inputs).isnan().any()
 
 
 @pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")
@@ -421,6 +427,7 @@ def test_any_case_matches_the_reference(case_and_skew: tuple[Case, bool], seed: 
     assert relative_error(output, reference) < limit
 
 
-def test_options_and_dtypes_are_what_the_tests_go_through():
-    values = [dict(zip(KERNEL.options, values, strict=True)) for values in product(*KERNEL.options.values())]
-    assert len(values) == len(OPTIONS)
+def test_the_options_are_all_that_the_kernel_has():
+    values = [dict(zip(KERNEL.options, chosen, strict=True)) for chosen in product(*KERNEL.options.values())]
+    defaults = {name: values[0] for name, values in KERNEL.options.items()}
+    assert sorted(({**defaults, **options} for options in OPTIONS), key=str) == sorted(values, key=str)

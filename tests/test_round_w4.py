@@ -56,6 +56,7 @@ def test_rows_are_rounded_as_the_quantizer_does(weight_format: str, exponent: in
 
 
 @every_format
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # numpy's, in the interpreter
 def test_ties_and_the_edges_of_scales_are_rounded_as_the_quantizer_does(weight_format: str):
     ties = torch.tensor(
         [6.0, 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 0.2490234375, 5.03125, 0, -0.75, -5, 2.515625, 1, 4]

@@ -21,26 +21,33 @@ import json
 from dataclasses import asdict
 import torch
 from kernels.compile import CAPABILITIES, compile_launches
-from kernels.moe.inputs import make_moe_inputs
 from kernels.registry import find_kernel
 from kernels.spec import Case, Layer
 
-SIZES = {"DeepSeek-R1 TP8": (8, 7168, 256, 1), "Qwen3-30B-A3B": (8, 2048, 768, 4096)}
-SCHEMES = {"mxfp4_moe": ("mxfp4_w4a4",), "nvfp4_moe": ("nvfp4_w4a16", "nvfp4_w4a4"), "w4a8_moe": ("int4_w4a8_fp8",)}
+DECODE, PREFILL = (7168, 256, 1), (2048, 768, 4096)  # K, N and M: DeepSeek-R1 TP8 and Qwen3-30B-A3B
+CASES = [
+    ("mxfp4_moe", "mxfp4_w4a4", DECODE),
+    ("mxfp4_moe", "mxfp4_w4a16", PREFILL),
+    ("nvfp4_moe", "nvfp4_w4a16", DECODE),
+    ("nvfp4_moe", "nvfp4_w4a4", PREFILL),
+    ("w4a8_moe", "int4_w4a8_fp8", DECODE),
+    ("w4a8_moe", "int4_w4a8_fp8", PREFILL),
+]
 
 compiled = []
-for name, schemes in SCHEMES.items():
+for name, scheme, (k, n, m) in CASES:
     kernel = find_kernel(name)
-    for scheme in schemes:
-        for num_experts, k, n, m in SIZES.values():
-            small = {"num_experts": 1, "top_k": 8, "hidden_size": k, "intermediate_size": n}
-            layer = Layer(name, "grid", 1, 128, scheme, "bfloat16", small)
-            weights, inputs = kernel.make_weights(layer, 0, "cpu"), make_moe_inputs(Case(layer, 1), 0, "cpu")
-            inputs = {"hidden_states": torch.zeros(m, k, dtype=torch.bfloat16),
-                      "topk_ids": torch.zeros(m, 8, dtype=torch.int32), "topk_weights": torch.zeros(m, 8)}
-            launch = kernel.providers["triton"].prepare(Case(layer, m), weights, inputs)
-            for arch in CAPABILITIES:
-                compiled += [asdict(record) for record in compile_launches(arch, launch.run)]
+    sizes = {"num_experts": 1, "top_k": 8, "hidden_size": k, "intermediate_size": n}  # no expert's code knows of others
+    case = Case(Layer(name, "grid", 1, 128, scheme, "bfloat16", sizes), m)
+    weights = kernel.make_weights(case.layer, 0, torch.device("cpu"))
+    inputs = {
+        "hidden_states": torch.zeros(m, k, dtype=torch.bfloat16),
+        "topk_ids": torch.zeros(m, 8, dtype=torch.int32),
+        "topk_weights": torch.zeros(m, 8),
+    }
+    launch = kernel.providers["triton"].prepare(case, weights, inputs)
+    for arch in CAPABILITIES:
+        compiled += [asdict(record) for record in compile_launches(arch, launch.run)]
 print(json.dumps(compiled))
 """
 

@@ -17,7 +17,7 @@ ROUTINGS = {
     "odd and many rows": {"num_tokens": 35, "top_k": 1, "num_experts": 2},
     "weighted input": {"options": {"apply_router_weight_on_input": "true"}},
     "weighted input of one expert": {"top_k": 1, "options": {"apply_router_weight_on_input": "true"}},
-    "batched": {"options": {"activation_format": "batched"}},
+    "batched": {"num_tokens": 3, "options": {"activation_format": "batched"}},
     "batched and weighted input": {"options": {"activation_format": "batched", "apply_router_weight_on_input": "true"}},
     "other ranks' experts": {"ep_size": 2, "num_tokens": 7},
     "other ranks' experts, one a token": {"ep_size": 4, "top_k": 1, "num_tokens": 9},

@@ -57,10 +57,9 @@ def prepare_marlin(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
 
 def unsupported_marlin(case: Case, device: Device) -> str | None:
     """16-bit activations only; the rest in the words of MarlinMxFp4LinearKernel."""
-    reason = missing_capability(device, (8, 0)) or unsupported_activations(case)
-    if reason is None and case.layer.scheme != W4A16 and not is_prequantized(case):
-        reason = f"computes 16-bit activations, {case.layer.scheme} quantizes them inside; see activations=prequantized"
-    reason = reason or missing_vllm()
+    if case.layer.scheme != W4A16 and not is_prequantized(case):
+        return f"computes 16-bit activations, {case.layer.scheme} quantizes them inside; see activations=prequantized"
+    reason = unsupported_activations(case) or missing_capability(device, (8, 0)) or missing_vllm()
     if reason is not None:
         return reason
     from vllm.model_executor.kernels.linear.mxfp4.base import MxFp4LinearLayerConfig
@@ -98,13 +97,13 @@ def prepare_qutlass(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
 
 
 def unsupported_qutlass(case: Case, device: Device) -> str | None:
-    """Blackwell, bfloat16 and aligned rows; activations prequantized, since its own quantization is another function.
+    """Bfloat16 and aligned rows on Blackwell; activations prequantized, since its own quantization is another function.
 
     fusedQuantizeMx(method="abs_max") rounds 3 x / 2 ** floor(log2(max|x|)) and leaves the 3 in the codes; MXFP4, and so
     the reference, rounds 4 x / 2 ** floor(log2(max|x|)): the nearest codes differ throughout.
     """
-    reason = missing_capability(device, (10, 0), (12, 0)) or unsupported_activations(case)
-    return reason or unsupported_qutlass_case(case) or missing_vllm() or missing_qutlass()
+    reason = unsupported_activations(case) or unsupported_qutlass_case(case)
+    return reason or missing_capability(device, (10, 0), (12, 0)) or missing_vllm() or missing_qutlass()
 
 
 def unsupported_qutlass_case(case: Case) -> str | None:
@@ -132,6 +131,6 @@ def missing_qutlass() -> str | None:
 
 
 VLLM_PROVIDERS = {
-    "vllm-marlin": Provider(prepare_marlin, unsupported_marlin, "sm_80+"),
-    "vllm-qutlass": Provider(prepare_qutlass, unsupported_qutlass, "sm_100, sm_120"),
+    "vllm-marlin": Provider(prepare_marlin, unsupported_marlin),
+    "vllm-qutlass": Provider(prepare_qutlass, unsupported_qutlass),
 }

@@ -24,7 +24,8 @@ def abs_bits(x):
 def round_to_fp4(x, global_scale_ptr, FORMAT: tl.constexpr, GROUP_SIZE: tl.constexpr):
     """x [ROWS, K] float32 as kernels.quantize.fp4 quantizes and dequantizes it, but for NVFP4's global scale.
 
-    The values are exact in bfloat16. Divisions are rounded as IEEE has it: a half that an approximation moves would be rounded to another code.
+    The values are exact in bfloat16. Divisions are rounded as IEEE has it: a half that an approximation moves would be
+    rounded to another code.
     """
     groups = tl.reshape(x, (x.shape[0], x.shape[1] // GROUP_SIZE, GROUP_SIZE))
     amax = tl.max(abs_bits(groups), 2)  # [ROWS, K / GROUP_SIZE]

@@ -56,10 +56,10 @@ def prepare_mxfp4_cutlass(case: Case, weights: Tensors, inputs: Tensors) -> Laun
 
 def unsupported_cutlass_fp4(case: Case, device: Device, multiples: dict[str, int]) -> str | None:
     """What needs no vLLM import to be said, of both formats."""
-    reason = missing_capability(device, *FP4_FAMILIES) or missing_vllm()
-    if reason is None and not case.layer.scheme.endswith("_w4a4"):
-        reason = f"quantizes activations to 4 bits, {case.layer.scheme} keeps 16"
-    reason = reason or wrong_format(case, batched=False) or unsupported_weighting(case)
+    if not case.layer.scheme.endswith("_w4a4"):
+        return f"quantizes activations to 4 bits, {case.layer.scheme} keeps 16"
+    reason = missing_capability(device, *FP4_FAMILIES) or missing_vllm() or wrong_format(case, batched=False)
+    reason = reason or unsupported_weighting(case)
     if reason is None and weights_input(case):
         # In 0.26 to 0.32: https://github.com/vllm-project/vllm/pull/43694
         reason = "vLLM weights the input twice, in its prepare step and in these experts"

@@ -21,6 +21,8 @@ from kernels.moe.vllm_schemes import make_quant_config, quant_keys
 from kernels.requirements import missing_capability, missing_vllm
 from kernels.spec import Case, Device, Launch, Tensors
 
+SCHEME = "fp8_w8a8_block128"
+
 
 def experts_class(case: Case) -> Any:
     """The class of the case's activation format."""
@@ -52,6 +54,8 @@ def unsupported_deepgemm(case: Case, device: Device) -> str | None:
 
     DeepGEMM's README: on sm_90 scales are float32, on sm_100 powers of two, which is another function.
     """
+    if case.layer.scheme != SCHEME:
+        return f"takes {SCHEME} (this is {case.layer.scheme})"
     reason = missing_capability(device, (9, 0))
     if reason is None and device.capability[0] != 9:
         reason = f"needs sm_90, where DeepGEMM's scales are float32 (this is {device.arch})"

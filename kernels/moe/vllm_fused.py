@@ -18,10 +18,10 @@ from kernels.moe.vllm_triton import (
 from kernels.spec import Provider
 
 VLLM_PROVIDERS = {
-    "vllm-triton-shipped": Provider(prepare_shipped, unsupported_shipped, "sm_80+, FP8 sm_89+"),
-    "vllm-triton-default": Provider(prepare_default, unsupported_default, "sm_80+, FP8 sm_89+"),
-    "vllm-triton-tuned": Provider(prepare_tuned, unsupported_tuned, "sm_80+, FP8 sm_89+"),
-    "vllm-cutlass": Provider(prepare_cutlass, unsupported_cutlass, "sm_90+"),
-    "vllm-cutlass-batched": Provider(prepare_cutlass_batched, unsupported_cutlass_batched, "sm_90+"),
-    "vllm-deepgemm": Provider(prepare_deepgemm, unsupported_deepgemm, "sm_90"),
+    "vllm-triton-shipped": Provider(prepare_shipped, unsupported_shipped),
+    "vllm-triton-default": Provider(prepare_default, unsupported_default),
+    "vllm-triton-tuned": Provider(prepare_tuned, unsupported_tuned),
+    "vllm-cutlass": Provider(prepare_cutlass, unsupported_cutlass),
+    "vllm-cutlass-batched": Provider(prepare_cutlass_batched, unsupported_cutlass_batched),
+    "vllm-deepgemm": Provider(prepare_deepgemm, unsupported_deepgemm),
 }

@@ -154,10 +154,9 @@ def prepare_mxfp4_marlin(case: Case, weights: Tensors, inputs: Tensors) -> Launc
 
 def unsupported_marlin(case: Case, device: Device) -> str | None:
     """What needs no vLLM import to be said, of both formats."""
-    reason = missing_capability(device, MARLIN_CAPABILITY) or missing_vllm()
-    if reason is None and not case.layer.scheme.endswith("_w4a16"):
-        reason = f"computes 16-bit activations, {case.layer.scheme} quantizes them"
-    reason = reason or unsupported_weighting(case)
+    if not case.layer.scheme.endswith("_w4a16"):
+        return f"computes 16-bit activations, {case.layer.scheme} quantizes them"
+    reason = missing_capability(device, MARLIN_CAPABILITY) or missing_vllm() or unsupported_weighting(case)
     k = case.layer.sizes["hidden_size"]
     if reason is None and k % HIDDEN_MULTIPLE:
         reason = f"needs hidden_size divisible by {HIDDEN_MULTIPLE} (this is {k})"

@@ -15,14 +15,14 @@ from kernels.moe.vllm_marlin import (
 )
 from kernels.spec import Provider
 
-W4A8_VLLM_PROVIDERS = {"vllm-cutlass": Provider(prepare_w4a8_cutlass, unsupported_w4a8_cutlass, "sm_90")}
+W4A8_VLLM_PROVIDERS = {"vllm-cutlass": Provider(prepare_w4a8_cutlass, unsupported_w4a8_cutlass)}
 
 NVFP4_VLLM_PROVIDERS = {
-    "vllm-marlin": Provider(prepare_nvfp4_marlin, unsupported_nvfp4_marlin, "sm_80+"),
-    "vllm-cutlass": Provider(prepare_nvfp4_cutlass, unsupported_nvfp4_cutlass, "sm_100, sm_110, sm_120"),
+    "vllm-marlin": Provider(prepare_nvfp4_marlin, unsupported_nvfp4_marlin),
+    "vllm-cutlass": Provider(prepare_nvfp4_cutlass, unsupported_nvfp4_cutlass),
 }
 
 MXFP4_VLLM_PROVIDERS = {
-    "vllm-marlin": Provider(prepare_mxfp4_marlin, unsupported_mxfp4_marlin, "sm_80+"),
-    "vllm-cutlass": Provider(prepare_mxfp4_cutlass, unsupported_mxfp4_cutlass, "sm_100, sm_110, sm_120"),
+    "vllm-marlin": Provider(prepare_mxfp4_marlin, unsupported_mxfp4_marlin),
+    "vllm-cutlass": Provider(prepare_mxfp4_cutlass, unsupported_mxfp4_cutlass),
 }

@@ -67,11 +67,10 @@ def prepare_vllm_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch
 
 def unsupported_by_vllm_cuda(case: Case, device: Device) -> str | None:
     """vLLM's own limits: below sm_80 it silently runs its Triton kernel instead, and one size of groups."""
-    reason = missing_capability(device, (8, 0)) or missing_vllm()
     group_size = scheme_of(case).group_size
-    if reason is None and group_size != CUDA_GROUP_SIZE:
+    if group_size != CUDA_GROUP_SIZE:
         return f"vLLM's kernel takes groups of {CUDA_GROUP_SIZE} (this is {group_size})"
-    return reason
+    return missing_capability(device, (8, 0)) or missing_vllm()
 
 
 def unsupported_by_vllm_triton(case: Case, device: Device) -> str | None:
@@ -80,6 +79,6 @@ def unsupported_by_vllm_triton(case: Case, device: Device) -> str | None:
 
 
 VLLM_PROVIDERS = {
-    "vllm-cuda": Provider(prepare_vllm_cuda, unsupported_by_vllm_cuda, "sm_80+"),
-    "vllm-triton": Provider(prepare_vllm_triton, unsupported_by_vllm_triton, "sm_89+"),
+    "vllm-cuda": Provider(prepare_vllm_cuda, unsupported_by_vllm_cuda),
+    "vllm-triton": Provider(prepare_vllm_triton, unsupported_by_vllm_triton),
 }
