@@ -213,8 +213,18 @@ def test_our_provider_says_what_it_lacks():
     assert triton(case, old) == "needs sm_89 (this is sm_80)"
     assert triton(case_of("int8_w8a8"), old) is None
     assert triton(case_of("unquantized"), replace(old, capability=(7, 5))) == "needs sm_80 (this is sm_75)"
-    assert torch_moe(case, old) is None
-    assert torch_moe(case_of(PER_TENSOR, n=4), cpu) is not None
+    assert torch_moe(case_of(PER_TENSOR, n=4), cpu) == "needs intermediate_size divisible by 8 (this is 4)"
+    assert torch_moe(case, cpu) is None
+
+
+@pytest.mark.parametrize(("capability", "runs"), [((8, 0), False), ((9, 0), True), ((10, 3), True), ((12, 0), False)])
+def test_torch_multiplies_groups_where_it_does_not_wait_for_their_sizes_and_batches_anywhere(
+    capability: tuple[int, int], runs: bool
+):
+    device, torch_moe = Device("cuda", "a GPU", capability), KERNEL.providers["torch"].unsupported
+    reason = f"needs sm_90 or sm_100, where torch's grouped_mm does not ask the host (this is {device.arch})"
+    assert torch_moe(case_of(BLOCK_128), device) == (None if runs else reason)
+    assert torch_moe(replace(case_of(BLOCK_128), options={"activation_format": "batched"}), device) is None
 
 
 @pytest.mark.parametrize("scheme", ["fp8_w8a8_channel", "int8_w8a16"])

@@ -11,6 +11,7 @@ from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, W4A16
 from kernels.requirements import NO_VLLM
 from kernels.spec import Case, Device, Layer
 
+CPU = Device("cpu", "cpu: test")
 H200 = Device("cuda", "NVIDIA H200", (9, 0))
 B200 = Device("cuda", "NVIDIA B200", (10, 0))
 RTX_5090 = Device("cuda", "NVIDIA GeForce RTX 5090", (12, 0))
@@ -32,12 +33,13 @@ def no_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
 @every_w4a4
 @pytest.mark.usefixtures("no_vllm")
 def test_marlin_takes_quantized_activations_only_as_16_bit_values_that_were_made_before(scheme):
-    assert mxfp4_vllm.unsupported_marlin(case_of(scheme, "dynamic"), H200) == (
-        f"computes 16-bit activations, {scheme} quantizes them inside; see activations=prequantized"
-    )
+    for device in (CPU, H200):
+        assert mxfp4_vllm.unsupported_marlin(case_of(scheme, "dynamic"), device) == (
+            f"computes 16-bit activations, {scheme} quantizes them inside; see activations=prequantized"
+        )
     assert mxfp4_vllm.unsupported_marlin(case_of(scheme), H200) == NO_VLLM
     assert mxfp4_vllm.unsupported_marlin(case_of(W4A16, "dynamic"), H200) == NO_VLLM
-    assert mxfp4_vllm.unsupported_marlin(case_of(scheme), Device("cpu", "cpu: test")).startswith("needs a CUDA GPU")
+    assert mxfp4_vllm.unsupported_marlin(case_of(scheme), CPU) == "needs a CUDA GPU (this is cpu)"
 
 
 @every_w4a4
@@ -61,8 +63,9 @@ def test_qutlass_wants_blackwell_and_names_what_it_got(scheme):
         (case_of("mxfp4_w4a4_hadamard32", n=100), "needs n to be a multiple of 8 (this is 100)"),
     ],
 )
-def test_qutlass_refuses_what_it_does_not_compute(case, reason):
-    assert mxfp4_vllm.unsupported_qutlass(case, B200) == reason
+@pytest.mark.usefixtures("no_vllm")
+def test_qutlass_refuses_what_it_does_not_compute_before_the_device_and_the_package(case, reason):
+    assert [mxfp4_vllm.unsupported_qutlass(case, device) for device in (CPU, H200, B200)] == [reason] * 3
 
 
 def test_a_vllm_built_without_qutlass_is_asked_and_named(monkeypatch: pytest.MonkeyPatch):

@@ -405,8 +405,8 @@ def test_the_reason_of_a_tolerance_says_how_far_bfloat16_arithmetic_is(scheme: s
     tolerance = KERNEL.tolerance[scheme]
     assert relative_error <= tolerance.relative_error
     assert element_error <= tolerance.element_error
-    assert 0.015 < relative_error < 0.018
-    assert "0.015 to 0.018 in norm" in tolerance.reason
+    assert 0.013 < relative_error < 0.024
+    assert "0.013 to 0.024 in norm" in tolerance.reason
 
 
 @every_scheme
@@ -442,6 +442,15 @@ def test_codes_of_the_other_kind_of_scale_do_not_pass_the_tolerance():
 )
 def test_a_provider_says_why_it_cannot_run(provider: str, device: Device, reason: str | None):
     assert KERNEL.providers[provider].unsupported(case_of(), device) == reason
+
+
+def test_a_group_size_that_no_device_changes_is_named_before_the_device_and_the_package(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(requirements.importlib.util, "find_spec", lambda _: None)
+    for device in (Device("cpu", "cpu: x"), H200):
+        reason = KERNEL.providers["vllm-cuda"].unsupported(case_of(scheme="fp8_group64"), device)
+        assert reason == "vLLM's kernel takes groups of 128 (this is 64)"
 
 
 @pytest.mark.parametrize("provider", ["vllm-cuda", "vllm-triton"])

@@ -75,16 +75,17 @@ def test_the_device_is_asked_before_the_package(no_vllm: None, provider: Provide
 
 
 @pytest.mark.parametrize(
-    ("provider", "device", "scheme", "reason"),
+    ("provider", "scheme", "reason"),
     [
-        (NVFP4_MARLIN, H200, "nvfp4_w4a4", "computes 16-bit activations, nvfp4_w4a4 quantizes them"),
-        (MXFP4_MARLIN, H200, "mxfp4_w4a4", "computes 16-bit activations, mxfp4_w4a4 quantizes them"),
-        (NVFP4_CUTLASS, B200, "nvfp4_w4a16", "quantizes activations to 4 bits, nvfp4_w4a16 keeps 16"),
-        (MXFP4_CUTLASS, B200, "mxfp4_w4a16", "quantizes activations to 4 bits, mxfp4_w4a16 keeps 16"),
+        (NVFP4_MARLIN, "nvfp4_w4a4", "computes 16-bit activations, nvfp4_w4a4 quantizes them"),
+        (MXFP4_MARLIN, "mxfp4_w4a4", "computes 16-bit activations, mxfp4_w4a4 quantizes them"),
+        (NVFP4_CUTLASS, "nvfp4_w4a16", "quantizes activations to 4 bits, nvfp4_w4a16 keeps 16"),
+        (MXFP4_CUTLASS, "mxfp4_w4a16", "quantizes activations to 4 bits, mxfp4_w4a16 keeps 16"),
     ],
 )
-def test_a_scheme_with_other_activations_is_refused(
-    vllm_is_there: None, provider: Provider, device: Device, scheme: str, reason: str
+@pytest.mark.parametrize("device", [CPU, T4, H200, B200], ids=lambda device: device.arch)
+def test_a_scheme_with_other_activations_is_refused_before_the_device_and_the_package(
+    no_vllm: None, provider: Provider, device: Device, scheme: str, reason: str
 ) -> None:
     assert provider.unsupported(case_of(scheme), device) == reason
 
