@@ -6,7 +6,7 @@ import numpy as np
 
 from dashboards.comparisons import About, add_errors, add_floors, compare_rows, describe_kernel
 from dashboards.rows import Footprint, KernelRows, LayerRows, Panel, Row, group
-from kernels.spec import Layer
+from kernels.spec import Layer, label_option
 from tasks.records import Measurement, Night, Series, Verdict
 
 
@@ -74,7 +74,7 @@ def make_row(series: Series, measurement: Measurement | None, verdict: Verdict |
         series=series,
         layer_key=layer_key or series.case_key,
         num_tokens=int(tokens) if tokens.isdigit() else 0,
-        options=" ".join(option.partition("=")[2] for option in options),
+        options=" ".join(label_option(*option.partition("=")[::2]) for option in options),
         measurement=measurement,
         verdict=verdict,
     )

@@ -38,7 +38,7 @@ class Row:
     num_tokens: int
     """0 where the key of an old night does not tell."""
     options: str
-    """Values of the case's options, "" without any."""
+    """Labels of the case's options, "" without any."""
     measurement: Measurement | None
     """None for a series that is missing from the run."""
     verdict: Verdict | None

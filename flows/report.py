@@ -109,4 +109,4 @@ def unsupported_lines(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         if row.measurement and row.status == Status.UNSUPPORTED:
             cases.setdefault((row.provider, row.measurement.check.reason), set()).add(row.series.case_key)
-    return [f"{name}: {reason} ({len(keys)} cases)" for (name, reason), keys in cases.items()]
+    return [f"{name}: {reason} ({len(keys)} case{'s' * (len(keys) > 1)})" for (name, reason), keys in cases.items()]

@@ -97,8 +97,8 @@ class Case:
 
     @property
     def option_labels(self) -> tuple[str, ...]:
-        """What a person reads of the options: the value, or the name of one that is switched on."""
-        return tuple(name if value == "true" else value for name, value in sorted(self.options.items()))
+        """What a person reads of the options."""
+        return tuple(label_option(name, value) for name, value in sorted(self.options.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +135,11 @@ class Tolerance:
     """Least share of elements that must be close."""
     reason: str
     """Where the two figures come from, in one sentence."""
+
+
+def label_option(name: str, value: str) -> str:
+    """What a person reads of an option: its value, or its name where it is switched on."""
+    return name if value == "true" else value
 
 
 def first_output(case: Case, inputs: Tensors, outputs: Outputs) -> torch.Tensor:

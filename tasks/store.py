@@ -16,14 +16,13 @@ from typing import Any
 import duckdb
 
 from tasks import rows
-from tasks.errors import NewerSchemaError, RunMismatchError, StoreError, StoreLockedError
+from tasks.errors import RunMismatchError, StoreError, StoreLockedError
 from tasks.records import Ceiling, Host, Measurement, Night, Point, Run, Series, Verdict, WeightsReceipt
+from tasks.schema import FIRST_SCHEMA, list_migrations, migrate_schema, refuse_newer_schema, schema_version
 
-MIGRATIONS = Path(__file__).parent / "migrations"
 TABLES = ("runs", "hosts", "ceilings", "cases", "weights", "measurements", "verdicts", "tuned_configs")
 ADDED_LATER = frozenset({"ceilings"})
 """Tables that an export by an earlier version, of FIRST_SCHEMA, does not have."""
-FIRST_SCHEMA = 1
 ROWS_PER_STATEMENT = 500
 JOINED = """
     SELECT m.*, c.* EXCLUDE (case_key), h.* EXCLUDE (host_id)
@@ -67,7 +66,7 @@ class Store:
             raise StoreError(f"cannot create {save_dir}: {error.strerror}; choose another --save-dir") from error
         store = cls(_connect(path, read_only=False), path)
         try:
-            store._migrate(path)
+            migrate_schema(store._connection, path)
         except BaseException:
             store.close()
             raise
@@ -75,13 +74,21 @@ class Store:
 
     @classmethod
     def read(cls, save_dir: Path) -> "Store":
-        """Open the published snapshot under `save_dir` read-only."""
+        """Open the published snapshot under `save_dir` read-only; of an older schema, a migrated copy in memory."""
         path = snapshot_path(save_dir)
         if not path.exists():
             raise StoreError(f"no finished run under {save_dir}; start one: kernel-nightly run --save-dir {save_dir}")
         store = cls(_connect(path, read_only=True), path)
-        store._refuse_newer_schema(path)
-        return store
+        if schema_version(store._connection) == len(list_migrations()):
+            return store
+        with store:
+            refuse_newer_schema(store._connection, path)
+        copy = cls(duckdb.connect(":memory:"), None)
+        copy._connection.execute(f"ATTACH '{_quoted(path)}' AS older (READ_ONLY)")
+        copy._connection.execute("COPY FROM DATABASE older TO memory")
+        copy._connection.execute("DETACH older")
+        migrate_schema(copy._connection, path)
+        return copy
 
     @classmethod
     def from_parquet(cls, folder: Path) -> "Store":
@@ -91,7 +98,7 @@ class Store:
         if needed:
             raise StoreError(f"{folder} lacks {needed[0]}.parquet; it must hold {', '.join(TABLES)} as Parquet")
         store = cls(duckdb.connect(":memory:"), None)
-        store._migrate(folder, newest=FIRST_SCHEMA if missing else None)
+        migrate_schema(store._connection, folder, newest=FIRST_SCHEMA if missing else None)
         for table in (table for table in TABLES if table not in missing):
             file = str(folder / f"{table}.parquet")
             try:
@@ -99,7 +106,7 @@ class Store:
             except duckdb.Error as error:
                 store.close()
                 raise StoreError(f"cannot load {file}: {_first_line(error)}; export it again") from error
-        store._migrate(folder)
+        migrate_schema(store._connection, folder)
         return store
 
     def close(self) -> None:
@@ -111,31 +118,6 @@ class Store:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def _schema_version(self) -> int:
-        exists = "SELECT count(*) FROM information_schema.tables WHERE table_name = 'schema_version'"
-        if not self._scalar(exists):
-            return 0
-        return int(self._scalar("SELECT coalesce(max(version), 0) FROM schema_version"))
-
-    def _refuse_newer_schema(self, path: Path) -> None:
-        version, newest = self._schema_version(), len(_migrations())
-        if version > newest:
-            self.close()
-            raise NewerSchemaError(
-                f"{path} has schema version {version}, this version of kernel-nightly knows {newest}; "
-                "upgrade kernel-nightly or choose another --save-dir"
-            )
-
-    def _migrate(self, path: Path, newest: int | None = None) -> None:
-        """Run the scripts that the database lacks, all or those up to number `newest`."""
-        self._refuse_newer_schema(path)
-        for number, script in enumerate(_migrations()[:newest], start=1):
-            if number > self._schema_version():
-                with self._transaction():
-                    self._connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER)")
-                    self._connection.execute(script.read_text())
-                    self._connection.execute("INSERT INTO schema_version VALUES (?)", [number])
 
     # Writing
 
@@ -359,10 +341,6 @@ class Store:
             trends=trends,
             ceilings=tuple(self.ceilings(run.run_id)),
         )
-
-
-def _migrations() -> list[Path]:
-    return sorted(MIGRATIONS.glob("[0-9][0-9][0-9]_*.sql"))
 
 
 def _quoted(path: Path) -> str:

@@ -43,7 +43,7 @@ TESTED_ELSEWHERE = {
     "kernels/moe/vllm_triton.py": "test_vllm_fused.py",
     "kernels/moe/align.py": "test_fused_moe.py",
     "kernels/moe/gemm.py": "test_fused_moe.py",
-    "kernels/moe/inputs.py": "test_fused_moe.py; test_moe_schemes.py: both formats, expert maps",
+    "kernels/moe/inputs.py": "test_moe_inputs.py",
     "kernels/moe/reference.py": "test_moe_schemes.py: against one token at a time",
     "kernels/moe/rows.py": "test_moe_schemes.py",
     "kernels/moe/schemes.py": "test_moe_schemes.py",

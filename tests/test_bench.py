@@ -8,7 +8,7 @@ import torch
 
 from kernels.registry import find_kernel
 from kernels.spec import Case, Launch, Layer, Outputs, Tensors, Tolerance
-from tasks.bench import Bench, compare, judge_output
+from tasks.bench import Bench, compare, judge_output, seed_of_inputs
 from tasks.records import Status
 
 TOLERANCE = Tolerance(relative_error=0.1, element_error=0.05, share_close=0.9, reason="for these tests")
@@ -149,6 +149,37 @@ def test_cases_of_one_layer_do_not_see_each_others_inputs(bench: Bench) -> None:
     alone = [bench.check(Case(MOE, tokens), "torch") for tokens in (1, 4)]
     mixed = [bench.check(Case(MOE, tokens), "torch") for tokens in (1, 4, 1, 4)]
     assert mixed == alone + alone
+
+
+def largest_correlation(rows: torch.Tensor, others: torch.Tensor) -> float:
+    """Of any row with any other, each [n, k]."""
+    rows, others = (x.float() - x.float().mean(dim=1, keepdim=True) for x in (rows, others))
+    return (torch.nn.functional.normalize(rows) @ torch.nn.functional.normalize(others).T).abs().max().item()
+
+
+def test_tokens_do_not_repeat_the_random_numbers_of_the_weights(bench: Bench) -> None:
+    kernel, layer, seen = find_kernel("fused_moe"), replace(MOE, scheme="unquantized"), {}
+
+    def prepare_and_look(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+        seen.update(w1=weights["w1"], x=inputs["hidden_states"])
+        return kernel.providers["torch"].prepare(case, weights, inputs)
+
+    curious = replace(kernel.providers["torch"], prepare=prepare_and_look)
+    bench.load_layer(layer, 7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.bench.find_kernel", lambda _: replace(kernel, providers={"torch": curious}))
+        assert bench.check(Case(layer, 16), "torch").status is Status.OK
+    w1 = seen["w1"].flatten(0, 1)
+    assert largest_correlation(seen["x"], w1) < 0.5  # of 256 numbers each: 1/16 is usual
+    repeated = kernel.make_inputs(Case(layer, 16), {}, 7, torch.device("cpu"))["hidden_states"]
+    assert largest_correlation(repeated, w1) > 0.99
+
+
+def test_every_seed_has_one_of_its_own_for_inputs() -> None:
+    seeds = [seed_of_inputs(seed) for seed in range(100)]
+    assert len({*seeds, *range(100)}) == 200
+    assert seeds == [seed_of_inputs(seed) for seed in range(100)]
+    assert all(torch.Generator().manual_seed(seed).initial_seed() == seed for seed in seeds)
 
 
 def test_what_a_provider_raises_passes_through(bench: Bench) -> None:

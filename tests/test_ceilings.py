@@ -11,6 +11,7 @@ from kernels.ceilings import (
     draw_matrices,
     gemm_name,
     measure_ceilings,
+    prepare_copy,
     prepare_float8,
     prepare_gemms,
     prepare_int8,
@@ -56,6 +57,17 @@ def test_the_rate_is_what_one_multiplication_by_hand_takes() -> None:
 )
 def test_a_gpu_has_a_rate_only_for_dtypes_that_it_multiplies(capability: tuple[int, int], dtypes: list[str]) -> None:
     assert list(prepare_gemms(Device("cuda", "a GPU", capability))) == dtypes
+
+
+def test_the_copy_reads_every_byte_of_one_buffer_and_writes_as_many_of_another() -> None:
+    copy = prepare_copy(1 << 12, CPU)
+    target = copy()
+    assert isinstance(target, torch.Tensor)
+    assert target.nbytes == 1 << 12
+    assert (target == -1).all()  # zeros inverted; they were ones
+    again = copy()
+    assert isinstance(again, torch.Tensor)
+    assert again.data_ptr() == target.data_ptr()
 
 
 def test_the_float8_gemm_multiplies_its_matrices() -> None:

@@ -40,8 +40,8 @@ def test_every_provider_is_named() -> None:
 
 
 def test_places_are_those_where_a_provider_does_not_decline() -> None:
-    takers = list_takers(kernels()["silu_mul_fp8"], "fp8_group128")
-    assert takers == "any: `torch`; sm_89+: `triton`, `vllm-triton`; sm_80+: `vllm-cuda`"
+    takers = list_takers(kernels()["w4a8_moe"], "int4_w4a8_fp8")
+    assert takers == "any: `torch`; sm_89+: `triton`; sm_90: `vllm-cutlass`"
 
 
 @pytest.mark.parametrize(

@@ -134,29 +134,6 @@ def test_the_seed_alone_decides_the_tensors():
     assert not torch.equal(inputs["hidden_states"], other["hidden_states"])
 
 
-def test_routing_is_normalized_and_never_picks_an_expert_twice():
-    inputs = tensors_of(case_of(PER_TENSOR, num_tokens=50))[1]
-    torch.testing.assert_close(inputs["topk_weights"].sum(dim=1), torch.ones(50))
-    assert (inputs["topk_ids"][:, 0] != inputs["topk_ids"][:, 1]).all()
-    assert inputs["topk_ids"].dtype == torch.int32
-
-
-def test_the_batched_format_holds_the_tokens_of_the_same_routing():
-    case = replace(case_of("unquantized", num_tokens=9), options={"activation_format": "batched"})
-    standard, batched = tensors_of(replace(case, options={}))[1], tensors_of(case)[1]
-    for expert, count in enumerate(batched["expert_num_tokens"].tolist()):
-        tokens = (standard["topk_ids"] == expert).any(dim=1)
-        assert torch.equal(batched["hidden_states"][expert, :count], standard["hidden_states"][tokens])
-        assert not batched["hidden_states"][expert, count:].any()
-
-
-def test_a_rank_holds_the_first_experts_of_those_that_are_routed_over():
-    case = case_of("unquantized", num_tokens=50)
-    inputs = tensors_of(replace(case, layer=replace(case.layer, ep_size=2)))[1]
-    assert inputs["expert_map"].tolist() == [0, 1, 2, 3, -1, -1, -1, -1]
-    assert inputs["topk_ids"].max() == 7
-
-
 @pytest.mark.parametrize(
     ("num_experts", "num_tokens", "top_k", "block_size_m"),
     [(8, 5, 2, 16), (4, 1, 1, 16), (100, 300, 8, 16), (6, 70, 3, 64)],

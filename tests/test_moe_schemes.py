@@ -1,6 +1,5 @@
 """Every scheme of fused_moe with every option: against a slow twin, and on the inputs that break kernels."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
@@ -37,15 +36,6 @@ ROUNDED_ONCE = {"bfloat16": 0.005, "float16": 0.0008}
 """Of 16-bit schemes in our kernel: the intermediate, every expert's output and their sum are rounded, nothing else."""
 CODES_FLIPPED = 0.02
 """Of 8-bit activations: another order of sums, or the intermediate in 16 bits, flips a few codes."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """A second thread is only waited for with tensors as small as these."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def case_of(

@@ -81,12 +81,13 @@ class Copy:
         (self.folder / path).write_text(text.replace(old, new))
 
     def patch(self, path: str, block: Block) -> None:
-        """Add the lines of a diff that start with a plus, among those that do not."""
+        """Add the lines of each hunk of a diff that start with a plus, among those that do not."""
         assert block.language == "diff"
-        lines = block.code.splitlines(keepends=True)
-        assert {line[0] for line in lines} == {"+", " "}
-        old = "".join(line[1:] for line in lines if line.startswith(" "))
-        self.replace(path, old, "".join(line[1:] for line in lines))
+        for hunk in filter(None, re.split(r"^@@.*\n", block.code, flags=re.MULTILINE)):
+            lines = hunk.splitlines(keepends=True)
+            assert {line[0] for line in lines} == {"+", " "}
+            old = "".join(line[1:] for line in lines if line.startswith(" "))
+            self.replace(path, old, "".join(line[1:] for line in lines))
 
     def run(self, command: list[str]) -> str:
         """What a command of the recipe prints; it must succeed."""
@@ -158,16 +159,23 @@ def test_the_recipe_for_a_provider_gives_one_that_is_listed_and_checked(copy: Co
 
 
 def test_the_recipe_for_a_model_gives_one_that_is_listed_and_planned(copy: Copy) -> None:
-    config, row, shell = read_recipe("Add a model")
+    config, row, suite, test, shell = read_recipe("Add a model")
     assert config.path == "tasks/model_configs/OLMoE-1B-7B/config.json"
     copy.write(config)
     assert row.path == "tasks/model_configs/README.md"
     readme = (copy.folder / row.path).read_text()
     columns = [line.count("|") for line in readme.splitlines() if line.startswith("| `")]
     assert {row.code.count("|")} == set(columns)
-    assert row.code.startswith("| `OLMoE-1B-7B/config.json` |")  # what tests/test_shapes.py looks for
-    listing, running = read_commands(shell)
+    following = "| `Qwen1.5-MoE-A2.7B/config.json` |"
+    copy.replace(row.path, following, row.code + following)
+    assert (suite.path, test.path) == ("tasks/suites.py", "tests/test_shapes.py")
+    copy.patch(suite.path, suite)
+    copy.patch(test.path, test)
+    copy.lint(suite.path, test.path)
+    listing, testing, running = read_commands(shell)
     assert "OLMoE-1B-7B" in copy.run(listing).splitlines()
+    tested = copy.run(testing)
+    assert re.search(r"\d+ passed", tested)
     sizes = "num_experts=64,top_k=8,hidden_size=2048,intermediate_size=128"
     assert copy.plan(running).split() == [f"fused_moe/OLMoE-1B-7B/tp8/ep1/fp8_w8a8/bfloat16/{sizes}", "torch"]
 

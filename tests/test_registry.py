@@ -8,6 +8,7 @@ import pytest
 import kernels as kernels_package
 from kernels.errors import RegistryError
 from kernels.registry import NOT_KERNELS, PACKAGE_DIR, find_kernel, kernels
+from kernels.spec import Case, Layer
 
 KERNEL_FILE = """
 from dataclasses import replace
@@ -77,3 +78,26 @@ def test_a_kernel_named_unlike_its_file_is_an_error_that_names_both(package_dir:
 def test_an_unknown_kernel_is_an_error_that_lists_those_there_are():
     with pytest.raises(RegistryError, match=r"'silu_mull'.*silu_mul_fp8"):
         find_kernel("silu_mull")
+
+
+@pytest.mark.parametrize(
+    ("options", "label"),
+    [
+        ({}, "M=5"),
+        ({"token_strategy": "max_t"}, "M=5 max_t"),
+        ({"apply_router_weight_on_input": "true"}, "M=5 apply_router_weight_on_input"),
+        (
+            {"apply_router_weight_on_input": "true", "activation_format": "batched"},
+            "M=5 batched apply_router_weight_on_input",
+        ),
+    ],
+)
+def test_an_option_that_is_switched_on_is_told_by_its_name_and_another_by_its_value(options: dict[str, str], label: str):
+    layer = Layer("fused_moe", "Mixtral-8x7B", 2, 1, "fp8_w8a8", "bfloat16", {"num_experts": 8})
+    assert Case(layer, 5, options).label == f"Mixtral-8x7B TP2 fp8_w8a8 {label}"
+
+
+def test_the_key_of_a_case_spells_its_options_out():
+    layer = Layer("fused_moe", "grid", 1, 1, "fp8_w8a8", "bfloat16", {"num_experts": 8})
+    key = Case(layer, 5, {"b": "true", "a": "batched"}).key
+    assert key == f"{layer.key}/num_tokens=5/a=batched/b=true"

@@ -21,7 +21,8 @@ from records import (
 from kernels.spec import Case, Layer
 from tasks import rows
 from tasks.records import Measurement, Run, State, Verdict
-from tasks.store import MIGRATIONS, Store, database_path
+from tasks.schema import MIGRATIONS
+from tasks.store import Store, database_path
 
 VERDICT = Verdict("run-1", make_measurement().series, State.SLOW, "12.0 us against 10.0 us", 12.0, 10.0, 0.2)
 

@@ -23,8 +23,8 @@ from records import (
 
 from tasks.errors import NewerSchemaError, RunMismatchError, StoreError, StoreLockedError
 from tasks.records import Measurement, Night, Run, Series, State, Status, Verdict
-from tasks.rows import run_to_row
-from tasks.store import MIGRATIONS, ROWS_PER_STATEMENT, TABLES, Store, database_path, snapshot_path
+from tasks.schema import MIGRATIONS
+from tasks.store import ROWS_PER_STATEMENT, TABLES, Store, database_path, snapshot_path
 
 NUM_MIGRATIONS = len(list(MIGRATIONS.glob("*.sql")))
 HOLD_OPEN = """
@@ -78,23 +78,6 @@ def test_opening_again_migrates_nothing_and_keeps_everything(tmp_path: Path) -> 
     with Store.open(tmp_path) as store:
         assert store.runs() == [make_run()]
     assert count_rows(database_path(tmp_path), "schema_version") == NUM_MIGRATIONS
-
-
-def test_migrations_are_numbered_without_a_gap() -> None:
-    numbers = [int(path.name.partition("_")[0]) for path in sorted(MIGRATIONS.glob("*.sql"))]
-    assert numbers == list(range(1, NUM_MIGRATIONS + 1))
-
-
-def test_a_store_of_the_first_schema_is_migrated_and_keeps_its_runs(tmp_path: Path) -> None:
-    with duckdb.connect(str(database_path(tmp_path))) as connection:
-        connection.execute("CREATE TABLE schema_version (version INTEGER); INSERT INTO schema_version VALUES (1)")
-        connection.execute((MIGRATIONS / "001_first_schema.sql").read_text())
-        row = run_to_row(make_run())
-        connection.execute(f"INSERT INTO runs VALUES ({', '.join('?' * len(row))})", list(row.values()))
-    with Store.open(tmp_path) as store:
-        assert store.runs() == [make_run()]
-        store.commit_ceilings([make_ceiling()])
-        assert store.ceilings("run-1") == [make_ceiling()]
 
 
 def test_a_newer_schema_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -157,6 +157,12 @@ def test_options_and_devices_have_tables_of_their_own() -> None:
     assert told.count("median us per call") == 4
 
 
+def test_an_option_that_is_switched_on_is_told_by_its_name() -> None:
+    case = Case(moe_layer(), 16, {"apply_router_weight_on_input": "true", "activation_format": "batched"})
+    told = print_night(replace(make_night(1, measurements=[make_measurement(case, "triton")]), verdicts=()), "times")
+    assert f"  batched apply_router_weight_on_input, {H200.name}, cuda-graph-warm: median us per call" in told
+
+
 def test_a_table_is_never_wrapped_however_narrow_the_terminal(night: Night) -> None:
     assert print_night(night, "all", width=30).count("vllm-cutlass") == len(VIEWS)
     for table in VIEWS:

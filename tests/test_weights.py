@@ -8,7 +8,7 @@ from kernels.spec import Layer
 from tasks.weights import generate_weights, hash_tensors
 
 CPU = torch.device("cpu")
-SIZES = {"num_experts": 4, "top_k": 2, "hidden_size": 256, "intermediate_size": 256}
+SIZES = {"num_experts": 4, "top_k": 2, "hidden_size": 256, "intermediate_size": 256, "n": 128, "k": 256}
 NAMES = sorted(kernels())
 
 
@@ -29,7 +29,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(scheme: str)
 
 def test_another_shape_gives_other_bytes() -> None:
     layer = make_layer("fused_moe")
-    wide = Layer("fused_moe", "grid", 1, 1, layer.scheme, "bfloat16", {**SIZES, "intermediate_size": 512})
+    wide = Layer("fused_moe", "grid", 1, 1, layer.scheme, "bfloat16", {**layer.sizes, "intermediate_size": 512})
     assert generate_weights(layer, 7, CPU, "h")[1].sha256 != generate_weights(wide, 7, CPU, "h")[1].sha256
 
 

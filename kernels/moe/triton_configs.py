@@ -3,7 +3,7 @@
 The rules for one scale per tensor and for 128 x 128 blocks are the best of about 40 configurations a case on an H200
 (18 cases, 3 models), by rows per expert. Decode reads weights and little else: 16 rows, deep pipelines. Prefill
 multiplies: as many rows as an expert has, up to 128, or 64 where per-group sums need the registers.
-The other schemes take what these rules give for the same bytes a step: a first guess, nothing of it was measured.
+The other schemes take what these rules give for the same bytes a step: a first guess, not tuned yet.
 """
 
 from dataclasses import dataclass, replace
