@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from dashboards.rows import Panel, Row, group, is_vllm
-from dashboards.svg import BAD, GOOD, GRID, INK, SURFACE, Mark, Tag, finish_svg
+from dashboards.svg import BAD, GOOD, GRID, INK, NUM_COLOURS, SURFACE, Mark, Tag, finish_svg
 from dashboards.words import tell_ratio
 from tasks.accuracy import ERROR_JUMP, compare_errors
 from tasks.records import Point, Series, State, Status
@@ -26,14 +26,31 @@ BAR_HEIGHT = 16
 CASE_GAP = 10
 FINE_TICKS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
 OCTAVE_TICKS = tuple(2.0**n for n in range(-12, 13))
+MOST_RATIO_TICKS = 6
+"""On the axis of speed-ups; more labels would touch."""
 MOST_ERROR_RATIO = 16.0
 """Where the axis of errors ends: what is further from 1 is drawn there."""
 NIGHT_FORMATS = ("%d %b", "%d %b %Y", "%d %b %H:%M", "%d %b %H:%M:%S")
 
 
-def assign_marks(providers: Iterable[str]) -> dict[str, Mark]:
-    """One colour and marker per provider, by name, so that they agree on every page of the site."""
-    return {provider: Mark(slot) for slot, provider in enumerate(sorted(set(providers)))}
+def assign_marks(pages: Iterable[Iterable[str]]) -> dict[str, Mark]:
+    """One colour and marker per provider for all pages of the site; on one page nobody shares either without need.
+
+    Who meets the most others chooses first: who meets fewer than there are colours always finds a free one.
+
+    Args:
+        pages: the providers of each page.
+    """
+    on_pages = [set(page) for page in pages]
+    met = {name: set().union(*(page for page in on_pages if name in page)) for name in set().union(*on_pages)}
+    marks: dict[str, Mark] = {}
+    free = [Mark(slot) for slot in range(NUM_COLOURS * len(met))]
+    for name in sorted(met, key=lambda name: (-len(met[name]), name)):
+        near = [marks[other] for other in met[name] if other in marks]
+        colours, markers = {mark.colour for mark in near}, {mark.marker for mark in near}
+        marks[name] = min(free, key=lambda mark: (mark.colour in colours, mark.marker in markers))
+        free.remove(marks[name])
+    return marks
 
 
 def draw_latency(panel: Panel, marks: Mapping[str, Mark], chart_id: str) -> str | None:
@@ -77,7 +94,7 @@ def draw_speedups(panel: Panel, marks: Mapping[str, Mark], chart_id: str) -> str
     tags: dict[str, Tag] = {}
     centres, top = [], 0.0
     for rows in by_tokens.values():
-        for n, row in enumerate(sorted(rows, key=lambda row: marks[row.provider].slot)):
+        for n, row in enumerate(sorted(rows, key=lambda row: row.provider)):
             gid = f"bar-{len(tags) // 3}"
             _draw_bar(axes, row, top + n, marks[row.provider], gid)
             tags[gid] = Tag(row.provider, (_tell_row(row),))
@@ -155,7 +172,7 @@ def draw_errors(
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, 0.4), max(high, 2.5))
     axes.yaxis.set_major_locator(FixedLocator([tick for tick in OCTAVE_TICKS if tick / 2 <= MOST_ERROR_RATIO]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tell_ratio(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tell_octave(value)))
     axes.yaxis.set_minor_locator(NullLocator())
     told = ", ".join(f"{row.provider} at {_tell_jump(row)}" for row in jumped)
     label = f"Trend of the relative error over the nights, {len(curves)} series; jumps tonight: {told or 'none'}."
@@ -310,10 +327,12 @@ def _limit_ratios(axes: Axes, ratios: list[float]) -> None:
     low, high = math.log2(min([*ratios, 0.8])), math.log2(max([*ratios, 1.25]))
     room = 0.2 * (high - low)
     axes.set_xlim(2 ** (low - room), 2 ** (high + room))
-    ticks = FINE_TICKS if high - low < 1.5 else OCTAVE_TICKS
+    fine = high - low < 1.5
+    ticks = FINE_TICKS if fine else OCTAVE_TICKS
     inside = [tick for tick in ticks if low - room <= math.log2(tick) <= high + room]
-    axes.xaxis.set_major_locator(FixedLocator(inside[:: math.ceil(len(inside) / 9)]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}\N{MULTIPLICATION SIGN}"))
+    step = math.ceil(len(inside) / MOST_RATIO_TICKS)
+    kept = inside[inside.index(1.0) % step :: step]
+    axes.set_xticks(kept, [f"{tick:g}\N{MULTIPLICATION SIGN}" if fine else _tell_octave(tick) for tick in kept])
     axes.xaxis.set_minor_locator(NullLocator())
 
 
@@ -334,6 +353,11 @@ def _tell_row(row: Row) -> str:
         return f"{row.provider}, {row.case_label}: {row.status}"
     told = f"{row.provider}, {row.case_label}: {row.median_us:.4g} us (p20 {row.p20_us:.4g}, p80 {row.p80_us:.4g})"
     return told + (f", {row.speedup:.2f}\N{MULTIPLICATION SIGN} {row.reference}" if row.speedup is not None else "")
+
+
+def _tell_octave(ratio: float) -> str:
+    """A power of two as it is: 1/64 has no short decimal."""
+    return f"{ratio:g}\N{MULTIPLICATION SIGN}" if ratio >= 1 else f"1/{1 / ratio:g}\N{MULTIPLICATION SIGN}"
 
 
 def _tell_jump(row: Row) -> str:

@@ -57,7 +57,7 @@ def write_site(night: Night, out: Path) -> Path:
 def render_site(night: Night) -> dict[str, str]:
     """Every file of the site by name; the same night gives the same bytes."""
     kernels = arrange_night(night)
-    marks = assign_marks(row.provider for kernel in kernels for row in kernel.rows)
+    marks = assign_marks([row.provider for row in kernel.rows] for kernel in kernels)
     files = {"index.html": render_index(night, kernels)}
     for kernel in kernels:
         files[f"kernel-{kernel.slug}.html"] = render_kernel(night, kernels, kernel, marks)

@@ -13,7 +13,7 @@ from matplotlib.path import Path
 from matplotlib.transforms import Affine2D
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p")
-"""One more than there are colours, so that colour and marker together repeat after 72 providers only."""
+"""One more than there are colours, so that colour and marker together repeat after 72 slots only."""
 NUM_COLOURS = 8
 
 INK = "#010200"

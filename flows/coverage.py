@@ -56,8 +56,19 @@ def name_devices(devices: Sequence[Device]) -> str:
 
 
 def takes_scheme(provider: Provider, kernel: Kernel, scheme: str, device: Device) -> bool:
-    """Whether a provider computes a scheme on a device with some options; vLLM may be missing, as it is hidden."""
-    return any(provider.unsupported(case, device) in (None, NO_VLLM) for case in list_cases(kernel, scheme))
+    """Whether a provider computes a scheme on a device; vLLM may be missing, as it is hidden.
+
+    Asked with every option at its default, or, if it takes that nowhere, with any options.
+    """
+
+    def takes(case: Case, on: Device) -> bool:
+        return provider.unsupported(case, on) in (None, NO_VLLM)
+
+    cases = list_cases(kernel, scheme)
+    defaults = [case for case in cases if not case.options]
+    if any(takes(case, other) for case in defaults for other in DEVICES):
+        cases = defaults
+    return any(takes(case, device) for case in cases)
 
 
 def list_cases(kernel: Kernel, scheme: str) -> list[Case]:

@@ -29,12 +29,13 @@ def exit_code(night: Night) -> int:
 
 
 def print_report(console: Console, night: Night) -> None:
-    """Print one table per layer, the verdict counts, and what needs a look."""
+    """Print one table per layer in which anything could run, the verdict counts, and what needs a look."""
     print_run(console, night)
     for kernel in arrange_night(night):
         for layer in kernel.layers:
             console.print(f"\n[bold]{escape(layer_heading(kernel, layer))}[/]", soft_wrap=True, highlight=False)
-            console.print(layer_table(layer))
+            if any(row.status != Status.UNSUPPORTED for row in layer.rows):
+                console.print(layer_table(layer))
             for line in layer_lines(layer):
                 console.print(f"  [dim]{escape(line)}[/]", soft_wrap=True, highlight=False)
     counts = Counter(verdict.state for verdict in night.verdicts)

@@ -147,7 +147,8 @@ FP8_BLOCK_TOLERANCE = Tolerance(
     element_error=0.1,
     share_close=0.99,
     reason="rounding gate, up and the intermediate to bfloat16, as torch and vLLM do, moves about 3 % of it to a "
-    "neighbouring FP8 code, up to 1/8 away: 0.013 to 0.03 in norm was measured (0.003 if float32 is kept)",
+    "neighbouring FP8 code, up to 1/8 away: 0.01 to 0.03 in norm was measured (0.002 to 0.019 of triton, "
+    "which keeps gate and up in float32)",
 )
 FP8_TOLERANCE = replace(
     FP8_BLOCK_TOLERANCE,
@@ -159,13 +160,13 @@ INT8_TOLERANCE = Tolerance(
     element_error=0.06,
     share_close=0.99,
     reason="rounding gate, up and the intermediate to bfloat16 moves some of it to a neighbouring INT8 code, a step of "
-    "1/127 of the row's largest: 0.009 to 0.014 in norm was measured, up to 0.02 for one token",
+    "1/127 of the row's largest: 0.006 to 0.017 in norm was measured, up to 0.02 for one token",
 )
 BFLOAT16_TOLERANCE = Tolerance(
     relative_error=0.01,
     element_error=0.02,
     share_close=0.99,
-    reason="nothing is rounded but to 16 bits, weights included if torch dequantizes them: 0.004 to 0.006 in norm was "
+    reason="nothing is rounded but to 16 bits, weights included if torch dequantizes them: 0.001 to 0.006 in norm was "
     "measured, one bfloat16 rounding is up to 0.004 of a value",
 )
 

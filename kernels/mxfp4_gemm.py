@@ -48,7 +48,8 @@ def prepare_torch_16bit(case: Case, weights: Tensors, inputs: Tensors) -> Launch
     """What the layer costs without quantization: a 16-bit GEMM on operands that were dequantized before timing.
 
     That includes rotating and quantizing x for the w4a4 schemes, dynamic ones too: the values are the scheme's, the
-    time is that of the GEMM alone.
+    time is that of the GEMM alone. It multiplies dequantized e2m1 values, which draw less power than Gaussian ones: at
+    M=2048 on an H200 it ran at 853 TFLOP/s where a Gaussian bf16 GEMM of the same run reached 706.
     """
     dtype = inputs["x"].dtype
     x, w = round_activations(case, inputs).to(dtype), dequantize_weights(weights, dtype)

@@ -184,7 +184,7 @@ class Kernel:
     bytes_moved: Callable[[Case, Tensors], int]
     """(case, inputs) -> least bytes through device memory: every input read once, every output written once."""
     gemm_dtype: Mapping[str, str] = field(default_factory=dict)
-    """By scheme, the torch dtype that tensor cores multiply: which measured ceiling bounds it; {} without a GEMM."""
+    """By scheme, the torch dtype that our kernel multiplies on tensor cores, whose measured rate bounds it; or {}."""
     decode: Callable[[Case, Tensors, Outputs], torch.Tensor] = first_output
     """(case, inputs, outputs of a provider) -> what is compared with the reference."""
     num_weights: Callable[[Layer], int] = count_no_weights

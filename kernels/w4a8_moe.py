@@ -137,8 +137,9 @@ KERNEL = Kernel(
             relative_error=0.08,
             element_error=0.2,
             share_close=0.99,
-            reason="CUTLASS rounds the product of code and group scale to e4m3: 0.049 to 0.055 in norm when simulated; "
-            "torch rounds gate and up to bfloat16, which moves values to the neighbouring FP8 code: 0.018",
+            reason="CUTLASS rounds the product of code and group scale to e4m3: 0.047 to 0.053 in norm on an H200, "
+            "0.049 to 0.055 when simulated; rounding gate, up or the intermediate to bfloat16 moves values to the "
+            "neighbouring FP8 code: 0.013 to 0.022 was measured of torch, 0.008 to 0.017 of triton",
         ),
     },
     flops=moe_flops,

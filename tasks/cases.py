@@ -127,6 +127,7 @@ def plan_units(
     if not candidates:
         raise UsageError(f"suite {suite.name} has no layer for the models given; give --model, or another suite")
     candidates, unmatched = _narrow(suite, candidates, selection)
+    _refuse_idle_options(candidates, options)
     fitting, unfit = _drop_unfit(candidates, selection)
     return Plan(_make_units(fitting, selection, options, timers), (*unmatched, *unfit))
 
@@ -277,6 +278,15 @@ def _narrow(
             asked = " ".join(map(str, wanted))
             raise UsageError(f"{option} {asked} leaves nothing of suite {suite.name}; {there_is}")
     return candidates, tuple(unmatched)
+
+
+def _refuse_idle_options(candidates: tuple[_Candidate, ...], options: Options) -> None:
+    """Refuse an option that none of the kernels has: the run would be another than the one asked for."""
+    for name in options:
+        if not any(name in candidate.kernel.options for candidate in candidates):
+            chosen = ", ".join(_unique(candidate.kernel.name for candidate in candidates))
+            having = _unique(option for candidate in candidates for option in candidate.kernel.options)
+            raise UsageError(f"--option {name}: {chosen} does not have it; there is {', '.join(having) or 'none'}")
 
 
 def _known_sizes(candidate: _Candidate, *names: str) -> tuple[int, ...]:

@@ -59,7 +59,7 @@ class Suite:
     """Names of the timers of its cases (kernels/timing.py); () is the first of the device."""
 
 
-MOE_SCHEMES: Mapping[str, tuple[str, ...]] = {
+SCHEMES_OF_MOE_KERNELS: Mapping[str, tuple[str, ...]] = {
     "fused_moe": (
         "unquantized",
         "fp8_w8a8",

@@ -26,13 +26,10 @@ def find_floor_us(check: Check, rates: Rates, gemm_dtype: str) -> float | None:
     Returns:
         None where no inputs were made, or a rate that the floor needs was not measured.
     """
-    copy_us = divide(check.bytes_moved / 1e3, rates.get(COPY))
-    if not gemm_dtype or copy_us is None:
+    copy_rate, gemm_rate = rates.get(COPY), rates.get(gemm_name(gemm_dtype))
+    if not check.bytes_moved or copy_rate is None:
+        return None
+    copy_us = check.bytes_moved / 1e3 / copy_rate
+    if not gemm_dtype:
         return copy_us
-    gemm_us = divide(check.flops / 1e6, rates.get(gemm_name(gemm_dtype)))
-    return None if gemm_us is None else max(copy_us, gemm_us)
-
-
-def divide(work: float, rate: float | None) -> float | None:
-    """None without work or without a rate."""
-    return work / rate if work and rate else None
+    return None if gemm_rate is None else max(copy_us, check.flops / 1e6 / gemm_rate)

@@ -6,8 +6,8 @@ from tasks.entries import (
     BATCHED,
     BOTH_ACTIVATIONS,
     HADAMARD_SCHEMES,
-    MOE_SCHEMES,
     ROUTER_WEIGHT_ON_INPUT,
+    SCHEMES_OF_MOE_KERNELS,
     SILU_SCHEMES,
     STANDARD,
     GridEntry,
@@ -42,7 +42,7 @@ _SMOKE = Suite(
         silu_grid(8, 512, (16,), "uniform", "max_t", "first_t", "random_imbalanced", schemes=SILU_SCHEMES),
         *(
             GridEntry(kernel, _SMALL_EXPERTS, (1, 16), options, schemes)
-            for kernel, schemes in MOE_SCHEMES.items()
+            for kernel, schemes in SCHEMES_OF_MOE_KERNELS.items()
             for options in (STANDARD, BATCHED, ROUTER_WEIGHT_ON_INPUT)
         ),
     ),
@@ -81,7 +81,7 @@ def _nightly_fused_moe() -> tuple[ModelEntry, ...]:
         ModelEntry(
             "DeepSeek-V3",
             8,
-            (KernelEntry("fused_moe", ("fp8_w8a8_block128",), _DECODE_AND_PREFILL),),
+            (KernelEntry("fused_moe", ("fp8_w8a8_block128",), (16, 64, 2048)),),
             enable_expert_parallel=True,
         ),
         ModelEntry(
@@ -96,7 +96,7 @@ def _nightly_four_bit() -> tuple[ModelEntry, ...]:
     """INT4, NVFP4 and MXFP4 experts, and MXFP4 linear layers."""
 
     def model(name: str, tp_size: int, *kernels: str) -> ModelEntry:
-        standard = tuple(KernelEntry(kernel, MOE_SCHEMES[kernel], _DECODE_AND_PREFILL) for kernel in kernels)
+        standard = tuple(KernelEntry(kernel, SCHEMES_OF_MOE_KERNELS[kernel], _DECODE_AND_PREFILL) for kernel in kernels)
         return ModelEntry(name, tp_size, standard)
 
     formats = ("w4a8_moe", "nvfp4_moe", "mxfp4_moe")
@@ -106,7 +106,9 @@ def _nightly_four_bit() -> tuple[ModelEntry, ...]:
         model("gpt-oss-120b", 1, "mxfp4_moe"),
         model("Qwen3-30B-A3B", 1, *formats),
         ModelEntry(
-            "Qwen3-30B-A3B", 1, tuple(KernelEntry(kernel, MOE_SCHEMES[kernel], (64,), BATCHED) for kernel in formats)
+            "Qwen3-30B-A3B",
+            1,
+            tuple(KernelEntry(kernel, SCHEMES_OF_MOE_KERNELS[kernel], (64,), BATCHED) for kernel in formats),
         ),
         ModelEntry(
             "Llama-3.1-8B",
@@ -123,7 +125,7 @@ def _nightly_four_bit() -> tuple[ModelEntry, ...]:
 
 _NIGHTLY = Suite(
     name="nightly",
-    description="every kernel, scheme and option at decode sizes and a prefill size, on one H200",
+    description="every kernel and scheme at decode sizes and a prefill size, every option at least once, on one H200",
     entries=(
         *_nightly_fused_moe(),
         *(
@@ -146,7 +148,9 @@ _NIGHTLY = Suite(
 
 def _list_moe_kernels(batch_sizes: tuple[int, ...], options: Options) -> tuple[KernelEntry, ...]:
     """Every MoE kernel in every scheme."""
-    return tuple(KernelEntry(kernel, schemes, batch_sizes, options) for kernel, schemes in MOE_SCHEMES.items())
+    return tuple(
+        KernelEntry(kernel, schemes, batch_sizes, options) for kernel, schemes in SCHEMES_OF_MOE_KERNELS.items()
+    )
 
 
 _FULL_MODELS = {

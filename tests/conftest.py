@@ -35,7 +35,7 @@ cast_of_triton = interpreter.InterpreterBuilder.cast_impl
 def convert_float(data, from_dtype, to_dtype, rounding_mode):
     """Round to and from float32 as the hardware does.
 
-    Triton's own loses the carry when a mantissa rounds up to the next power of two, and the value of subnormal bfloat16.
+    Triton's own loses the carry when a mantissa rounds up to a power of two, and the value of subnormal bfloat16.
     """
     if from_dtype.name == "fp32" and to_dtype.name in CONVERTED_BY_TORCH:
         dtype, bits, numpy_bits = CONVERTED_BY_TORCH[to_dtype.name]

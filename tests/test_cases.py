@@ -413,6 +413,14 @@ def test_an_unknown_name_lists_the_nearest(selection: Selection, message: str) -
         plan(selection)
 
 
+def test_an_option_that_no_chosen_kernel_has_is_refused() -> None:
+    having = next(name for name, kernel in REGISTRY.items() if "fill" in kernel.options)
+    lacking = next(name for name, kernel in REGISTRY.items() if "fill" not in kernel.options)
+    assert plan(Selection(options=("fill=uniform",), kernels=(having,))).units
+    with pytest.raises(UsageError, match=f"--option fill: {lacking} does not have it; there is"):
+        plan(Selection(options=("fill=uniform",), kernels=(lacking,)))
+
+
 def test_a_suite_that_names_an_unknown_kernel_is_an_error() -> None:
     with pytest.raises(UnknownNameError, match="unknown kernel 'mooe'"):
         plan(Selection(), Suite("typo", "", (GridEntry("mooe", {}, (1,)),), "cpu"))

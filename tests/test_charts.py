@@ -24,10 +24,12 @@ from dashboards.arrangement import arrange_night, make_row
 from dashboards.charts import assign_marks, draw_errors, draw_latency, draw_speedups, draw_trend
 from dashboards.comparisons import compare_rows
 from dashboards.rows import KernelRows, Panel, Row
+from dashboards.svg import NUM_COLOURS
+from kernels.registry import kernels
 from kernels.spec import Case
 from tasks.records import Measurement, Night, Point, Status
 
-MARKS = assign_marks(PROVIDERS)
+MARKS = assign_marks([PROVIDERS])
 
 
 @pytest.fixture(autouse=True)
@@ -285,12 +287,40 @@ def test_a_chart_follows_the_theme_of_the_page_and_says_what_it_shows() -> None:
 
 
 def test_seventy_two_providers_differ_in_colour_or_marker() -> None:
-    marks = assign_marks(f"provider-{n:02}" for n in range(72))
+    marks = assign_marks([[f"provider-{n:02}" for n in range(72)]])
     assert len({(mark.colour, mark.marker) for mark in marks.values()}) == 72
 
 
 def test_a_provider_looks_the_same_whatever_the_order() -> None:
-    assert assign_marks(reversed(PROVIDERS)) == MARKS
+    assert assign_marks([reversed(PROVIDERS)]) == MARKS
+
+
+def test_providers_of_one_kernel_share_no_colour() -> None:
+    pages = {name: list(kernel.providers) for name, kernel in kernels().items()}
+    marks = assign_marks(pages.values())
+    assert len(marks) > NUM_COLOURS, "else every provider could have a colour of its own"
+    for name, providers in pages.items():
+        assert len({marks[provider].colour for provider in providers}) == len(providers), name
+        assert len({marks[provider].marker for provider in providers}) == len(providers), name
+    assert len(set(marks.values())) == len(marks)
+
+
+@pytest.mark.parametrize(
+    ("times", "labels"),
+    [
+        ((40.0, 2000.0), ["1/16\u00d7", "1/4\u00d7", "1\u00d7", "4\u00d7"]),
+        ((80.0, 300.0), ["1/2\u00d7", "1\u00d7"]),
+        ((85.0, 110.0), ["0.8\u00d7", "0.9\u00d7", "1\u00d7", "1.1\u00d7", "1.25\u00d7"]),
+        ((70.0, 160.0), ["0.6\u00d7", "0.8\u00d7", "1\u00d7", "1.25\u00d7"]),
+    ],
+)
+def test_ticks_of_the_speed_ups_are_few_and_exact(times: tuple[float, float], labels: list[str]) -> None:
+    case = Case(moe_layer(), 16)
+    usual = {"vllm-cutlass": 100.0, "triton": times[0], "torch": times[1]}
+    panel = make_panel([make_measurement(case, name, usual_us=us) for name, us in usual.items()])
+    shown = words(draw_speedups(panel, MARKS, "c0"))
+    bars = {f"{row.speedup:.2f}\u00d7" for row in panel.rows}
+    assert [word for word in shown if word.endswith("\u00d7") and word not in bars] == labels
 
 
 def test_rates_follow_from_the_median_and_the_cost_of_the_case() -> None:

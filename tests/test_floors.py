@@ -17,6 +17,7 @@ RATES = {"copy": 4000.0, "float8_e4m3fn gemm": 1000.0, "bfloat16 gemm": 500.0}
         (4_000_000_000, 10**12, "bfloat16", 2000.0),  # 1 TFLOP at 500 TFLOP/s
         (4_000_000_000, 2 * 10**12, "float8_e4m3fn", 2000.0),
         (1_000, 2 * 10**12, "float8_e4m3fn", 2000.0),
+        (4_000_000_000, 0, "bfloat16", 1000.0),  # no token of an expert-parallel batch is this rank's
     ],
 )
 def test_the_floor_is_the_larger_of_bytes_and_operations(

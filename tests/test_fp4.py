@@ -13,7 +13,6 @@ from kernels.errors import ShapeError
 from kernels.quantize.fp4 import (
     E8M0_NAN,
     dequantize_mxfp4,
-    dequantize_nvfp4,
     e2m1_values,
     e8m0_values,
     nvfp4_global_scale,
@@ -181,7 +180,7 @@ def test_nvfp4_groups_of_zeros_and_of_tiny_values_are_zeros_and_nan_stays_visibl
     x = random_matrix(1, 64)
     x[0, :16], x[0, 16:32], x[0, 40] = 0, 1e-9, math.nan
     codes, scales, global_scale = quantize_nvfp4(x, torch.tensor([336.0]))
-    values = dequantize_nvfp4(codes, scales, global_scale).unflatten(-1, (4, 16))[0]
+    values = (nvfp4_values(codes, scales) / global_scale).unflatten(-1, (4, 16))[0]
     assert not values[:2].any()
     assert values[2].isnan().all()
     assert values[3].isfinite().all()
@@ -192,12 +191,12 @@ def test_nvfp4_subnormal_scales_are_scales():
     x = torch.full((1, 16), 6 * 2.0**-9)  # the least e4m3 scale
     codes, scales, one = quantize_nvfp4(x, torch.ones(1))
     assert scales.float().item() == 2.0**-9
-    assert torch.equal(dequantize_nvfp4(codes, scales, one), x)
+    assert torch.equal(nvfp4_values(codes, scales) / one, x)
 
 
 def test_a_static_global_scale_saturates_what_is_larger():
-    values = dequantize_nvfp4(*quantize_nvfp4(torch.full((1, 16), 100.0), nvfp4_global_scale(torch.tensor([8.0]))))
-    assert torch.equal(values, torch.full((1, 16), 8.0))
+    codes, scales, given = quantize_nvfp4(torch.full((1, 16), 100.0), nvfp4_global_scale(torch.tensor([8.0])))
+    assert torch.equal(nvfp4_values(codes, scales) / given, torch.full((1, 16), 8.0))
 
 
 @pytest.mark.parametrize(("quantize", "group_size"), [(quantize_mxfp4, 32), (quantize_nvfp4, 16)])
@@ -208,7 +207,7 @@ def test_a_row_that_does_not_divide_into_groups_is_refused(quantize, group_size:
 
 def test_scales_of_another_dtype_are_refused():
     with pytest.raises(ShapeError, match=r"NVFP4 scales are torch.uint8: give torch.float8_e4m3fn"):
-        dequantize_nvfp4(torch.zeros(1, 8, dtype=torch.uint8), torch.zeros(1, 1, dtype=torch.uint8), torch.ones(1))
+        nvfp4_values(torch.zeros(1, 8, dtype=torch.uint8), torch.zeros(1, 1, dtype=torch.uint8))
 
 
 def test_leading_dimensions_are_kept():

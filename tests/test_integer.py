@@ -1,5 +1,8 @@
 """The integer quantizers against numpy, bit for bit, and the properties every group must have."""
 
+from functools import partial
+
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -8,14 +11,12 @@ from hypothesis import strategies as st
 
 from kernels.errors import ShapeError
 from kernels.quantize.integer import (
-    dequantize_int4,
-    dequantize_int4_fp8,
     dequantize_symmetric,
     int4_fp8_values,
     int4_values,
-    quantize_int4,
     quantize_int4_fp8,
     quantize_int8,
+    quantize_symmetric,
 )
 
 
@@ -43,10 +44,15 @@ def test_int8_codes_and_scales_are_numpys(exponent: int, group_size: int, seed: 
 @given(exponent=st.integers(-20, 20), group_size=st.sampled_from([32, 128]), seed=st.integers(0, 999))
 def test_int4_codes_and_scales_are_numpys(exponent: int, group_size: int, seed: int):
     x = random_matrix(3, 256, seed) * 2.0**exponent
-    codes, scales = quantize_int4(x, group_size)
-    expected, expected_scales = quantized_by_numpy(x.numpy(), group_size, 7)
+    codes, group_scales, row_scales = quantize_int4_fp8(x, group_size)
+    _, scales = quantized_by_numpy(x.numpy(), group_size, 7)
+    expected_rows = scales.max(axis=-1) / np.float32(56)
+    expected_groups = (scales / expected_rows[:, None]).astype(ml_dtypes.float8_e4m3fn)
+    steps = (expected_groups.astype(np.float32) * expected_rows[:, None])[..., None]
+    expected = np.clip(np.rint(x.numpy().reshape(3, -1, group_size) / steps), -7, 7).reshape(3, 256)
+    assert (row_scales.numpy() == expected_rows).all()
+    assert (group_scales.view(torch.uint8).numpy() == expected_groups.view(np.uint8)).all()
     assert (int4_values(codes).numpy() == expected).all()
-    assert (scales.numpy() == expected_scales).all()
 
 
 def test_a_scale_is_per_row_unless_a_group_is_given():
@@ -56,8 +62,8 @@ def test_a_scale_is_per_row_unless_a_group_is_given():
 def test_halves_round_to_even():
     x = torch.tensor([[127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, -127.0]])
     assert quantize_int8(x)[0].tolist() == [[127, 0, 2, 2, 0, -2, -2, -127]]
-    x = torch.tensor([[7.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, -7.0]])
-    assert int4_values(quantize_int4(x, 8)[0]).tolist() == [[7, 0, 2, 2, 0, -2, -2, -7]]
+    x = 56 * torch.tensor([[7.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, -7.0]])  # a step of 56 * 1, exactly
+    assert int4_values(quantize_int4_fp8(x, 8)[0]).tolist() == [[7, 0, 2, 2, 0, -2, -2, -7]]
 
 
 def test_every_byte_holds_two_signed_nibbles():
@@ -67,16 +73,15 @@ def test_every_byte_holds_two_signed_nibbles():
     assert values.dtype == torch.int8
 
 
-@pytest.mark.parametrize("quantize", [quantize_int8, quantize_int4])
-def test_every_value_is_within_half_a_step_of_itself(quantize):
+@pytest.mark.parametrize("group_size", [None, 128])
+def test_every_value_is_within_half_a_step_of_itself(group_size: int | None):
     x = random_matrix(5, 256)
-    codes, scales = quantize(x)
-    values = dequantize_symmetric(codes, scales) if codes.dtype == torch.int8 else dequantize_int4(codes, scales)
+    codes, scales = quantize_int8(x, group_size)
     steps = scales.repeat_interleave(256 // scales.shape[1], dim=-1)
-    assert ((values - x).abs() <= 0.5001 * steps).all()
+    assert ((dequantize_symmetric(codes, scales) - x).abs() <= 0.5001 * steps).all()
 
 
-@pytest.mark.parametrize("quantize", [quantize_int8, quantize_int4, quantize_int4_fp8])
+@pytest.mark.parametrize("quantize", [quantize_int8, quantize_int4_fp8])
 def test_zeros_quantize_to_zeros_with_finite_scales(quantize):
     codes, *scales = quantize(torch.zeros(2, 256))
     assert not codes.any()
@@ -90,7 +95,7 @@ def test_int4_with_fp8_scales_is_within_half_a_step_of_the_rounded_scale(exponen
     codes, group_scales, row_scales = quantize_int4_fp8(x)
     assert (codes.shape, group_scales.shape, row_scales.shape) == ((4, 256), (4, 4), (4,))
     steps = (group_scales.float() * row_scales[:, None]).repeat_interleave(128, dim=-1)
-    error = (dequantize_int4_fp8(codes, group_scales, row_scales) - x).abs()
+    error = (int4_fp8_values(codes, group_scales) * row_scales[:, None] - x).abs()
     # A scale that was rounded down leaves the largest value up to a sixteenth short of 7 steps.
     assert (error <= torch.where(x.abs() > 7.5 * steps, 0.55, 0.5001) * steps).all()
 
@@ -102,7 +107,7 @@ def test_the_largest_group_scale_of_a_row_is_56_so_that_no_product_leaves_e4m3()
 
 
 def test_group_scales_are_those_vllm_makes_of_a_checkpoints_scales():
-    scales = quantize_int4(random_matrix(32, 1024))[1]
+    scales = quantize_symmetric(random_matrix(32, 1024), 128, 7)[1]
     channel_scales = scales.amax(dim=-1, keepdim=True) / 448
     fp8_scales = ((scales / channel_scales).to(torch.float8_e4m3fn).float() / 8).to(torch.float8_e4m3fn)
     _, group_scales, row_scales = quantize_int4_fp8(random_matrix(32, 1024))
@@ -112,12 +117,12 @@ def test_group_scales_are_those_vllm_makes_of_a_checkpoints_scales():
 
 def test_a_group_too_small_for_its_rows_scale_is_zero():
     x = torch.cat((torch.full((1, 128), 1.0), torch.full((1, 128), 1e-9)), dim=1)
-    codes, group_scales, row_scales = quantize_int4_fp8(x)
+    codes, group_scales, _ = quantize_int4_fp8(x)
     assert group_scales.float().tolist() == [[56.0, 0.0]]
-    assert torch.equal(dequantize_int4_fp8(codes, group_scales, row_scales)[:, 128:], torch.zeros(1, 128))
+    assert torch.equal(int4_fp8_values(codes, group_scales)[:, 128:], torch.zeros(1, 128))
 
 
-@pytest.mark.parametrize("quantize", [quantize_int4, quantize_int4_fp8])
+@pytest.mark.parametrize("quantize", [partial(quantize_int8, group_size=128), quantize_int4_fp8])
 def test_a_row_that_does_not_divide_into_groups_is_refused(quantize):
     with pytest.raises(ShapeError, match="96 does not divide into groups of 128"):
         quantize(torch.zeros(2, 96))

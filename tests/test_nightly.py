@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,12 +160,15 @@ def test_an_export_draws_the_same_site(nights: Nights) -> None:
 # Runs that do not end by themselves
 
 THREE_UNITS = ("run", *ONE_UNIT, "--run-id", "stopped", "--model", "./one", "./two", "./three")
+SECONDS_LONG = 2**21
+"""An intermediate size that takes seconds to check and time: a run that is to be stopped meanwhile does not get past
+it, however busy the machine is."""
 
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    for name in ("one", "two", "three"):
-        make_model(tmp_path / name)
+    for name, changes in (("one", {}), ("two", {"intermediate_size": SECONDS_LONG}), ("three", {})):
+        make_model(tmp_path / name, **changes)
     return tmp_path
 
 
@@ -191,13 +195,17 @@ def processes_of_session(leader: int) -> list[int]:
 
 
 def kill_session(leader: int) -> None:
-    for process in processes_of_session(leader):
-        os.kill(process, signal.SIGKILL)
+    """Kill them all, those too that are started meanwhile."""
+    while found := processes_of_session(leader):
+        for process in found:
+            with suppress(ProcessLookupError):  # it has ended by itself, as its parent is gone
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.05)
 
 
 @pytest.fixture
 def stopped(models: Path) -> Iterator[subprocess.Popen[str]]:
-    """A run of three units, one of them in the store."""
+    """A run of three units, one of them in the store, which measures the second."""
     with start_command(*THREE_UNITS, cwd=models) as process:
         try:
             wait_for_unit(process, 1)
@@ -220,11 +228,11 @@ def test_a_killed_run_is_resumed_without_measuring_twice(models: Path, stopped: 
         before = measurements_by_key(tuple(store.measurements("stopped")))
         units_before = len(store.measured_layers("stopped"))
         ceilings_before = store.ceilings("stopped")
-    assert 1 <= units_before < 3
+    assert units_before == 1
     resumed = run_command(*THREE_UNITS, cwd=models)
     assert (resumed.returncode, resumed.stderr) == (0, "")
-    assert f"3 units, {units_before} of them measured before" in resumed.stdout
-    assert f"unit {3 - units_before}/{3 - units_before}" in resumed.stdout
+    assert "3 units, 1 of them measured before" in resumed.stdout
+    assert "unit 2/2" in resumed.stdout
     night = read_night(models / "results", "stopped")
     after = measurements_by_key(night.measurements)
     assert night.run.status == "complete"
@@ -242,7 +250,7 @@ def test_ctrl_c_keeps_what_was_measured_and_leaves_no_process(models: Path, stop
     night = read_night(models / "results", "stopped")
     assert night.run.status == "interrupted"
     assert night.run.finished_at is not None
-    assert len(night.receipts) >= 1
+    assert [m.check.case.layer.model for m in night.measurements] == ["one"]
     assert {m.status for m in night.measurements} == {Status.OK}
     deadline = time.monotonic() + 15
     while processes_of_session(stopped.pid) and time.monotonic() < deadline:

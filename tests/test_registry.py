@@ -92,7 +92,9 @@ def test_an_unknown_kernel_is_an_error_that_lists_those_there_are():
         ),
     ],
 )
-def test_an_option_that_is_switched_on_is_told_by_its_name_and_another_by_its_value(options: dict[str, str], label: str):
+def test_an_option_that_is_switched_on_is_told_by_its_name_and_another_by_its_value(
+    options: dict[str, str], label: str
+):
     layer = Layer("fused_moe", "Mixtral-8x7B", 2, 1, "fp8_w8a8", "bfloat16", {"num_experts": 8})
     assert Case(layer, 5, options).label == f"Mixtral-8x7B TP2 fp8_w8a8 {label}"
 

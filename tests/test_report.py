@@ -86,6 +86,12 @@ def test_what_cannot_run_stands_once_beneath_its_table() -> None:
     assert H200.name in told
 
 
+def test_a_layer_that_cannot_run_at_all_has_no_table() -> None:
+    told = report_of([make_measurement(CASE, "vllm-cutlass", Status.UNSUPPORTED)])
+    assert "median us" not in told
+    assert "vllm-cutlass: needs sm_100 (this is sm_90) (1 case)" in told
+
+
 def test_a_reason_in_brackets_is_printed_as_it_is() -> None:
     crashed = make_measurement(CASE, "triton", Status.CRASHED)
     crashed = replace(crashed, check=replace(crashed.check, reason="no kernel for [bfloat16] [/]"))

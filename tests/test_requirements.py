@@ -4,10 +4,10 @@ from importlib.machinery import ModuleSpec
 
 import pytest
 
-from kernels.requirements import NO_VLLM, missing_capability, missing_vllm
+from kernels.requirements import NO_VLLM, missing_capability, missing_family, missing_vllm
 from kernels.spec import Device
 
-BLACKWELL = ((10, 0), (12, 0))
+BLACKWELL = (10, 12)
 
 
 def gpu(*capability: int) -> Device:
@@ -15,9 +15,9 @@ def gpu(*capability: int) -> Device:
     return Device("cuda", "a GPU", (major, minor))
 
 
-@pytest.mark.parametrize("capabilities", [((8, 0),), BLACKWELL])
-def test_a_cpu_is_no_gpu_whatever_is_asked(capabilities: tuple[tuple[int, int], ...]) -> None:
-    assert missing_capability(Device("cpu", "a CPU"), *capabilities) == "needs a CUDA GPU (this is cpu)"
+def test_a_cpu_is_no_gpu_whatever_is_asked() -> None:
+    cpu = Device("cpu", "a CPU")
+    assert missing_capability(cpu, (8, 0)) == missing_family(cpu, *BLACKWELL) == "needs a CUDA GPU (this is cpu)"
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_a_cpu_is_no_gpu_whatever_is_asked(capabilities: tuple[tuple[int, int], 
         (gpu(10, 0), None),
     ],
 )
-def test_one_capability_is_the_least(device: Device, reason: str | None) -> None:
+def test_a_capability_is_the_least(device: Device, reason: str | None) -> None:
     assert missing_capability(device, (8, 9)) == reason
 
 
@@ -44,8 +44,14 @@ def test_one_capability_is_the_least(device: Device, reason: str | None) -> None
         (gpu(12, 1), None),
     ],
 )
-def test_several_capabilities_are_those_families_and_no_newer_one(device: Device, reason: str | None) -> None:
-    assert missing_capability(device, *BLACKWELL) == reason
+def test_families_are_those_and_no_newer_one(device: Device, reason: str | None) -> None:
+    assert missing_family(device, *BLACKWELL) == reason
+
+
+def test_a_family_says_what_only_it_has() -> None:
+    assert missing_family(gpu(9, 0), 9, because="where it is fast") is None
+    reason = "needs sm_90, where it is fast (this is sm_100)"
+    assert missing_family(gpu(10, 0), 9, because="where it is fast") == reason
 
 
 def test_vllm_is_looked_for_and_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:

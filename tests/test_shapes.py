@@ -171,9 +171,9 @@ def test_the_fp4_model_has_the_hidden_size_that_upstream_swaps_with_the_intermed
     assert sizes == resolve_one("DeepSeek-R1", 1).sizes
 
 
-@pytest.mark.parametrize("model", ["Llama-4-Scout", "DBRX", "Kimi-K2", "Nemotron-3-Nano-30B-A3B"])
-def test_reading_a_config_prints_nothing(model: str) -> None:
-    code = f"from tasks.shapes import resolve_model_shapes; resolve_model_shapes({model!r}, 1)"
+def test_reading_a_config_prints_nothing() -> None:
+    models = ["Llama-4-Scout", "DBRX", "Kimi-K2", "Nemotron-3-Nano-30B-A3B"]
+    code = f"from tasks.shapes import resolve_model_shapes\nfor model in {models}: resolve_model_shapes(model, 1)"
     read = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (read.stdout, read.stderr) == ("", "")
 

@@ -1,15 +1,11 @@
 """SiLU-mul-FP8 in Triton's interpreter against plain torch, in every scheme, down to no rows at all."""
 
-import json
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 import triton
 import triton.language as tl
+from compilations import compile_everywhere
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import silu
@@ -17,7 +13,6 @@ from torch.nn.functional import silu
 from kernels import requirements
 from kernels.errors import ShapeError
 from kernels.quantize.fp8 import ceil_to_ue8m0, dequantize_fp8_group
-from kernels.registry import PACKAGE_DIR
 from kernels.silu import triton as silu_triton
 from kernels.silu.groups import SCHEMES, GroupScheme, empty_outputs
 from kernels.silu.triton import MAX_REGISTERS, inverse_ue8m0_scale, launch_config, silu_mul_fp8_triton, ue8m0_scale
@@ -250,29 +245,24 @@ def test_the_kernels_powers_of_two_are_those_of_the_reference_to_the_last_bit():
     assert scales[:-1].isfinite().all()
 
 
-# The interpreter cannot be left again, so compiling takes a process of its own; 256 experts is where registers are few.
+# 256 experts is where registers are few.
 COMPILE = """
-import json, torch
+import json, sys, torch
 from dataclasses import asdict
-from kernels.compile import CAPABILITIES, compile_launches
+from kernels.compile import compile_launches
 from kernels.silu.groups import SCHEMES
 from kernels.silu.triton import silu_mul_fp8_triton
 
 y, counts = torch.empty(256, 1, 2 * 7168, dtype=torch.bfloat16), torch.ones(256, dtype=torch.int32)
 compiled = []
 for scheme in SCHEMES.values():
-    for arch in CAPABILITIES:
-        compiled += compile_launches(arch, lambda: silu_mul_fp8_triton(y, counts, scheme.group_size, scheme.ue8m0))
+    compiled += compile_launches(sys.argv[1], lambda: silu_mul_fp8_triton(y, counts, scheme.group_size, scheme.ue8m0))
 print(json.dumps([asdict(record) for record in compiled]))
 """
 
 
-def test_the_largest_layer_compiles_without_a_spill_in_every_scheme(tmp_path):
-    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    env |= {"PYTHONPATH": str(PACKAGE_DIR.parent), "TRITON_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", COMPILE], env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    compiled = json.loads(done.stdout)
+def test_the_largest_layer_compiles_without_a_spill_in_every_scheme():
+    compiled = compile_everywhere(COMPILE)
     assert len(compiled) == 2 * len(SCHEMES)
     assert [record for record in compiled if record["spill_bytes"] or record["registers"] > MAX_REGISTERS] == []
 

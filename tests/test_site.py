@@ -218,7 +218,9 @@ def test_without_a_jump_the_front_page_says_nothing_of_errors(tmp_path: Path) ->
 
 
 def test_ceilings_and_the_memory_of_weights_are_told(pages: dict[str, Page]) -> None:
-    assert "copy 4,000 GB/s, bfloat16 gemm 700 TFLOP/s" in pages["index.html"].words
+    (line,) = [text for tag, text in pages["index.html"].text if tag == "p" and f"at best on {H200.name}" in text]
+    assert "copy 4,000 GB/s, bfloat16 gemm 700 TFLOP/s" in line
+    assert re.search(r"Weights: \d+ sets, [\d.]+ GB drawn in [\d.]+ s", pages["index.html"].words)
     assert "640.00 MB, 1.89\u00d7 smaller than with 16 bits each" in pages["kernel-fused_moe.html"].words
     assert "smaller than" not in pages["kernel-silu_mul_fp8.html"].words
 

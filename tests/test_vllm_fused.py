@@ -23,11 +23,11 @@ B200 = Device("cuda", "NVIDIA B200", (10, 0))
 
 NO_VLLM = "needs the vllm package, which is not installed"
 STANDARD = ("vllm-triton-shipped", "vllm-triton-default", "vllm-triton-tuned", "vllm-cutlass")
-FP8_SCHEMES = ("fp8_w8a8", "fp8_w8a8_block128", "fp8_w8a8_channel")
+CUTLASS_SCHEMES = ("fp8_w8a8", "fp8_w8a8_channel")
 SCHEMES_OF = {
     **dict.fromkeys(("vllm-triton-shipped", "vllm-triton-default", "vllm-triton-tuned"), tuple(VLLM_SCHEMES)),
-    "vllm-cutlass": FP8_SCHEMES,
-    "vllm-cutlass-batched": FP8_SCHEMES,
+    "vllm-cutlass": CUTLASS_SCHEMES,
+    "vllm-cutlass-batched": CUTLASS_SCHEMES,
     "vllm-deepgemm": ("fp8_w8a8_block128",),
 }
 """By provider, the schemes that it multiplies."""
@@ -208,8 +208,7 @@ def test_a_provider_names_another_scheme_first_and_then_wants_a_gpu_and_vllm(
     if scheme in SCHEMES_OF[provider]:
         assert reasons == ["needs a CUDA GPU (this is cpu)", NO_VLLM]
     else:
-        takes = "takes fp8_w8a8_block128" if provider == "vllm-deepgemm" else "multiplies FP8"
-        assert reasons == [f"{takes} (this is {scheme})"] * 2
+        assert reasons == [f"takes {' or '.join(SCHEMES_OF[provider])} (this is {scheme})"] * 2
 
 
 @pytest.mark.parametrize("scheme", VLLM_SCHEMES)
@@ -221,12 +220,12 @@ def test_triton_needs_the_tensor_cores_of_the_scheme(scheme: str, monkeypatch: p
 
 def test_grouped_gemms_start_with_hopper_and_deepgemm_ends_there(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    case = case_of("fp8_w8a8_block128")
-    for provider in ("vllm-cutlass", "vllm-deepgemm"):
-        assert VLLM_PROVIDERS[provider].unsupported(case, L40S) == "needs sm_90 (this is sm_89)"
-    reason = VLLM_PROVIDERS["vllm-deepgemm"].unsupported(case, B200)
+    for provider, because in (("vllm-cutlass", ""), ("vllm-deepgemm", ", where DeepGEMM's scales are float32")):
+        case = case_of(SCHEMES_OF[provider][0])
+        assert VLLM_PROVIDERS[provider].unsupported(case, L40S) == f"needs sm_90{because} (this is sm_89)"
+    reason = VLLM_PROVIDERS["vllm-deepgemm"].unsupported(case_of("fp8_w8a8_block128"), B200)
     assert reason == "needs sm_90, where DeepGEMM's scales are float32 (this is sm_100)"
-    assert VLLM_PROVIDERS["vllm-cutlass"].unsupported(case, B200) == NO_VLLM
+    assert VLLM_PROVIDERS["vllm-cutlass"].unsupported(case_of(), B200) == NO_VLLM
 
 
 def test_a_provider_takes_one_activation_format(monkeypatch: pytest.MonkeyPatch):
@@ -249,10 +248,10 @@ def test_deepgemm_takes_both_formats(monkeypatch: pytest.MonkeyPatch):
 def test_weighting_the_input_of_several_experts_is_refused_in_vllms_words(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     for provider in ("vllm-cutlass", "vllm-deepgemm"):
-        unsupported = VLLM_PROVIDERS[provider].unsupported
-        reason = unsupported(case_of("fp8_w8a8_block128", options=ON_INPUT), H200)
+        unsupported, scheme = VLLM_PROVIDERS[provider].unsupported, SCHEMES_OF[provider][0]
+        reason = unsupported(case_of(scheme, options=ON_INPUT), H200)
         assert reason == "vLLM: apply_router_weight_on_input is only implemented for topk=1 (this is 2)"
-        assert unsupported(case_of("fp8_w8a8_block128", options=ON_INPUT, top_k=1), H200) == NO_VLLM
+        assert unsupported(case_of(scheme, options=ON_INPUT, top_k=1), H200) == NO_VLLM
 
 
 @pytest.mark.parametrize("scheme", VLLM_SCHEMES)

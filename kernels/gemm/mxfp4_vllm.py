@@ -15,7 +15,7 @@ from kernels.gemm.mxfp4_inputs import (
     round_activations,
     unsupported_activations,
 )
-from kernels.requirements import missing_capability, missing_vllm
+from kernels.requirements import missing_capability, missing_family, missing_vllm
 from kernels.spec import Case, Device, Launch, Outputs, Provider, Tensors
 
 QUTLASS_K, QUTLASS_N = 128, 8
@@ -103,7 +103,7 @@ def unsupported_qutlass(case: Case, device: Device) -> str | None:
     the reference, rounds 4 x / 2 ** floor(log2(max|x|)): the nearest codes differ throughout.
     """
     reason = unsupported_activations(case) or unsupported_qutlass_case(case)
-    return reason or missing_capability(device, (10, 0), (12, 0)) or missing_vllm() or missing_qutlass()
+    return reason or missing_family(device, 10, 12) or missing_vllm() or missing_qutlass()
 
 
 def unsupported_qutlass_case(case: Case) -> str | None:

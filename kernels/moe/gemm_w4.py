@@ -157,9 +157,8 @@ def w4_gate_up_kernel(
         BLOCK_SIZE_K,
     )
     acc = scale_tile(acc, w_factor_ptr, a_scale_ptr, row, expert, 2 * N, offs_w, FORMAT)
-    if (
-        topk_weights_ptr is not None
-    ):  # the sums are linear in the input, and so is its rounding if that has a scale per token
+    # The sums are linear in the input, and so is its rounding if that has a scale per token.
+    if topk_weights_ptr is not None:
         acc *= tl.load(topk_weights_ptr + pair, mask=valid, other=0.0)[None, :]
     gate, up = tl.split(tl.permute(tl.reshape(acc, (BLOCK_SIZE_N, 2, BLOCK_SIZE_M)), (2, 0, 1)))
     h = gate * tl.sigmoid(gate) * up  # [BLOCK_SIZE_M, BLOCK_SIZE_N]

@@ -13,6 +13,7 @@ import torch
 from torch.nn.functional import grouped_mm, silu
 
 from kernels.moe.inputs import is_batched, local_expert_ids, weights_input
+from kernels.requirements import missing_family
 from kernels.spec import Case, Device, Launch, Tensors
 
 ExpertLinear = Callable[[str, int, torch.Tensor], torch.Tensor]
@@ -102,6 +103,6 @@ def unsupported_torch_moe(case: Case, device: Device) -> str | None:
     for name in ("hidden_size", "intermediate_size"):
         if case.layer.sizes[name] % 8:
             return f"needs {name} divisible by 8 (this is {case.layer.sizes[name]})"
-    if device.type == "cuda" and not is_batched(case) and device.capability[0] not in (9, 10):
-        return f"needs sm_90 or sm_100, where torch's grouped_mm does not ask the host (this is {device.arch})"
+    if device.type == "cuda" and not is_batched(case):
+        return missing_family(device, 9, 10, because="where torch's grouped_mm does not ask the host")
     return None

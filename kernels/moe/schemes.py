@@ -93,7 +93,7 @@ def check_layer(layer: Layer) -> None:
 
 
 def count_scales(scheme: MoeScheme, n: int, k: int) -> int:
-    """Scales of one expert's weights, and the static ones of its activations."""
+    """Scales of one expert's weights; the static ones of activations are not counted."""
     return {
         "none": 0,
         "tensor": 2,

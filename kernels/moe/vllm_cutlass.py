@@ -17,6 +17,8 @@ from kernels.moe.vllm_schemes import make_quant_config, quant_keys
 from kernels.requirements import missing_capability, missing_vllm
 from kernels.spec import Case, Device, Launch, Tensors
 
+SCHEMES = ("fp8_w8a8", "fp8_w8a8_channel")
+
 
 def prepare_cutlass(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     """CutlassExpertsFp8: permutes by expert, multiplies, weights and sums."""
@@ -36,8 +38,8 @@ def prepare_cutlass_batched(case: Case, weights: Tensors, inputs: Tensors) -> La
 
 def unsupported_before_vllm(case: Case, device: Device, *, batched: bool) -> str | None:
     """What needs no vLLM to be said: Hopper or newer, rows of 16 bytes for its copies, the format, the weighting."""
-    if not case.layer.scheme.startswith("fp8_w8a8"):
-        return f"multiplies FP8 (this is {case.layer.scheme})"
+    if case.layer.scheme not in SCHEMES:
+        return f"takes {' or '.join(SCHEMES)} (this is {case.layer.scheme})"
     reason = missing_capability(device, (9, 0)) or wrong_format(case, batched=batched) or unsupported_weighting(case)
     for name in ("hidden_size", "intermediate_size"):
         if reason is None and case.layer.sizes[name] % 16:

@@ -8,10 +8,10 @@ import torch
 
 from kernels.moe.inputs import weights_input
 from kernels.moe.vllm_layer import launch_experts, unsupported_experts, unsupported_weighting, wrong_format
-from kernels.requirements import missing_capability, missing_vllm
+from kernels.requirements import missing_family, missing_vllm
 from kernels.spec import Case, Device, Launch, Tensors
 
-FP4_FAMILIES = ((10, 0), (11, 0), (12, 0))
+FP4_FAMILIES = (10, 11, 12)
 """What vLLM's CutlassExpertsFp4 asks for."""
 
 NVFP4_MULTIPLES = {"hidden_size": 128, "intermediate_size": 64}
@@ -58,15 +58,14 @@ def unsupported_cutlass_fp4(case: Case, device: Device, multiples: dict[str, int
     """What needs no vLLM import to be said, of both formats."""
     if not case.layer.scheme.endswith("_w4a4"):
         return f"quantizes activations to 4 bits, {case.layer.scheme} keeps 16"
-    reason = missing_capability(device, *FP4_FAMILIES) or missing_vllm() or wrong_format(case, batched=False)
-    reason = reason or unsupported_weighting(case)
+    reason = missing_family(device, *FP4_FAMILIES) or wrong_format(case, batched=False) or unsupported_weighting(case)
     if reason is None and weights_input(case):
         # In 0.26 to 0.32: https://github.com/vllm-project/vllm/pull/43694
         reason = "vLLM weights the input twice, in its prepare step and in these experts"
     for name, multiple in multiples.items():
         if reason is None and case.layer.sizes[name] % multiple:
             reason = f"needs {name} divisible by {multiple} (this is {case.layer.sizes[name]})"
-    return reason
+    return reason or missing_vllm()
 
 
 def unsupported_nvfp4_cutlass(case: Case, device: Device) -> str | None:

@@ -12,7 +12,7 @@ import torch
 
 from kernels.moe.inputs import weights_input
 from kernels.moe.vllm_layer import launch_experts, unsupported_experts, unsupported_weighting, wrong_format
-from kernels.requirements import missing_capability, missing_vllm
+from kernels.requirements import missing_family, missing_vllm
 from kernels.spec import Case, Device, Launch, Tensors
 
 GROUP_SIZE = 128
@@ -47,14 +47,12 @@ def prepare_w4a8_cutlass(case: Case, weights: Tensors, inputs: Tensors) -> Launc
 
 def unsupported_before_vllm(case: Case, device: Device) -> str | None:
     """What needs no vLLM import to be said; CUTLASS's reordering asks for multiples of 256."""
-    reason = missing_capability(device, (9, 0))
-    if reason is None and device.capability[0] != 9:
-        reason = f"needs sm_90, which the kernel is built for (this is {device.arch})"
-    reason = reason or missing_vllm() or wrong_format(case, batched=False) or unsupported_weighting(case)
+    reason = missing_family(device, 9, because="which the kernel is built for")
+    reason = reason or wrong_format(case, batched=False) or unsupported_weighting(case)
     for name in ("hidden_size", "intermediate_size"):
         if reason is None and case.layer.sizes[name] % SIZE_MULTIPLE:
             reason = f"needs {name} divisible by {SIZE_MULTIPLE} (this is {case.layer.sizes[name]})"
-    return reason
+    return reason or missing_vllm()
 
 
 def unsupported_w4a8_cutlass(case: Case, device: Device) -> str | None:

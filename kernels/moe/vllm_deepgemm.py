@@ -18,7 +18,7 @@ from kernels.moe.vllm_layer import (
     unsupported_weighting,
 )
 from kernels.moe.vllm_schemes import make_quant_config, quant_keys
-from kernels.requirements import missing_capability, missing_vllm
+from kernels.requirements import missing_family, missing_vllm
 from kernels.spec import Case, Device, Launch, Tensors
 
 SCHEME = "fp8_w8a8_block128"
@@ -56,9 +56,7 @@ def unsupported_deepgemm(case: Case, device: Device) -> str | None:
     """
     if case.layer.scheme != SCHEME:
         return f"takes {SCHEME} (this is {case.layer.scheme})"
-    reason = missing_capability(device, (9, 0))
-    if reason is None and device.capability[0] != 9:
-        reason = f"needs sm_90, where DeepGEMM's scales are float32 (this is {device.arch})"
+    reason = missing_family(device, 9, because="where DeepGEMM's scales are float32")
     reason = reason or unsupported_weighting(case) or missing_vllm()
     if reason is not None:
         return reason

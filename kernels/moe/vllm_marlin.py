@@ -153,10 +153,10 @@ def prepare_mxfp4_marlin(case: Case, weights: Tensors, inputs: Tensors) -> Launc
 
 
 def unsupported_marlin(case: Case, device: Device) -> str | None:
-    """What needs no vLLM import to be said, of both formats."""
+    """What of the device and the case Marlin does not run, of both formats."""
     if not case.layer.scheme.endswith("_w4a16"):
         return f"computes 16-bit activations, {case.layer.scheme} quantizes them"
-    reason = missing_capability(device, MARLIN_CAPABILITY) or missing_vllm() or unsupported_weighting(case)
+    reason = missing_capability(device, MARLIN_CAPABILITY) or unsupported_weighting(case)
     k = case.layer.sizes["hidden_size"]
     if reason is None and k % HIDDEN_MULTIPLE:
         reason = f"needs hidden_size divisible by {HIDDEN_MULTIPLE} (this is {k})"
@@ -172,7 +172,7 @@ def experts_class(case: Case) -> Any:
 
 def unsupported_nvfp4_marlin(case: Case, device: Device) -> str | None:
     """As above, then in vLLM's own words."""
-    reason = unsupported_marlin(case, device)
+    reason = unsupported_marlin(case, device) or missing_vllm()
     if reason is not None:
         return reason
     from vllm.model_executor.layers.quantization.utils.quant_utils import kNvfp4Static
@@ -185,6 +185,7 @@ def unsupported_mxfp4_marlin(case: Case, device: Device) -> str | None:
     reason = unsupported_marlin(case, device)
     if reason is None and case.layer.dtype != "bfloat16":
         reason = f"needs bfloat16 activations (this is {case.layer.dtype})"
+    reason = reason or missing_vllm()
     if reason is not None:
         return reason
     from vllm.model_executor.layers.quantization.utils.quant_utils import kMxfp4Static

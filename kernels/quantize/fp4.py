@@ -19,7 +19,6 @@ E2M1_EMAX = 2
 
 MXFP4_GROUP_SIZE = 32
 NVFP4_GROUP_SIZE = 16
-E8M0_BIAS = 127
 E8M0_NAN = 255
 
 
@@ -147,8 +146,3 @@ def nvfp4_values(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     values = e2m1_values(unpack_nibbles(codes)).unflatten(-1, (-1, NVFP4_GROUP_SIZE))
     scaled: torch.Tensor = values * scales.float()[..., None]
     return scaled.flatten(-2)
-
-
-def dequantize_nvfp4(codes: torch.Tensor, scales: torch.Tensor, global_scale: torch.Tensor) -> torch.Tensor:
-    """The float32 values [..., k] that codes [..., k / 2], scales [..., k / 16] and a global scale stand for."""
-    return nvfp4_values(codes, scales) / global_scale

@@ -53,30 +53,9 @@ def quantize_int8(x: torch.Tensor, group_size: int | None = None) -> tuple[torch
     return quantize_symmetric(x, group_size, INT8_MAX)
 
 
-def quantize_int4(x: torch.Tensor, group_size: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantize to INT4, symmetric, one scale per group along the last dimension, two codes in a byte.
-
-    Args:
-        x: [..., k] any float dtype, k divisible by group_size and even.
-    Returns:
-        codes [..., k / 2] uint8, two's complement nibbles in -7..7, low nibble first; scales
-        [..., k / group_size] float32.
-    Raises:
-        ShapeError: k is not divisible by group_size; the message names both.
-    Source: vLLM, quantize_weights with scalar_types.int4.
-    """
-    codes, scales = quantize_symmetric(x, group_size, INT4_MAX)
-    return pack_nibbles(codes.view(torch.uint8) & 15), scales
-
-
 def int4_values(packed: torch.Tensor) -> torch.Tensor:
     """The int8 values -8..7 [..., k] of packed two's complement nibbles [..., k / 2]."""
     return ((unpack_nibbles(packed) ^ 8).to(torch.int8) - 8).to(torch.int8)
-
-
-def dequantize_int4(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """The float32 values [..., k] that packed codes [..., k / 2] with scales [..., k / group_size] stand for."""
-    return dequantize_symmetric(int4_values(codes), scales)
 
 
 def quantize_int4_fp8(x: torch.Tensor, group_size: int = 128) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -108,8 +87,3 @@ def int4_fp8_values(codes: torch.Tensor, group_scales: torch.Tensor) -> torch.Te
     if group_scales.dtype != FP8_DTYPE:
         raise ShapeError(f"group scales are {group_scales.dtype}: give {FP8_DTYPE}")
     return dequantize_symmetric(int4_values(codes), group_scales.float())
-
-
-def dequantize_int4_fp8(codes: torch.Tensor, group_scales: torch.Tensor, row_scales: torch.Tensor) -> torch.Tensor:
-    """The float32 values [..., k] that quantize_int4_fp8's codes and scales stand for."""
-    return int4_fp8_values(codes, group_scales) * row_scales[..., None]

@@ -1,0 +1,49 @@
+"""Compiles for Hopper and Blackwell in processes of their own: the interpreter that conftest.py asks for stays."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from kernels.compile import CAPABILITIES
+from kernels.registry import PACKAGE_DIR
+
+MAX_SHARED_BYTES = 227 * 1024
+MAX_REGISTERS = 255
+MAX_SPILL_BYTES = 64
+"""A few spilled addresses outside the loop cost nothing; a spilled accumulator is hundreds of bytes."""
+
+
+def compile_everywhere(script: str, *arguments: str) -> list[dict[str, Any]]:
+    """What a script compiles, for every architecture at the same time, each from an empty Triton cache.
+
+    Args:
+        script: finds its architecture in sys.argv[1] and the arguments after it; prints a list of records as JSON.
+    """
+    env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    env["PYTHONPATH"] = os.pathsep.join([str(PACKAGE_DIR.parent), str(Path(__file__).parent)])
+    with TemporaryDirectory() as folder:
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-c", script, arch, *arguments],
+                env={**env, "TRITON_CACHE_DIR": str(Path(folder) / arch)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for arch in CAPABILITIES
+        ]
+        printed = [process.communicate() for process in started]
+    for process, (_, errors) in zip(started, printed, strict=True):
+        assert process.returncode == 0, errors
+    return [record for records, _ in printed for record in json.loads(records)]
+
+
+def assert_fits(record: dict[str, Any], max_spill_bytes: int = MAX_SPILL_BYTES) -> None:
+    """A compiled kernel keeps within an SM's shared memory and a thread's registers."""
+    assert record["spill_bytes"] <= max_spill_bytes, record
+    assert record["shared_bytes"] <= MAX_SHARED_BYTES, record
+    assert 0 < record["registers"] <= MAX_REGISTERS, record
