@@ -1,4 +1,4 @@
-"""The least time that a case can take on a host, from what the host was measured to do at best."""
+"""The time that a case takes at the rates that its host was measured to copy and multiply at."""
 
 from collections.abc import Iterable, Mapping
 

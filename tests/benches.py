@@ -46,6 +46,9 @@ class TestBench:
     def process_id(self) -> int:
         return os.getpid()
 
+    def niceness(self) -> int:
+        return os.nice(0)
+
     def count_call(self) -> int:
         self._calls += 1
         return self._calls

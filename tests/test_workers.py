@@ -1,5 +1,6 @@
 """Workers on a real local Ray: what raises, dies or hangs costs its own call and no other."""
 
+import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +49,10 @@ def test_calls_share_one_process_and_its_state(worker: Worker) -> None:
     first = worker.call("count_call", limit_seconds=LIMIT)
     assert worker.call("count_call", limit_seconds=LIMIT) == first + 1
     assert process_of(worker) == process_of(worker)
+
+
+def test_a_worker_yields_to_other_processes_no_more_than_we_do(worker: Worker) -> None:
+    assert worker.call("niceness", limit_seconds=LIMIT) == os.nice(0)
 
 
 def test_what_a_method_raises_is_told_by_type_and_message_and_the_process_stays(worker: Worker) -> None:
