@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flows.choice import DEVICES
 from tasks.cases import Selection
+from tasks.records import PRECISION
 from tasks.shapes import DTYPES
 
 DESCRIPTION = """\
@@ -20,6 +21,7 @@ examples:
   kernel-nightly list providers
   kernel-nightly show                                         the newest run as a table
   kernel-nightly show --table throughput                      TFLOP/s by batch size and provider
+  kernel-nightly changes                                      what differs between the last two runs of a suite
   kernel-nightly site --open
 
 exit codes: 0 nothing to report, 1 a series is SLOW, WRONG, FAILED or MISSING, 2 bad input, 3 the run did not finish
@@ -43,6 +45,10 @@ def make_parser() -> argparse.ArgumentParser:
     show.add_argument("run_id", nargs="?", default="", help="default: the newest run")
     show.add_argument("--table", choices=TABLES, help="batch sizes x providers, as vLLM's scripts print them")
     _add_source(show)
+    changes = commands.add_parser("changes", help="print what differs between two runs, and how times moved with it")
+    changes.add_argument("older", nargs="?", default="", help="default: the run of the same suite before the newer")
+    changes.add_argument("newer", nargs="?", default="", help="default: the newest run that has ended")
+    _add_source(changes)
     site = commands.add_parser("site", help="draw the site of a run")
     site.add_argument("run_id", nargs="?", default="", help="default: the newest run")
     site.add_argument("--out", type=Path, help="folder to write (default: SAVE_DIR/site)")
@@ -91,7 +97,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="values of a case's options: activation_format=standard activation_format=batched",
     )
     what.add_argument(
-        "--timer", "--timers", nargs="+", default=[], dest="timers", help="graph, eager (GPU) or wall (CPU)"
+        "--timer", "--timers", nargs="+", default=[], dest="timers", help="graph, cold, eager (GPU) or wall (CPU)"
     )
     what.add_argument(
         "--limit-k", nargs="+", type=int, default=[], help="keep layers with these hidden sizes or input features (K)"
@@ -107,6 +113,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--allow-download", action="store_true", help="let --model fetch a config from the Hub")
     how = parser.add_argument_group("how to run")
     how.add_argument("--seed", type=int, default=0, help="of weights and inputs (default: 0)")
+    how.add_argument(
+        "--precision", type=float, default=PRECISION, help="sample until a median is known to +- this (default: 0.005)"
+    )
     how.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)}")
     how.add_argument("--address", default="", help="of a running Ray cluster (default: start one here)")
     how.add_argument(
@@ -125,6 +134,7 @@ def read_selection(arguments: argparse.Namespace) -> Selection:
         batch_sizes=tuple(arguments.batch_sizes),
         options=tuple(arguments.options),
         timers=tuple(arguments.timers),
+        precision=arguments.precision,
         limit_k=tuple(arguments.limit_k),
         limit_n=tuple(arguments.limit_n),
         kernels=tuple(arguments.kernels),

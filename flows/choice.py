@@ -1,35 +1,27 @@
 """Which suite to run on what: the answer to "auto"."""
 
+import os
+import re
 from dataclasses import dataclass
-
-import pynvml
 
 from tasks.entries import Suite
 from tasks.errors import UsageError
+from tasks.nvml import has_gpu
 from tasks.suites import find_suite
 
 DEVICES = ("auto", "cuda", "cpu")
+ADDRESS = re.compile(r"auto|(ray://)?[^/]+:\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A suite and the device type it runs on."""
+    """A suite, the device type it runs on, and where."""
 
     suite: Suite
     device_type: str
     """"cuda" or "cpu"."""
-
-
-def has_gpu() -> bool:
-    """Whether this machine's driver sees an NVIDIA GPU; never initializes CUDA."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return False
-    try:
-        return bool(pynvml.nvmlDeviceGetCount() > 0)
-    finally:
-        pynvml.nvmlShutdown()
+    address: str = ""
+    """Of a running Ray cluster; "" starts one on this machine."""
 
 
 def choose_suite(suite: str, device: str, address: str) -> Choice:
@@ -40,6 +32,7 @@ def choose_suite(suite: str, device: str, address: str) -> Choice:
     """
     if device not in DEVICES:
         raise UsageError(f"--device {device!r} is not one of {', '.join(DEVICES)}")
+    address = read_address(address)
     gpu = bool(address) or has_gpu()
     device_type = device if device != "auto" else ("cuda" if gpu else "cpu")
     chosen = find_suite(suite if suite != "auto" else ("nightly" if device_type == "cuda" else "smoke"))
@@ -47,4 +40,19 @@ def choose_suite(suite: str, device: str, address: str) -> Choice:
         raise UsageError(f"suite {chosen.name} needs a CUDA GPU, this is a CPU; run --suite smoke, or check nvidia-smi")
     if device_type == "cuda" and not gpu:
         raise UsageError("--device cuda: no CUDA GPU here; run --device cpu, give --address, or check nvidia-smi")
-    return Choice(chosen, device_type)
+    return Choice(chosen, device_type, address)
+
+
+def read_address(address: str) -> str:
+    """The cluster that was asked for: by the option, else by RAY_ADDRESS; "" is none, which Ray also calls "local".
+
+    Raises:
+        UsageError: it is not an address.
+    """
+    asked = address or os.environ.get("RAY_ADDRESS", "")
+    if asked in ("", "local"):
+        return ""
+    if not ADDRESS.fullmatch(asked):
+        source = "--address" if address else "RAY_ADDRESS"
+        raise UsageError(f"{source} {asked!r} is not host:port, ray://host:port, auto or local")
+    return asked

@@ -56,9 +56,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     """Measure a suite; bad input is found before anything is started."""
     from flows.choice import choose_suite
     from tasks import cases
+    from tasks.pool import start_workers
     from tasks.session import new_run
     from tasks.store import Store
-    from tasks.workers import start_workers
 
     selection = read_selection(arguments)
     chosen = choose_suite(arguments.suite, arguments.device, arguments.address)
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         from flows.nightly import nightly, read_night
         from flows.report import exit_code, print_report
 
-        start_workers(chosen.device_type, arguments.address)
+        start_workers(chosen.device_type, chosen.address)
     site = nightly(
         suite=arguments.suite,
         selection=selection,
@@ -124,6 +124,16 @@ def show(arguments: argparse.Namespace, console: Console) -> int:
     return exit_code(night)
 
 
+def changes(arguments: argparse.Namespace, console: Console) -> int:
+    """Print what differs between two runs."""
+    from flows.changes import print_changes, read_nights
+
+    with closing(open_source(arguments)) as store:
+        older, newer = read_nights(store, arguments.older, arguments.newer)
+    print_changes(console, older, newer)
+    return 0
+
+
 def site(arguments: argparse.Namespace, console: Console) -> int:
     """Draw the site of a run."""
     from dashboards.site import write_site
@@ -167,6 +177,7 @@ def open_source(arguments: argparse.Namespace) -> "Store":
 COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "run": run,
     "show": show,
+    "changes": changes,
     "site": site,
     "export": export,
     "list": list_names,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from flows.coverage import coverage_lines
 from kernels.registry import kernels
-from kernels.timing import TIMERS
+from kernels.timing.timers import TIMERS
 from tasks.shapes import list_models
 from tasks.store import Store
 from tasks.suites import SUITES

@@ -1,15 +1,19 @@
 """The nightly: every provider of every kernel of a suite, checked, timed, judged and drawn."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 from rich.console import Console
 
 from dashboards.site import write_site
 from flows.choice import choose_suite
 from tasks.cases import Selection
+from tasks.errors import WorkerLost
 from tasks.measure import UnitBench
 from tasks.records import Night, WorkUnit
 from tasks.session import Session, new_run, open_session
@@ -54,38 +58,49 @@ def nightly(
         seed: of weights and inputs.
         device: "cuda", "cpu", or "auto" for a GPU if there is one.
         save_dir: folder of the database and the site.
-        address: of a running Ray cluster; empty starts one on this machine.
+        address: of a running Ray cluster; empty is RAY_ADDRESS, and without that one is started on this machine.
         run_id: resumes that run if it is in the database.
     Returns:
         The site's front page.
+    Raises:
+        WorkerError: no worker is left for some units; all others are stored, judged and drawn.
     """
     console = Console()
     chosen = choose_suite(suite, device, address)
     shapes = resolve_shapes(chosen.suite, selection)
     plan = list_cases(chosen.suite, shapes, selection, chosen.device_type)
     run = new_run(chosen.suite.name, selection, chosen.device_type, seed, run_id)
-    with open_session(run, plan, chosen.device_type, save_dir, address, console) as session:
-        shared_out = session.workers.share_out(session.units)
-        measured = [measure_unit.submit(session, unit, worker) for unit, worker in shared_out]
-        for future in measured:
-            future.result()
+    with open_session(run, plan, chosen.device_type, save_dir, chosen.address, console) as session:
+        measured = [measure_unit.submit(session, unit, worker) for unit, worker in session.share_out()]
+        wait_for(measured)
         retune_stale_configs(session)
         verdicts = judge(session)
         alert(session, verdicts)
-    return draw_site(save_dir, run.run_id)
+    site = draw_site(save_dir, run.run_id)
+    session.workers.refuse_leftovers()
+    return site
 
 
 @task(name="measure unit", task_run_name="{unit.layer.kernel} {unit.layer.label}", cache_policy=NO_CACHE)
 def measure_unit(session: Session, unit: WorkUnit, worker: Worker) -> None:
     """Weights, checks and times of one unit, on one worker, into the store; before a worker's first, its ceilings."""
-    with session.workers.returning(worker):
-        bench = UnitBench(worker, unit, session.run.seed)
+    with session.workers.returning(worker, unit):
+        bench = UnitBench(worker, unit, session.run.seed, session.quarantine)
         if session.lacks_ceilings(bench.host):
             measure_ceilings(session, bench)
         receipt = generate_weights(session, bench)
         checks = verify(session, bench)
-        measurements = time_providers(session, bench, checks)
-    persist(session, bench, receipt, measurements)
+        session.workers.compile_ahead(worker)
+        result = time_providers(session, bench, receipt, checks)
+    persist(session, unit, result)
+
+
+def wait_for(attempts: Sequence[PrefectFuture[Any]]) -> None:
+    """Wait until every attempt at a unit has ended; of one that lost its worker the unit was handed out again."""
+    for attempt in attempts:
+        ended = attempt.result(raise_on_failure=False)
+        if isinstance(ended, BaseException) and not isinstance(ended, WorkerLost):
+            raise ended
 
 
 @task(name="draw site", cache_policy=NO_CACHE)

@@ -1,6 +1,7 @@
 """What a device does at best, measured: how fast it copies and how fast it multiplies each dtype.
 
-The floor of a kernel follows from it: floor = max(bytes moved / copy rate, operations / GEMM rate of its dtype).
+The floor of a kernel follows from it: floor = max(bytes moved / copy rate, operations / GEMM rate of its dtype). Small
+ones of the same launches are the reference kernels, timed beside every case.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,9 @@ import torch
 
 from kernels.requirements import missing_capability
 from kernels.spec import Device
-from kernels.timing import TIMERS, device_of
+from kernels.timing.devices import device_of
+from kernels.timing.graphs import GraphStopwatch
+from kernels.timing.timers import TIMERS, Stopwatch, WallStopwatch, time_alone
 
 COPY = "copy"
 GPU_COPY_BYTES = 1 << 30
@@ -18,6 +21,11 @@ GPU_COPY_BYTES = 1 << 30
 CPU_COPY_BYTES = 1 << 26
 GPU_GEMM_SIZE = 8192
 CPU_GEMM_SIZE = 512
+GPU_REFERENCE_COPY_BYTES = 1 << 28
+GPU_REFERENCE_GEMM_SIZE = 4096
+CPU_REFERENCE_COPY_BYTES = 1 << 20
+CPU_REFERENCE_GEMM_SIZE = 128
+SAMPLES = 20
 
 Run = Callable[[], object]
 
@@ -48,11 +56,23 @@ def measure_ceilings(device: torch.device) -> tuple[Rate, ...]:
     size_bytes = GPU_COPY_BYTES if on_gpu else CPU_COPY_BYTES
     size = GPU_GEMM_SIZE if on_gpu else CPU_GEMM_SIZE
     copied_bytes = 2 * size_bytes  # read and written
-    rates = [Rate(COPY, copied_bytes / min(timer.time(prepare_copy(size_bytes, device))) / 1e3, "GB/s")]
+    rates = [Rate(COPY, copied_bytes / min(time_alone(timer, prepare_copy(size_bytes, device), SAMPLES)) / 1e3, "GB/s")]
     for dtype, prepare in prepare_gemms(device_of(device)).items():
-        fastest_us = min(timer.time(prepare(size, device)))
+        fastest_us = min(time_alone(timer, prepare(size, device), SAMPLES))
         rates.append(Rate(gemm_name(dtype), 2 * size**3 / fastest_us / 1e6, "TFLOP/s"))
     return tuple(rates)
+
+
+def prepare_references(device: torch.device) -> dict[str, Stopwatch]:
+    """By the name of their rate, one memory-bound and one compute-bound launch that no commit of ours changes.
+
+    Far larger than the caches and than a launch, and so short that they may be timed beside every case.
+    """
+    if device.type == "cuda":
+        copy, gemm = prepare_copy(GPU_REFERENCE_COPY_BYTES, device), prepare_bfloat16(GPU_REFERENCE_GEMM_SIZE, device)
+        return {COPY: GraphStopwatch([copy], 1), gemm_name("bfloat16"): GraphStopwatch([gemm], 1)}
+    copy, gemm = prepare_copy(CPU_REFERENCE_COPY_BYTES, device), prepare_float32(CPU_REFERENCE_GEMM_SIZE, device)
+    return {COPY: WallStopwatch([copy]), gemm_name("float32"): WallStopwatch([gemm])}
 
 
 def prepare_copy(size_bytes: int, device: torch.device) -> Run:

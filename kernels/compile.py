@@ -5,46 +5,20 @@ after the compilation. So a spill or too much shared memory is found in CI, befo
 depends on the tensors' sizes as it does in a launch: give the sizes that matter.
 """
 
-import hashlib
-import re
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 from triton.runtime import driver
-from triton.runtime.jit import JITFunction
 
 from kernels.errors import KernelError
+from kernels.launches import describe_kernel, noting_launches
+from kernels.spec import CompiledKernel
 
 CAPABILITIES = {"sm_90": 90, "sm_100": 100}
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledKernel:
-    """One kernel as compiled for one architecture."""
-
-    name: str
-    """Name of the jit function."""
-    arch: str
-    """Architecture, e.g. "sm_90"."""
-    num_warps: int
-    """Warps per program."""
-    registers: int
-    """Registers per thread."""
-    spill_bytes: int
-    """Local memory per thread: what did not fit into the registers."""
-    shared_bytes: int
-    """Shared memory per program."""
-    sha256: str
-    """Digest of the cubin: the same digest is the same machine code."""
 
 
 class CompileOnlyDriver(DriverBase):  # type: ignore[misc]  # triton is untyped
@@ -52,7 +26,7 @@ class CompileOnlyDriver(DriverBase):  # type: ignore[misc]  # triton is untyped
 
     def __init__(self, arch: str) -> None:
         self.arch = arch
-        self.target = GPUTarget("cuda", CAPABILITIES[arch], 32)
+        self.target = GPUTarget("cuda", int(arch.removeprefix("sm_")), 32)
 
     @classmethod
     def is_active(cls) -> bool:
@@ -99,57 +73,29 @@ def compile_launches(arch: str, launch: Callable[[], object]) -> list[CompiledKe
     """
     if arch not in CAPABILITIES:
         raise KernelError(f"cannot compile for {arch!r}: use one of {', '.join(CAPABILITIES)}")
-    if triton.knobs.runtime.interpret:
-        raise KernelError("TRITON_INTERPRET=1 is set, so nothing can be compiled: unset it in a new process")
     with intercepted_launches(arch) as compiled:
         launch()
-    return [describe_kernel(kernel, arch) for kernel in compiled.values()]
+    return [describe_kernel(kernel) for kernel in compiled.values()]
 
 
 @contextmanager
 def intercepted_launches(arch: str) -> Iterator[dict[str, Any]]:
-    """While open, every Triton launch compiles for `arch` and launches nothing; yields the kernels by their hash."""
-    compiled: dict[str, Any] = {}
-    run = JITFunction.run
+    """While open, every Triton launch compiles for `arch` and launches nothing; yields the kernels by their hash.
 
-    def compile_only(self: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
-        kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
-        compiled.setdefault(kernel.hash, kernel)
-        return kernel
+    They are left on disk and forgotten here, so that a process that compiles all night does not fill its memory.
 
+    Raises:
+        KernelError: Triton was started as an interpreter.
+    """
+    if triton.knobs.runtime.interpret:
+        raise KernelError("TRITON_INTERPRET=1 is set, so nothing can be compiled: unset it in a new process")
     # `driver.active` would look for a GPU, and fail where there is none: save what is behind it.
     previous = vars(driver)["_active"]
     driver.set_active(CompileOnlyDriver(arch))
     try:
-        with mock.patch.object(JITFunction, "run", compile_only):
+        with noting_launches(compile_only=True) as compiled:
             yield compiled
+            for kernel in compiled.values():
+                kernel.src.fn.device_caches.pop(arch, None)
     finally:
         driver.set_active(previous)
-
-
-def describe_kernel(kernel: Any, arch: str) -> CompiledKernel:
-    """What one compiled kernel of Triton costs."""
-    cubin: bytes = kernel.asm["cubin"]
-    usage = resource_usage(cubin)
-    return CompiledKernel(
-        name=kernel.metadata.name,
-        arch=arch,
-        num_warps=kernel.metadata.num_warps,
-        registers=usage["REG"],
-        spill_bytes=usage["STACK"] + usage["LOCAL"],
-        shared_bytes=kernel.metadata.shared,
-        sha256=hashlib.sha256(cubin).hexdigest(),
-    )
-
-
-def resource_usage(cubin: bytes) -> dict[str, int]:
-    """The figures cuobjdump prints for a cubin with one function: {"REG": 64, "STACK": 0, "LOCAL": 0, ...}."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.cubin"
-        path.write_bytes(cubin)
-        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(path)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-    usage = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL|SHARED):(\d+)", result.stdout)}
-    if not {"REG", "STACK", "LOCAL"} <= usage.keys():
-        raise KernelError(f"cuobjdump printed no resource usage: {result.stderr.strip() or result.stdout.strip()}")
-    return usage

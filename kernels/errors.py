@@ -17,3 +17,7 @@ class ShapeError(KernelError):
 
 class RegistryError(KernelError):
     """A file in kernels/ does not declare its KERNEL as CONTRIBUTING.md says."""
+
+
+class OutOfMemoryError(KernelError):
+    """Tensors would not fit into the memory that is free. Named as torch's own, so that it gets the same status."""

@@ -15,8 +15,11 @@ NOT_KERNELS = (
     "ceilings",
     "compile",
     "errors",
+    "footprint",
+    "launches",
     "registry",
     "requirements",
+    "source",
     "spec",
     "timing",
 )

@@ -112,6 +112,26 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
+class CompiledKernel:
+    """One Triton kernel as compiled for one architecture."""
+
+    name: str
+    """Name of the jit function."""
+    arch: str
+    """Architecture, e.g. "sm_90"."""
+    num_warps: int
+    """Warps per program."""
+    registers: int
+    """Registers per thread."""
+    spill_bytes: int
+    """Local memory per thread: what did not fit into the registers."""
+    shared_bytes: int
+    """Shared memory per program."""
+    sha256: str
+    """Digest of the machine code, without debug information (kernels/launches.py)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Provider:
     """One implementation of a kernel."""
 

@@ -7,16 +7,29 @@ through: the caller turns it into a status (tasks/measure.py).
 import hashlib
 import math
 import os
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 
-from kernels.ceilings import Rate, measure_ceilings
+from kernels.ceilings import Rate, measure_ceilings, prepare_references
+from kernels.launches import recording_launches
 from kernels.registry import find_kernel
+from kernels.source import hash_sources
 from kernels.spec import Case, Kernel, Layer, Tensors, Tolerance
-from kernels.timing import TIMERS, erasing, poison_memory, synchronize
+from kernels.timing.devices import erasing, l2_bytes, poison_memory, synchronize
+from kernels.timing.graphs import count_input_sets, require_cold
+from kernels.timing.timers import TIMERS, Stopwatch, Timer
+from tasks.clock import Clock
+from tasks.nvml import GpuMonitor
 from tasks.provenance import describe_host
 from tasks.records import Check, Host, Status, WeightsReceipt
+from tasks.sampling import ClockWatch, Readings, take_in_turn
 from tasks.weights import generate_weights
+
+MOST_INPUT_SETS = 256
+"""Of a timer that rotates them: a case so small would cost more to prepare than to time."""
 
 
 def compare(output: torch.Tensor, reference: torch.Tensor, tolerance: Tolerance) -> tuple[float, float]:
@@ -53,8 +66,12 @@ class Bench:
         if device_type == "cpu":
             torch.set_num_threads(cpu_threads())
         self._host = describe_host(self._device)
+        self._watch = ClockWatch(GpuMonitor(self._host.device_uuid).read)
+        self._clock = Clock()
+        self._references: dict[str, Stopwatch] = {}
         self._seed = 0
         self._weights: Tensors = {}
+        self._weights_copies: list[Tensors] = []
         self._case_key = ""
         self._inputs: Tensors = {}
         self._reference: torch.Tensor | None = None
@@ -62,6 +79,10 @@ class Bench:
     def host(self) -> Host:
         """The environment of this worker."""
         return self._host
+
+    def take_seconds(self) -> dict[str, float]:
+        """Where this worker's time went since it was last asked, by activity."""
+        return self._clock.take()
 
     def ceilings(self) -> tuple[Rate, ...]:
         """What the device does at best, measured now."""
@@ -72,8 +93,8 @@ class Bench:
 
     def load_layer(self, layer: Layer, seed: int) -> WeightsReceipt:
         """Generate the layer's weights and keep them, instead of those of the layer before."""
+        self._weights, self._weights_copies = {}, []
         self.drop_case()
-        self._weights = {}
         self._weights, receipt = generate_weights(layer, seed, self._device, self._host.host_id)
         self._seed = seed
         return receipt
@@ -85,15 +106,17 @@ class Bench:
         if reason:
             return Check(case, provider, Status.UNSUPPORTED, self._host.host_id, reason)
         inputs = self._make_inputs(kernel, case)
-        if self._reference is None:
-            self._reference = kernel.reference(case, self._weights, inputs)
+        reference = self._find_reference(kernel, case)
         tolerance = kernel.tolerance_of(provider, case.layer.scheme)
-        launch = kernel.providers[provider].prepare(case, self._weights, inputs)
-        poison_memory(self._reference.numel() * 4, self._device)
-        outputs = launch.run()
-        synchronize(self._device)
-        with erasing(outputs):
-            error, share_close = compare(kernel.decode(case, inputs, outputs), self._reference, tolerance)
+        with recording_launches() as compiled:
+            with self._clock.measure("prepare"):
+                launch = kernel.providers[provider].prepare(case, self._weights, inputs)
+            poison_memory(reference.numel() * 4, self._device)
+            with self._clock.measure("first run"):
+                outputs = launch.run()
+                synchronize(self._device)
+        with self._clock.measure("compare"), erasing(outputs):
+            error, share_close = compare(kernel.decode(case, inputs, outputs), reference, tolerance)
         status, reason = judge_output(error, share_close, tolerance)
         return Check(
             case=case,
@@ -106,18 +129,40 @@ class Bench:
             config=launch.config,
             flops=kernel.flops(case, inputs),
             bytes_moved=kernel.bytes_moved(case, inputs),
+            source_sha256=hash_sources(kernel.name),
+            compiled=tuple(compiled),
         )
 
-    def time(self, case: Case, provider: str, timer: str) -> tuple[float, ...]:
-        """Time a provider that passed its check.
+    def time(
+        self, case: Case, providers: Sequence[str], timer_name: str, precision: float, first_round: int = 0
+    ) -> Readings:
+        """Time providers that passed their checks, in turn, beside the reference kernels."""
+        kernel, timer = find_kernel(case.layer.kernel), TIMERS[timer_name]
+        sets = self._make_input_sets(kernel, case) if timer.rotates_inputs else self._own_set(kernel, case)
+        if len(sets) > MOST_INPUT_SETS:
+            return Readings(unsupported=f"{timer_name} needs {len(sets)} input sets, {MOST_INPUT_SETS} is the most")
+        references = self._prepare_references()
+        with self._preparing(kernel, case, providers, timer, sets) as stopwatches:
+            with self._clock.measure("sampling"):
+                readings = take_in_turn(stopwatches, references, timer.sampling, self._watch, precision, first_round)
+            self._clock.add("kernels", estimate_busy_seconds(stopwatches, readings))
+        return readings
 
-        Returns:
-            Every sample, in microseconds per call.
-        """
-        kernel = find_kernel(case.layer.kernel)
-        inputs = self._make_inputs(kernel, case)
-        launch = kernel.providers[provider].prepare(case, self._weights, inputs)
-        return TIMERS[timer].time(launch.run)
+    @contextmanager
+    def _preparing(
+        self, kernel: Kernel, case: Case, providers: Sequence[str], timer: Timer, sets: list[tuple[Tensors, Tensors]]
+    ) -> Iterator[dict[str, Stopwatch]]:
+        """A stopwatch per provider, each freed after the block."""
+        with ExitStack() as stack:
+            stopwatches = {}
+            for name in providers:
+                with self._clock.measure("prepare"):
+                    prepare = kernel.providers[name].prepare
+                    runs = [prepare(case, weights, inputs).run for weights, inputs in sets]
+                with self._clock.measure("capture"):
+                    stopwatches[name] = timer.prepare(runs)
+                stack.callback(stopwatches[name].close)
+            yield stopwatches
 
     def drop_case(self) -> None:
         """Free the inputs and the reference of the case in hand."""
@@ -129,9 +174,55 @@ class Bench:
         """Inputs of a case, made once and kept while its providers take turns."""
         if self._case_key != case.key:
             self.drop_case()
-            self._inputs = kernel.make_inputs(case, self._weights, seed_of_inputs(self._seed), self._device)
+            with self._clock.measure("inputs"):
+                self._inputs = kernel.make_inputs(case, self._weights, seed_of_inputs(self._seed), self._device)
             self._case_key = case.key
         return self._inputs
+
+    def _find_reference(self, kernel: Kernel, case: Case) -> torch.Tensor:
+        """The result that every provider of the case in hand is compared with."""
+        if self._reference is None:
+            with self._clock.measure("reference"):
+                self._reference = kernel.reference(case, self._weights, self._inputs)
+        return self._reference
+
+    def _prepare_references(self) -> dict[str, Stopwatch]:
+        """The reference kernels, made once."""
+        if not self._references:
+            self._references = prepare_references(self._device)
+        return self._references
+
+    def _own_set(self, kernel: Kernel, case: Case) -> list[tuple[Tensors, Tensors]]:
+        return [(self._weights, self._make_inputs(kernel, case))]
+
+    def _make_input_sets(self, kernel: Kernel, case: Case) -> list[tuple[Tensors, Tensors]]:
+        """Weights and inputs of equal values in so many places that none is in the L2 when its turn comes again."""
+        [own] = self._own_set(kernel, case)
+        moved, l2 = kernel.bytes_moved(case, own[1]), l2_bytes(self._device)
+        num_sets = count_input_sets(moved, l2)
+        require_cold(num_sets * moved, l2)
+        if num_sets > MOST_INPUT_SETS:
+            return [own] * num_sets
+        with self._clock.measure("inputs"):
+            while len(self._weights_copies) < num_sets - 1:
+                self._weights_copies.append(copy_tensors(self._weights))
+            inputs = [copy_tensors(own[1]) for _ in range(num_sets - 1)]
+        return [own, *zip(self._weights_copies, inputs, strict=False)]
+
+
+def estimate_busy_seconds(stopwatches: Mapping[str, Stopwatch], readings: Readings) -> float:
+    """Seconds the device spent in what was timed: calls, those too that only warmed up, times their median."""
+    busy_us = 0.0
+    for name, reading in readings.providers.items():
+        busy_us += stopwatches[name].num_calls * statistics.median(reading.samples_us)
+    for samples_us in readings.references.values():
+        busy_us += sum(samples_us)
+    return busy_us / 1e6
+
+
+def copy_tensors(tensors: Tensors) -> Tensors:
+    """The same values and strides elsewhere in memory."""
+    return {name: tensor.clone(memory_format=torch.preserve_format) for name, tensor in tensors.items()}
 
 
 def seed_of_inputs(seed: int) -> int:

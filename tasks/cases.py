@@ -13,8 +13,11 @@ from kernels.errors import ShapeError
 from kernels.spec import Case, Kernel, Layer
 from tasks.entries import GridEntry, KernelEntry, ModelEntry, Options, Suite
 from tasks.errors import UnknownNameError, UsageError
-from tasks.records import ModelShape, WorkUnit
+from tasks.records import PRECISION, ModelShape, WorkUnit
 from tasks.shapes import DTYPES, find_vendored, resolve_model_shapes
+
+LEAST_PRECISION = 1e-4
+"""Of --precision: event timers do not resolve less."""
 
 _T = TypeVar("_T", bound=Hashable)
 
@@ -35,6 +38,8 @@ class Selection:
     """NAME=VALUE each: replace the suite's values of an option, where a kernel has it."""
     timers: tuple[str, ...] = ()
     """Replace the suite's."""
+    precision: float = PRECISION
+    """Of a median, relative: sampling goes on until its interval is no wider than +- that."""
     limit_k: tuple[int, ...] = ()
     """Keep layers of these hidden sizes, or input features of a linear layer per rank (K)."""
     limit_n: tuple[int, ...] = ()
@@ -52,6 +57,8 @@ class Selection:
             for value in values:
                 if value < 1:
                     raise UsageError(f"{option} {value} is below 1; give whole numbers from 1 up")
+        if not LEAST_PRECISION <= self.precision <= 1:
+            raise UsageError(f"--precision {self.precision:g} is not between {LEAST_PRECISION:g} and 1; 0.005 is 0.5 %")
         if self.dtype not in DTYPES:
             raise UsageError(f"--dtype {self.dtype!r} is not supported; give one of {', '.join(DTYPES)}")
 
@@ -140,7 +147,7 @@ def _find_kernels() -> Mapping[str, Kernel]:
 
 def _choose_timers(suite: Suite, selection: Selection, device_type: str) -> tuple[str, ...]:
     """Names of the timers of the selection, else of the suite, else the device's first."""
-    from kernels.timing import TIMERS, timers_for  # imports torch
+    from kernels.timing.timers import TIMERS, timers_for  # imports torch
 
     usable = [timer.name for timer in timers_for(device_type)]
     chosen = selection.timers or suite.timers or tuple(usable[:1])
@@ -348,6 +355,7 @@ def _make_units(
             cases=_unique_cases(case for candidate in group for case in _list_cases(candidate, selection, options)),
             providers=_select_providers(group[0].kernel, selection),
             timers=timers,
+            precision=selection.precision,
         )
         for group in by_layer.values()
     )

@@ -4,6 +4,7 @@ BenchmarkError                 exit code 2
 +-- KernelError                (kernels/errors.py)
 |   +-- ShapeError             a size breaks a constraint of the kernel
 |   +-- RegistryError          a kernel file does not declare its KERNEL
+|   +-- OutOfMemoryError       tensors would not fit into the free memory
 +-- UsageError                 an argument is wrong
 |   +-- UnknownNameError       no such model, kernel, provider, scheme or suite; lists the nearest
 |   +-- ModelConfigError       a model's config cannot be read or has no MoE fields
@@ -16,6 +17,7 @@ BenchmarkError                 exit code 2
     +-- WorkerRaised           a provider raised in its worker; becomes the status of its measurement
     +-- WorkerCrashed          a worker's process died; likewise
     +-- WorkerHung             a worker did not answer in time; likewise
+    +-- WorkerLost             a worker's device or machine is gone; its unit goes to another
 """
 
 import difflib
@@ -85,3 +87,7 @@ class WorkerCrashed(WorkerError):  # noqa: N818
 
 class WorkerHung(WorkerError):  # noqa: N818
     """A worker did not answer in time and was killed; the next call starts a fresh one."""
+
+
+class WorkerLost(WorkerError):  # noqa: N818
+    """A worker has no process and can get none: its GPU failed or its machine is gone."""

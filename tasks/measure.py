@@ -1,14 +1,27 @@
 """One work unit on one worker: weights, checks, times. What goes wrong becomes a status, never a missing row."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from kernels.spec import Case
+from tasks.clock import Clock
 from tasks.errors import WorkerCrashed, WorkerHung, WorkerRaised
-from tasks.records import Ceiling, Check, Host, Measurement, Status, WeightsReceipt, WorkUnit
-from tasks.workers import START_SECONDS, Worker
+from tasks.quarantine import Quarantine
+from tasks.records import (
+    Ceiling,
+    Check,
+    Host,
+    Measurement,
+    ReferenceTime,
+    Status,
+    UnitCost,
+    WeightsReceipt,
+    WorkUnit,
+)
+from tasks.sampling import Reading, Readings
+from tasks.workers import Worker
 
 WEIGHTS_LIMIT_SECONDS = 600.0
 CASE_LIMIT_SECONDS = 180.0
@@ -28,15 +41,22 @@ class UnitBench:
     """A work unit on a worker: loads the layer again whenever the worker's process had to be replaced."""
 
     def __init__(
-        self, worker: Worker, unit: WorkUnit, seed: int, case_limit_seconds: float = CASE_LIMIT_SECONDS
+        self,
+        worker: Worker,
+        unit: WorkUnit,
+        seed: int,
+        quarantine: Quarantine,
+        case_limit_seconds: float = CASE_LIMIT_SECONDS,
     ) -> None:
         self.unit = unit
+        self.clock = Clock()
         self._worker = worker
         self._seed = seed
+        self._quarantine = quarantine
         self._case_limit_seconds = case_limit_seconds
         self._loaded = False
         self._load_failure: Failure | None = None
-        self.host: Host = worker.call("host", limit_seconds=START_SECONDS)
+        self.host: Host = worker.host()
 
     def measure_ceilings(self, run_id: str) -> tuple[list[Ceiling], str]:
         """What the worker's device does at best, or none and why it could not be measured."""
@@ -61,30 +81,96 @@ class UnitBench:
         return receipt
 
     def check(self, case: Case, provider: str) -> Check:
-        """Check one provider on one case."""
-        answer, failure = self._attempt("check", case, provider)
+        """Check one provider on one case, twice if it kills its worker."""
+        answer, failure = self._try_alone(case, provider, "check", case, provider)
         return Check(case, provider, failure[0], self.host.host_id, failure[1]) if failure else answer
 
-    def time(self, check: Check, timer: str) -> tuple[Check, tuple[float, ...]]:
-        """Time a provider whose check is ok; one that fails now gives its check with the new status, and no samples."""
-        if check.status is not Status.OK:
-            return check, ()
-        samples_us, failure = self._attempt("time", check.case, check.provider, timer)
-        if failure:
-            return replace(check, status=failure[0], reason=f"while timing: {failure[1]}"), ()
-        return check, samples_us
+    def time(self, checks: Sequence[Check], timer: str) -> "TimedCase":
+        """Time the providers whose checks of one case are ok, in turn; if that fails, each alone.
 
-    def _attempt(self, method: str, *arguments: object) -> tuple[Any, Failure | None]:
+        Alone, who failed gets the status, and the others keep their times, which share no round.
+        """
+        fit = [check for check in checks if check.status is Status.OK and not self._find_quarantined(check)]
+        timed = TimedCase()
+        if not fit:
+            return timed
+        case, names = fit[0].case, [check.provider for check in fit]
+        if len(names) > 1:
+            readings, failure = self._attempt(len(names), "time", case, names, timer, self.unit.precision)
+            if not failure:
+                timed.add(readings, names)
+                return timed
+        for name in names:
+            arguments = (case, [name], timer, self.unit.precision, timed.rounds)
+            readings, failure = self._try_alone(case, name, "time", *arguments)
+            if failure:
+                timed.failures[name] = failure
+            else:
+                timed.add(readings, [name])
+        return timed
+
+    def find_failure(self, check: Check, timed: "TimedCase") -> Failure | None:
+        """Why a provider whose check was ok has no samples."""
+        if check.provider in timed.failures:
+            return timed.failures[check.provider]
+        return None if check.provider in timed.readings else self._find_quarantined(check)
+
+    def take_cost(self, run_id: str) -> UnitCost:
+        """Where the unit's seconds went, stage by stage and on the worker; a process that died took its own along."""
+        seconds = self.clock.take()
+        seconds["total"] = sum(seconds.values())
+        try:
+            seconds |= self._worker.call("take_seconds", limit_seconds=CEILINGS_LIMIT_SECONDS)
+        except (WorkerRaised, WorkerCrashed, WorkerHung):
+            self._loaded = False
+        rounded = {activity: round(value, 4) for activity, value in seconds.items()}
+        return UnitCost(run_id, self.unit.key, self.host.host_id, rounded)
+
+    def _find_quarantined(self, check: Check) -> Failure | None:
+        return self._quarantine.find(check.case, check.provider, self.host)
+
+    def _try_alone(self, case: Case, provider: str, method: str, *arguments: object) -> tuple[Any, Failure | None]:
+        """What one provider answers; it is tried again where its worker died, until it is quarantined."""
+        while True:
+            quarantined = self._quarantine.find(case, provider, self.host)
+            if quarantined:
+                return None, quarantined
+            answer, failure = self._attempt(1, method, *arguments)
+            if failure is None or self._loaded or self._load_failure:
+                return answer, failure
+            self._quarantine.note(case, provider, self.host, *failure)
+
+    def _attempt(self, num_providers: int, method: str, *arguments: object) -> tuple[Any, Failure | None]:
         """The worker's answer and None, or None and why it failed."""
         if not self._loaded and self._load_failure is None:
             self.load()
         if self._load_failure:
             return None, self._load_failure
+        limit_seconds = num_providers * self._case_limit_seconds
         try:
-            return self._worker.call(method, *arguments, limit_seconds=self._case_limit_seconds), None
+            return self._worker.call(method, *arguments, limit_seconds=limit_seconds), None
         except (WorkerRaised, WorkerCrashed, WorkerHung) as failure:
             self._loaded = isinstance(failure, WorkerRaised) and not failure.device_lost
             return None, classify_failure(failure)
+
+
+@dataclass(slots=True)
+class TimedCase:
+    """What timing the providers of one case gave, whether together or one by one."""
+
+    readings: dict[str, Reading] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    references: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    rounds: int = 0
+
+    def add(self, readings: Readings, names: Sequence[str]) -> None:
+        """Take over what the worker answered for some providers."""
+        self.readings |= readings.providers
+        if readings.unsupported:
+            self.failures |= dict.fromkeys(names, (Status.UNSUPPORTED, readings.unsupported))
+        for name, samples_us in readings.references.items():
+            self.references[name] = (*self.references.get(name, ()), *samples_us)
+        self.rounds += readings.rounds
 
 
 def classify_failure(failure: WorkerRaised | WorkerCrashed | WorkerHung) -> Failure:
@@ -107,14 +193,35 @@ def check_unit(bench: UnitBench, tell: Tell) -> list[Check]:
 
 
 def time_unit(
-    bench: UnitBench, checks: Sequence[Check], timers: Sequence[str], run_id: str, tell: Tell
-) -> list[Measurement]:
-    """Time what passed its check with every timer; what did not keeps its status, one row per timer."""
-    measurements = []
+    bench: UnitBench, checks: Sequence[Check], run_id: str, tell: Tell
+) -> tuple[list[Measurement], list[ReferenceTime]]:
+    """Time what passed its check with every timer of the unit; what did not keeps its status, one row per timer."""
+    measurements: list[Measurement] = []
+    references: list[ReferenceTime] = []
+    by_case: dict[str, list[Check]] = {}
     for check in checks:
-        for timer in timers:
-            timed, samples_us = bench.time(check, timer)
-            now = datetime.now(UTC)
-            measurements.append(Measurement(run_id, timed, timer, bench.host.device, now, samples_us))
-        tell(check.case, check.provider)
-    return measurements
+        by_case.setdefault(check.case.key, []).append(check)
+    for case_key, of_case in by_case.items():
+        for timer in bench.unit.timers:
+            timed, now = bench.time(of_case, timer), datetime.now(UTC)
+            measurements += [make_measurement(bench, run_id, check, timer, timed, now) for check in of_case]
+            references += [
+                ReferenceTime(run_id, case_key, timer, bench.host.host_id, name, now, samples_us)
+                for name, samples_us in timed.references.items()
+            ]
+        for check in of_case:
+            tell(check.case, check.provider)
+    return measurements, references
+
+
+def make_measurement(
+    bench: UnitBench, run_id: str, check: Check, timer: str, timed: TimedCase, now: datetime
+) -> Measurement:
+    """The row of one provider: its samples, or its status and why there are none."""
+    failure = bench.find_failure(check, timed) if check.status is Status.OK else None
+    if failure:
+        status, reason = failure
+        told = reason if status is Status.UNSUPPORTED else f"while timing: {reason}"
+        check = replace(check, status=status, reason=told)
+    reading = timed.readings.get(check.provider, Reading((), ()))
+    return Measurement(run_id, check, timer, bench.host.device, now, reading.samples_us, reading.trials)

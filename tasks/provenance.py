@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from kernels.timing import device_of
+from kernels.timing.devices import device_of
+from tasks.nvml import read_driver
 from tasks.records import Host
 
 COMMIT_VARIABLE = "KERNEL_NIGHTLY_COMMIT"
@@ -28,26 +29,15 @@ def package_version(name: str) -> str:
         return "unknown"
 
 
-def read_gpu(index: int) -> tuple[str, str]:
-    """UUID and driver version of a GPU through NVML, by its index among the visible ones."""
-    import pynvml
-
-    uuid = f"GPU-{torch.cuda.get_device_properties(index).uuid}"
-    pynvml.nvmlInit()
-    try:
-        return uuid, str(pynvml.nvmlSystemGetDriverVersion())
-    finally:
-        pynvml.nvmlShutdown()
-
-
 def describe_host(device: torch.device) -> Host:
     """The environment of this process, measuring on `device`."""
-    uuid, driver = read_gpu(device.index or 0) if device.type == "cuda" else ("", "")
+    is_gpu = device.type == "cuda"
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}" if is_gpu else ""
     host = Host(
         host_id="",
         device=device_of(device),
         device_uuid=uuid,
-        driver=driver,
+        driver=read_driver() if is_gpu else "",
         cuda=torch.version.cuda or "",
         python=platform.python_version(),
         torch=torch.__version__,

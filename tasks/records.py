@@ -1,7 +1,7 @@
 """The nouns of the pipeline. All are frozen: a stage makes new records, it never changes old ones.
 
-Suite -> ModelShape -> Case -> WorkUnit -> WeightsReceipt -> Check -> Measurement -> Verdict
-                                Host -> Ceiling ---------------------/
+Suite -> ModelShape -> Case -> WorkUnit -> WeightsReceipt -> Check -> Trial -> Measurement -> Verdict
+                                Host -> Ceiling -----------> ReferenceTime ----/
 """
 
 import statistics
@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from kernels.spec import Case, Device, Layer
+from kernels.spec import Case, CompiledKernel, Device, Layer
+
+PRECISION = 0.005
+"""Default: a median is known well enough when its interval is no wider than +- 0.5 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class WorkUnit:
     """Names of the providers to check and time, in Kernel.providers order."""
     timers: tuple[str, ...] = ()
     """Names of the timers that every case is timed with."""
+    precision: float = PRECISION
+    """Relative half-width of a median's interval at which sampling stops."""
 
     @property
     def key(self) -> str:
@@ -146,6 +151,10 @@ class Check:
     """Floating-point operations the case needs; 0 if no inputs were made."""
     bytes_moved: int = 0
     """Least bytes the case must move; 0 if no inputs were made."""
+    source_sha256: str = ""
+    """Of the source files of the kernel and of what it imports of ours (kernels/source.py)."""
+    compiled: tuple[CompiledKernel, ...] = ()
+    """The Triton kernels that ran; other libraries are told by their version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +170,51 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceState:
+    """What a GPU says of itself at one moment."""
+
+    sm_clock_mhz: int
+    memory_clock_mhz: int
+    power_watts: float
+    """NVML's average over the last second."""
+    temperature_celsius: int
+    throttle_reasons: tuple[str, ...] = ()
+    """Why the clocks are not higher, in NVML's words, e.g. "sw_power_cap"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Samples that were taken in one go, in turn with the other providers of the case."""
+
+    round: int
+    """Trials of one round and one case were taken next to each other, whatever their provider."""
+    num_samples: int
+    """Of Measurement.samples_us, in their order; 0 for a trial that was set aside."""
+    state: DeviceState | None = None
+    """Of the device meanwhile; None on a CPU or without NVML."""
+    is_slow_clock: bool = False
+    """The SM clock was below 95 % of the fastest that the worker has seen in this run."""
+    set_aside_us: tuple[float, ...] = ()
+    """Samples of a trial that was repeated for its slow clock: kept, and not counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceTime:
+    """A kernel that never changes, timed beside a case: tells a slow machine from a slow kernel."""
+
+    run_id: str
+    case_key: str
+    timer: str
+    """Of the providers it was timed beside."""
+    host_id: str
+    name: str
+    """As of a Ceiling: "copy", or a dtype and " gemm"."""
+    measured_at: datetime
+    """UTC."""
+    samples_us: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """One provider on one case in one run: every sample, or the status and the reason why there is none."""
 
@@ -171,7 +225,9 @@ class Measurement:
     measured_at: datetime
     """UTC."""
     samples_us: tuple[float, ...] = ()
-    """Every sample in microseconds per call, in the order taken; () unless status is ok."""
+    """Every sample that counts, in microseconds per call, in the order taken; () unless status is ok."""
+    trials: tuple[Trial, ...] = ()
+    """How the samples were taken; () for a night of before that was noted."""
 
     @property
     def series(self) -> Series:
@@ -184,6 +240,44 @@ class Measurement:
     @property
     def median_us(self) -> float | None:
         return statistics.median(self.samples_us) if self.samples_us else None
+
+
+@dataclass(frozen=True, slots=True)
+class UnitCost:
+    """Where the seconds of a work unit went, on its worker."""
+
+    run_id: str
+    layer_key: str
+    host_id: str
+    seconds: Mapping[str, float] = field(hash=False)
+    """By stage ("generate weights", "verify", "time") and their "total"; inside them, by what the worker did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """A provider that killed its worker, lost it its device or hung in it, on one case."""
+
+    run_id: str
+    case_key: str
+    provider: str
+    device_name: str
+    status: Status
+    """Why the worker is gone: crashed, hung, or out_of_memory where that cost it its device."""
+    reason: str
+    crashed_at: datetime
+    """UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitResult:
+    """Everything that measuring one work unit on one host gave: committed whole or not at all."""
+
+    host: Host
+    receipt: WeightsReceipt | None
+    """None if the weights could not be generated."""
+    measurements: tuple[Measurement, ...]
+    references: tuple[ReferenceTime, ...] = ()
+    cost: UnitCost | None = None
 
 
 class State(StrEnum):
@@ -243,3 +337,5 @@ class Night:
     """Every earlier night and this one, oldest first, of each series measured in this run."""
     ceilings: tuple[Ceiling, ...] = ()
     """Of this run's hosts; () for a night of before they were measured."""
+    references: tuple[ReferenceTime, ...] = ()
+    costs: tuple[UnitCost, ...] = ()

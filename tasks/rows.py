@@ -1,21 +1,27 @@
 """Records to rows of the store and back: the one place that knows how a record is spelled in SQL."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from kernels.spec import Case, Device, Layer
+from kernels.spec import Case, CompiledKernel, Device, Layer
 from tasks.records import (
     Ceiling,
     Check,
+    Crash,
+    DeviceState,
     Host,
     Measurement,
     Point,
+    ReferenceTime,
     Run,
     Series,
     State,
     Status,
+    Trial,
+    UnitCost,
     Verdict,
     WeightsReceipt,
 )
@@ -36,6 +42,11 @@ def from_utc(moment: datetime) -> datetime:
 def dump(mapping: Mapping[str, Any]) -> str:
     """JSON in the order given: the order of a layer's sizes is part of its key."""
     return json.dumps(dict(mapping), default=str)
+
+
+def dump_records(records: Iterable[Any]) -> str:
+    """JSON list of flat or nested dataclasses."""
+    return json.dumps([asdict(record) for record in records])
 
 
 def run_to_row(run: Run) -> Row:
@@ -191,7 +202,17 @@ def measurement_to_row(measurement: Measurement) -> Row:
         "bytes_moved": check.bytes_moved,
         "measured_at": to_utc(measurement.measured_at),
         "samples_us": list(measurement.samples_us),
+        "trials": dump_records(measurement.trials),
+        "source_sha256": check.source_sha256,
+        "compiled": dump_records(check.compiled),
     }
+
+
+def load_trial(fields: dict[str, Any]) -> Trial:
+    state = fields["state"]
+    if state:
+        state = DeviceState(**{**state, "throttle_reasons": tuple(state["throttle_reasons"])})
+    return Trial(**{**fields, "state": state, "set_aside_us": tuple(fields["set_aside_us"])})
 
 
 def row_to_measurement(row: Row) -> Measurement:
@@ -207,10 +228,79 @@ def row_to_measurement(row: Row) -> Measurement:
         config=json.loads(row["config"]),
         flops=row["flops"],
         bytes_moved=row["bytes_moved"],
+        source_sha256=row["source_sha256"],
+        compiled=tuple(CompiledKernel(**fields) for fields in json.loads(row["compiled"])),
     )
-    samples_us = tuple(row["samples_us"])
-    measured_at = from_utc(row["measured_at"])
-    return Measurement(row["run_id"], check, row["timer"], row_to_device(row), measured_at, samples_us)
+    return Measurement(
+        run_id=row["run_id"],
+        check=check,
+        timer=row["timer"],
+        device=row_to_device(row),
+        measured_at=from_utc(row["measured_at"]),
+        samples_us=tuple(row["samples_us"]),
+        trials=tuple(map(load_trial, json.loads(row["trials"]))),
+    )
+
+
+def reference_to_row(reference: ReferenceTime) -> Row:
+    return {
+        "run_id": reference.run_id,
+        "case_key": reference.case_key,
+        "timer": reference.timer,
+        "host_id": reference.host_id,
+        "name": reference.name,
+        "measured_at": to_utc(reference.measured_at),
+        "samples_us": list(reference.samples_us),
+    }
+
+
+def row_to_reference(row: Row) -> ReferenceTime:
+    return ReferenceTime(
+        run_id=row["run_id"],
+        case_key=row["case_key"],
+        timer=row["timer"],
+        host_id=row["host_id"],
+        name=row["name"],
+        measured_at=from_utc(row["measured_at"]),
+        samples_us=tuple(row["samples_us"]),
+    )
+
+
+def cost_to_row(cost: UnitCost) -> Row:
+    return {
+        "run_id": cost.run_id,
+        "layer_key": cost.layer_key,
+        "host_id": cost.host_id,
+        "seconds": dump(cost.seconds),
+    }
+
+
+def row_to_cost(row: Row) -> UnitCost:
+    return UnitCost(row["run_id"], row["layer_key"], row["host_id"], json.loads(row["seconds"]))
+
+
+def crash_to_row(crash: Crash) -> Row:
+    return {
+        "run_id": crash.run_id,
+        "case_key": crash.case_key,
+        "provider": crash.provider,
+        "device_name": crash.device_name,
+        "status": str(crash.status),
+        "reason": crash.reason,
+        "crashed_at": to_utc(crash.crashed_at),
+    }
+
+
+def row_to_crash(row: Row) -> Crash:
+    return Crash(
+        run_id=row["run_id"],
+        case_key=row["case_key"],
+        provider=row["provider"],
+        device_name=row["device_name"],
+        status=Status(row["status"]),
+        reason=row["reason"],
+        crashed_at=from_utc(row["crashed_at"]),
+    )
 
 
 def row_to_series(row: Row) -> Series:

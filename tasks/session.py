@@ -1,40 +1,25 @@
 """What a run holds open while it lasts: its store, its workers, its progress display and its clock."""
 
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 
 from tasks.cases import Plan, Selection
+from tasks.clock import Clock
 from tasks.errors import WorkerError
+from tasks.order import line_up
+from tasks.pool import WorkerPool, open_workers
 from tasks.progress import RunProgress
 from tasks.provenance import read_git_state
+from tasks.quarantine import Quarantine
 from tasks.records import Host, Run, WorkUnit
 from tasks.store import Store
-from tasks.workers import WorkerPool, open_workers
-
-
-@dataclass(slots=True)
-class Clock:
-    """Seconds spent in each stage, summed over workers; safe to use from any thread."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Add the wall time of the block to a stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+from tasks.workers import Worker
 
 
 class Session:
@@ -43,7 +28,7 @@ class Session:
     def __init__(
         self,
         run: Run,
-        units: tuple[WorkUnit, ...],
+        lines: Mapping[str, list[WorkUnit]],
         store: Store,
         workers: WorkerPool,
         progress: RunProgress,
@@ -51,21 +36,31 @@ class Session:
         clock: Clock,
     ) -> None:
         self.run = run
-        self.units = units
-        """Units that this run has still to measure."""
+        self.lines = lines
+        """By device name, the units that this run has still to measure on it, the longest first."""
         self.store = store
         self.workers = workers
         self.progress = progress
         self.console = console
         self.clock = clock
+        self.quarantine = Quarantine(run.run_id, store.crashes(run.run_id), store.commit_crash)
         self._hosts_with_ceilings = {ceiling.host_id for ceiling in store.ceilings(run.run_id)}
+        self._lock = threading.Lock()
+
+    def share_out(self) -> Iterator[tuple[WorkUnit, Worker]]:
+        """Each unit that is left with the next idle worker of its device; waits until there is one."""
+        return self.workers.share_out(self.lines, self.tell)
+
+    def tell(self, line: str) -> None:
+        """Print a line above the progress bar."""
+        self.console.print(line, soft_wrap=True, highlight=False)
 
     def lacks_ceilings(self, host: Host) -> bool:
         """Whether nobody has measured what a host does at best in this run: true once, for whoever asks first."""
-        if host.host_id in self._hosts_with_ceilings:
-            return False
-        self._hosts_with_ceilings.add(host.host_id)
-        return True
+        with self._lock:
+            is_first = host.host_id not in self._hosts_with_ceilings
+            self._hosts_with_ceilings.add(host.host_id)
+        return is_first
 
 
 def new_run(suite: str, selection: Selection, device_type: str, seed: int, run_id: str = "") -> Run:
@@ -86,24 +81,27 @@ def open_session(
 ) -> Iterator[Session]:
     """Open everything a run needs, and store how it ended: complete, partial, interrupted or failed.
 
-    A run whose id is already in the store is resumed: only the units it lacks are left to measure.
+    A run whose id is already in the store is resumed: only the units it lacks are left to measure. Every unit is
+    measured once on each kind of device there is.
     """
     clock = Clock()
     with ExitStack() as stack:
         store = stack.enter_context(Store.open(save_dir))
         run = store.begin_run(run)
-        done = store.measured_layers(run.run_id)
-        left = tuple(unit for unit in plan.units if unit.key not in done)
-        _announce(console, run, plan, left)
+        done = store.measured_units(run.run_id)
+        _announce(console, run, plan, done)
         store.publish()  # whoever kills this run finds its id
         stack.callback(store.publish)
         status = "failed"
         try:
             with clock.measure("start workers"):
                 workers = stack.enter_context(open_workers(device_type, address))
+            lines = line_up(plan.units, workers.devices(), done, store.last_unit_seconds())
+            _announce_devices(console, workers)
+            left = [unit for line in lines.values() for unit in line]
             progress = stack.enter_context(RunProgress(console, left))
-            yield Session(run, left, store, workers, progress, console, clock)
-            status = "complete"
+            yield Session(run, lines, store, workers, progress, console, clock)
+            status = "partial" if workers.num_left else "complete"
         except WorkerError:
             status = "partial"
             raise
@@ -115,10 +113,21 @@ def open_session(
             store.finish_run(replace(run, status=status, finished_at=datetime.now(UTC), stage_seconds=seconds))
 
 
-def _announce(console: Console, run: Run, plan: Plan, left: tuple[WorkUnit, ...]) -> None:
+def _announce(console: Console, run: Run, plan: Plan, done: Set[tuple[str, str]]) -> None:
     """Say what is about to run, and what will not."""
     for reason in plan.left_out:
         console.print(f"left out: {reason}", highlight=False, soft_wrap=True)
-    kept = len(plan.units) - len(left)
+    layers_done = {layer_key for layer_key, _ in done}
+    kept = sum(unit.key in layers_done for unit in plan.units)
     resumed = f", {kept} of them measured before" if kept else ""
     console.print(f"run {run.run_id}: suite {run.suite}, {len(plan.units)} units{resumed}", highlight=False)
+
+
+def _announce_devices(console: Console, workers: WorkerPool) -> None:
+    """Say what the run is spread over, and which workers did not start."""
+    for loss in workers.losses:
+        console.print(loss, highlight=False, soft_wrap=True)
+    devices = workers.devices()
+    if devices.total() > 1:
+        told = ", ".join(f"{number} x {device}" for device, number in devices.items())
+        console.print(f"on {told}", highlight=False, soft_wrap=True)

@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks import alerts, cases, measure, tuning, verdicts
 from tasks.entries import Suite
 from tasks.measure import UnitBench
-from tasks.records import Check, Measurement, ModelShape, Verdict, WeightsReceipt
+from tasks.records import Check, Measurement, ModelShape, UnitResult, Verdict, WeightsReceipt, WorkUnit
 from tasks.session import Session
 
 
@@ -45,7 +45,7 @@ def measure_ceilings(session: Session, bench: UnitBench) -> None:
 def generate_weights(session: Session, bench: UnitBench) -> WeightsReceipt | None:
     """Quantized weights of the unit, on its worker."""
     session.progress.begin_stage("generating weights", bench.unit)
-    with session.clock.measure("generate weights"):
+    with session.clock.measure("generate weights"), bench.clock.measure("generate weights"):
         return bench.load()
 
 
@@ -53,26 +53,29 @@ def generate_weights(session: Session, bench: UnitBench) -> WeightsReceipt | Non
 def verify(session: Session, bench: UnitBench) -> list[Check]:
     """Every provider of the unit against the reference."""
     session.progress.begin_stage("verifying", bench.unit)
-    with session.clock.measure("verify"):
+    with session.clock.measure("verify"), bench.clock.measure("verify"):
         return measure.check_unit(bench, session.progress.tell)
 
 
 @task(name="time", cache_policy=NO_CACHE)
-def time_providers(session: Session, bench: UnitBench, checks: list[Check]) -> list[Measurement]:
-    """What passed, timed with every timer of the unit."""
+def time_providers(
+    session: Session, bench: UnitBench, receipt: WeightsReceipt | None, checks: list[Check]
+) -> UnitResult:
+    """What passed, timed with every timer of the unit: with that, the unit is measured."""
     session.progress.begin_stage("timing", bench.unit)
-    with session.clock.measure("time"):
-        return measure.time_unit(bench, checks, bench.unit.timers, session.run.run_id, session.progress.tell)
+    run_id = session.run.run_id
+    with session.clock.measure("time"), bench.clock.measure("time"):
+        measurements, references = measure.time_unit(bench, checks, run_id, session.progress.tell)
+    cost = bench.take_cost(run_id)
+    return UnitResult(bench.host, receipt, tuple(measurements), tuple(references), cost)
 
 
 @task(name="persist", cache_policy=NO_CACHE)
-def persist(
-    session: Session, bench: UnitBench, receipt: WeightsReceipt | None, measurements: list[Measurement]
-) -> None:
+def persist(session: Session, unit: WorkUnit, result: UnitResult) -> None:
     """Commit the unit: all of it or nothing."""
     with session.clock.measure("persist"):
-        session.store.commit_unit(session.run.run_id, bench.host, receipt, measurements)
-    session.progress.end_unit(bench.unit, count_statuses(measurements))
+        session.store.commit_unit(session.run.run_id, result)
+    session.progress.end_unit(unit, count_statuses(result.measurements))
 
 
 @task(name="find stale configs", cache_policy=NO_CACHE)

@@ -1,117 +1,71 @@
-"""The DuckDB file: its schema, what is committed when, and how readers see it. No other file imports duckdb.
+"""Records in and out of the database: what is committed when, and what a report of a run reads."""
 
-One process writes, under the file's lock. Readers never open the written file: they get the snapshot that the
-writer publishes by an atomic rename, so that a site can be drawn while a night is being measured.
-"""
-
-import os
-import re
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import duckdb
 
 from tasks import rows
-from tasks.errors import RunMismatchError, StoreError, StoreLockedError
-from tasks.records import Ceiling, Host, Measurement, Night, Point, Run, Series, Verdict, WeightsReceipt
-from tasks.schema import FIRST_SCHEMA, list_migrations, migrate_schema, refuse_newer_schema, schema_version
+from tasks.database import Database
+from tasks.errors import RunMismatchError, StoreError
+from tasks.records import (
+    Ceiling,
+    Crash,
+    Host,
+    Measurement,
+    Night,
+    Point,
+    ReferenceTime,
+    Run,
+    Series,
+    UnitCost,
+    UnitResult,
+    Verdict,
+)
 
-TABLES = ("runs", "hosts", "ceilings", "cases", "weights", "measurements", "verdicts", "tuned_configs")
-ADDED_LATER = frozenset({"ceilings"})
-"""Tables that an export by an earlier version, of FIRST_SCHEMA, does not have."""
-ROWS_PER_STATEMENT = 500
 JOINED = """
     SELECT m.*, c.* EXCLUDE (case_key), h.* EXCLUDE (host_id)
     FROM measurements m JOIN cases c USING (case_key) JOIN hosts h USING (host_id)
 """
 
 
-def database_path(save_dir: Path) -> Path:
-    """Where a run under `save_dir` is written."""
-    return save_dir / "nightly.duckdb"
-
-
-def snapshot_path(save_dir: Path) -> Path:
-    """Where readers find the newest published state of `save_dir`."""
-    return save_dir / "nightly.published.duckdb"
-
-
 class Store:
-    """One open DuckDB database. Every method may be called from any thread.
+    """The records of one database. Every method may be called from any thread.
 
     Raises:
-        NewerSchemaError, StoreLockedError, StoreError: from the functions that open it; the message names the file.
+        NewerSchemaError, StoreLockedError, StoreError: as Database.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path | None) -> None:
-        self._connection = connection
-        self._lock = threading.RLock()
-        self._path = path
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._known_hosts: set[str] = set()
         """Ids of hosts that this store has committed."""
-
-    # Opening
 
     @classmethod
     def open(cls, save_dir: Path) -> "Store":
         """Open the database under `save_dir` for writing, creating or migrating it as needed."""
-        path = database_path(save_dir)
-        try:
-            save_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot create {save_dir}: {error.strerror}; choose another --save-dir") from error
-        store = cls(_connect(path, read_only=False), path)
-        try:
-            migrate_schema(store._connection, path)
-        except BaseException:
-            store.close()
-            raise
-        return store
+        return cls(Database.open(save_dir))
 
     @classmethod
     def read(cls, save_dir: Path) -> "Store":
-        """Open the published snapshot under `save_dir` read-only; of an older schema, a migrated copy in memory."""
-        path = snapshot_path(save_dir)
-        if not path.exists():
-            raise StoreError(f"no finished run under {save_dir}; start one: kernel-nightly run --save-dir {save_dir}")
-        store = cls(_connect(path, read_only=True), path)
-        if schema_version(store._connection) == len(list_migrations()):
-            return store
-        with store:
-            refuse_newer_schema(store._connection, path)
-        copy = cls(duckdb.connect(":memory:"), None)
-        copy._connection.execute(f"ATTACH '{_quoted(path)}' AS older (READ_ONLY)")
-        copy._connection.execute("COPY FROM DATABASE older TO memory")
-        copy._connection.execute("DETACH older")
-        migrate_schema(copy._connection, path)
-        return copy
+        """Open the published snapshot under `save_dir` read-only."""
+        return cls(Database.read(save_dir))
 
     @classmethod
     def from_parquet(cls, folder: Path) -> "Store":
         """Load what `export_parquet` wrote into memory."""
-        missing = [table for table in TABLES if not (folder / f"{table}.parquet").is_file()]
-        needed = [table for table in missing if table not in ADDED_LATER]
-        if needed:
-            raise StoreError(f"{folder} lacks {needed[0]}.parquet; it must hold {', '.join(TABLES)} as Parquet")
-        store = cls(duckdb.connect(":memory:"), None)
-        migrate_schema(store._connection, folder, newest=FIRST_SCHEMA if missing else None)
-        for table in (table for table in TABLES if table not in missing):
-            file = str(folder / f"{table}.parquet")
-            try:
-                store._connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM read_parquet(?)", [file])
-            except duckdb.Error as error:
-                store.close()
-                raise StoreError(f"cannot load {file}: {_first_line(error)}; export it again") from error
-        migrate_schema(store._connection, folder)
-        return store
+        return cls(Database.from_parquet(folder))
+
+    def publish(self) -> Path:
+        """Replace the readers' snapshot by the present state."""
+        return self._database.publish()
+
+    def export_parquet(self, folder: Path) -> None:
+        """Write every table to `folder`/<table>.parquet."""
+        self._database.export_parquet(folder)
 
     def close(self) -> None:
-        with self._lock:
-            self._connection.close()
+        """Let go of the file."""
+        self._database.close()
 
     def __enter__(self) -> "Store":
         return self
@@ -120,27 +74,6 @@ class Store:
         self.close()
 
     # Writing
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._lock:
-            self._connection.begin()
-            try:
-                yield
-            except BaseException:
-                self._connection.rollback()
-                raise
-            self._connection.commit()
-
-    def _insert(self, table: str, records: Iterable[rows.Row], *, on_conflict: str = "") -> None:
-        """Many rows in one statement: a statement costs as much as ten rows."""
-        found = list(records)
-        for start in range(0, len(found), ROWS_PER_STATEMENT):
-            batch = found[start : start + ROWS_PER_STATEMENT]
-            marks = f"({', '.join('?' * len(batch[0]))})"
-            statement = f"INSERT INTO {table} ({', '.join(batch[0])}) VALUES {', '.join([marks] * len(batch))}"
-            values = [value for row in batch for value in row.values()]
-            self._connection.execute(f"{statement} {on_conflict}", values)
 
     def find_resumable(self, run: Run) -> Run | None:
         """The stored run that has the id of `run`, None if there is none.
@@ -159,101 +92,64 @@ class Store:
         Raises:
             RunMismatchError: as find_resumable.
         """
-        with self._transaction():
+        with self._database.transaction():
             stored = self.find_resumable(run)
             if not stored:
-                self._insert("runs", [rows.run_to_row(run)])
+                number = self._database.scalar("SELECT coalesce(max(number), 0) + 1 FROM runs")
+                self._database.insert("runs", [{**rows.run_to_row(run), "number": number}])
                 return run
-            self._connection.execute("UPDATE runs SET status = 'running' WHERE run_id = ?", [run.run_id])
+            self._database.execute("UPDATE runs SET status = 'running' WHERE run_id = ?", [run.run_id])
             return replace(stored, status="running")
 
-    def commit_unit(
-        self, run_id: str, host: Host, receipt: WeightsReceipt | None, measurements: Sequence[Measurement]
-    ) -> None:
+    def commit_unit(self, run_id: str, result: UnitResult) -> None:
         """Commit everything one work unit gave, all of it or nothing."""
-        ignore = "ON CONFLICT DO NOTHING"
+        insert, ignore, host = self._database.insert, "ON CONFLICT DO NOTHING", result.host
         new_hosts = [] if host.host_id in self._known_hosts else [host]
-        with self._transaction():
-            self._insert("hosts", map(rows.host_to_row, new_hosts), on_conflict=ignore)
-            cases = {m.check.case.key: m.check.case for m in measurements}
-            self._insert("cases", map(rows.case_to_row, cases.values()), on_conflict=ignore)
-            if receipt:
-                self._insert("weights", [rows.receipt_to_row(run_id, receipt)])
-            self._insert("measurements", map(rows.measurement_to_row, measurements))
+        with self._database.transaction():
+            insert("hosts", map(rows.host_to_row, new_hosts), on_conflict=ignore)
+            cases = {m.check.case.key: m.check.case for m in result.measurements}
+            insert("cases", map(rows.case_to_row, cases.values()), on_conflict=ignore)
+            if result.receipt:
+                insert("weights", [rows.receipt_to_row(run_id, result.receipt)])
+            insert("measurements", map(rows.measurement_to_row, result.measurements))
+            insert("reference_times", map(rows.reference_to_row, result.references))
+            if result.cost:
+                insert("unit_costs", [rows.cost_to_row(result.cost)])
         self._known_hosts.add(host.host_id)
 
     def commit_ceilings(self, ceilings: Sequence[Ceiling]) -> None:
         """Commit what a host was measured to do at best."""
-        with self._transaction():
-            self._insert("ceilings", map(rows.ceiling_to_row, ceilings))
+        with self._database.transaction():
+            self._database.insert("ceilings", map(rows.ceiling_to_row, ceilings))
+
+    def commit_crash(self, crash: Crash) -> None:
+        """Commit at once that a provider killed its worker: the next thing it kills may be this process."""
+        with self._database.transaction():
+            self._database.insert("crashes", [rows.crash_to_row(crash)])
 
     def commit_verdicts(self, run_id: str, verdicts: Sequence[Verdict]) -> None:
         """Replace the verdicts of a run."""
-        with self._transaction():
-            self._connection.execute("DELETE FROM verdicts WHERE run_id = ?", [run_id])
-            self._insert("verdicts", map(rows.verdict_to_row, verdicts))
+        with self._database.transaction():
+            self._database.execute("DELETE FROM verdicts WHERE run_id = ?", [run_id])
+            self._database.insert("verdicts", map(rows.verdict_to_row, verdicts))
 
     def finish_run(self, run: Run) -> None:
         """Store the end of a run: its status, time and stage seconds."""
         row = rows.run_to_row(run)
-        with self._transaction():
-            self._connection.execute(
+        with self._database.transaction():
+            self._database.execute(
                 "UPDATE runs SET status = ?, finished_at = ?, stage_seconds = ? WHERE run_id = ?",
                 [row["status"], row["finished_at"], row["stage_seconds"], row["run_id"]],
             )
 
-    def publish(self) -> Path:
-        """Replace the readers' snapshot by the present state, atomically; who has it open keeps the old one."""
-        if self._path is None:
-            raise StoreError("a store in memory has no snapshot to publish")
-        target = snapshot_path(self._path.parent)
-        scratch = target.with_suffix(f".{os.getpid()}.tmp")
-        scratch.unlink(missing_ok=True)
-        with self._lock:
-            source = self._scalar("SELECT current_database()")
-            self._connection.execute(f"ATTACH '{_quoted(scratch)}' AS snapshot")
-            self._connection.execute(f'COPY FROM DATABASE "{source}" TO snapshot')
-            self._connection.execute("DETACH snapshot")
-        scratch.replace(target)
-        return target
-
-    def export_parquet(self, folder: Path) -> None:
-        """Write every table to `folder`/<table>.parquet, rows in a fixed order; an older export stays until all are."""
-        scratch = {table: folder / f".{table}.{os.getpid()}.tmp" for table in TABLES}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with self._lock:
-                for table, file in scratch.items():
-                    select = f"SELECT * FROM {table} ORDER BY ALL"
-                    self._connection.execute(f"COPY ({select}) TO '{_quoted(file)}' (FORMAT parquet, COMPRESSION zstd)")
-            for table, file in scratch.items():
-                file.replace(folder / f"{table}.parquet")
-        except (OSError, duckdb.Error) as error:
-            reason = getattr(error, "strerror", None) or _first_line(error)
-            raise StoreError(f"cannot write Parquet to {folder}: {reason}; choose another folder") from error
-        finally:
-            for file in filter(Path.is_file, scratch.values()):
-                file.unlink()
-
     # Reading
 
-    def _scalar(self, query: str, parameters: Sequence[object] = ()) -> Any:
-        with self._lock:
-            found = self._connection.execute(query, list(parameters)).fetchone()
-        return found[0] if found else None
-
-    def _rows(self, query: str, parameters: Sequence[object] = ()) -> list[rows.Row]:
-        with self._lock:
-            cursor = self._connection.execute(query, list(parameters))
-            names = [column[0] for column in cursor.description or ()]
-            return [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
-
     def _runs(self, where: str = "", parameters: Sequence[object] = ()) -> list[Run]:
-        found = self._rows(f"SELECT * FROM runs {where} ORDER BY started_at", parameters)
+        found = self._database.rows(f"SELECT * FROM runs {where} ORDER BY number", parameters)
         return [rows.row_to_run(row) for row in found]
 
     def runs(self) -> list[Run]:
-        """All runs, oldest first."""
+        """All runs in the order they were started."""
         return self._runs()
 
     def find_run(self, run_id: str = "") -> Run:
@@ -278,20 +174,46 @@ class Store:
             )
         return ended[-1]
 
-    def measured_layers(self, run_id: str) -> set[str]:
-        """Keys of the layers whose unit this run has committed."""
-        query = "SELECT DISTINCT layer_key FROM measurements JOIN cases USING (case_key) WHERE run_id = ?"
-        return {row["layer_key"] for row in self._rows(query, [run_id])}
+    def measured_units(self, run_id: str) -> set[tuple[str, str]]:
+        """Layer keys and device names of the units that this run has committed."""
+        query = """
+            SELECT DISTINCT c.layer_key, h.device_name
+            FROM measurements JOIN cases c USING (case_key) JOIN hosts h USING (host_id) WHERE run_id = ?
+        """
+        return {(row["layer_key"], row["device_name"]) for row in self._database.rows(query, [run_id])}
 
     def ceilings(self, run_id: str) -> list[Ceiling]:
         """What the hosts of a run were measured to do at best, in the order of hosts and names."""
-        found = self._rows("SELECT * FROM ceilings WHERE run_id = ? ORDER BY host_id, name", [run_id])
+        found = self._database.rows("SELECT * FROM ceilings WHERE run_id = ? ORDER BY host_id, name", [run_id])
         return [rows.row_to_ceiling(row) for row in found]
+
+    def crashes(self, run_id: str) -> list[Crash]:
+        """What killed workers in a run, in order."""
+        found = self._database.rows("SELECT * FROM crashes WHERE run_id = ? ORDER BY crashed_at", [run_id])
+        return [rows.row_to_crash(row) for row in found]
+
+    def references(self, run_id: str) -> list[ReferenceTime]:
+        """The kernels that never change, as this run timed them, in the order of time."""
+        query = "SELECT * FROM reference_times WHERE run_id = ? ORDER BY measured_at, case_key, timer, name"
+        return [rows.row_to_reference(row) for row in self._database.rows(query, [run_id])]
+
+    def unit_costs(self, run_id: str) -> list[UnitCost]:
+        """Where the seconds of each unit of a run went."""
+        query = "SELECT * FROM unit_costs WHERE run_id = ? ORDER BY layer_key, host_id"
+        return [rows.row_to_cost(row) for row in self._database.rows(query, [run_id])]
+
+    def last_unit_seconds(self) -> dict[tuple[str, str], float]:
+        """By layer key and device name, the total seconds of each unit in the last run that measured it."""
+        query = """
+            SELECT u.layer_key, h.device_name, arg_max((u.seconds->>'total')::DOUBLE, r.number) AS seconds
+            FROM unit_costs u JOIN hosts h USING (host_id) JOIN runs r USING (run_id) GROUP BY ALL
+        """
+        return {(row["layer_key"], row["device_name"]): row["seconds"] for row in self._database.rows(query)}
 
     def measurements(self, run_id: str) -> list[Measurement]:
         """What one run measured, in the order of cases and providers."""
-        found = self._rows(f"{JOINED} WHERE m.run_id = ? ORDER BY kernel, layer_key, case_key, provider", [run_id])
-        return [rows.row_to_measurement(row) for row in found]
+        query = f"{JOINED} WHERE m.run_id = ? ORDER BY kernel, layer_key, case_key, provider, timer"
+        return [rows.row_to_measurement(row) for row in self._database.rows(query, [run_id])]
 
     def trends(self, run: Run) -> dict[Series, tuple[Point, ...]]:
         """Every series' nights up to and with `run`, oldest first; only of its seed, which draws the routing."""
@@ -302,67 +224,54 @@ class Store:
                    list_aggregate(m.samples_us, 'quantile_cont', 0.2) AS p20_us,
                    list_aggregate(m.samples_us, 'quantile_cont', 0.8) AS p80_us
             FROM measurements m JOIN runs r USING (run_id) JOIN hosts h USING (host_id)
-            WHERE m.status = 'ok' AND r.seed = ? AND r.started_at <= ? ORDER BY r.started_at, m.run_id
+            WHERE m.status = 'ok' AND r.seed = ? AND r.number <= (SELECT number FROM runs WHERE run_id = ?)
+            ORDER BY r.number
         """
         trends: dict[Series, list[Point]] = {}
-        for row in self._rows(query, [run.seed, rows.to_utc(run.started_at)]):
+        for row in self._database.rows(query, [run.seed, run.run_id]):
             trends.setdefault(rows.row_to_series(row), []).append(rows.row_to_point(row))
         return {series: tuple(points) for series, points in trends.items()}
 
     def previous_series(self, run: Run) -> set[Series]:
         """Series that the newest earlier finished run with the same suite, arguments and seed measured or tried."""
-        same = (
-            "suite = ? AND arguments::VARCHAR = ? AND seed = ? AND started_at < ? AND status IN ('complete', 'partial')"
-        )
+        same = """
+            WHERE suite = ? AND arguments::VARCHAR = ? AND seed = ? AND status IN ('complete', 'partial')
+            AND number < (SELECT number FROM runs WHERE run_id = ?)
+        """
         row = rows.run_to_row(run)
-        earlier = self._runs(f"WHERE {same}", [row["suite"], row["arguments"], row["seed"], row["started_at"]])
+        earlier = self._runs(same, [row["suite"], row["arguments"], row["seed"], run.run_id])
         if not earlier:
             return set()
         return {m.series for m in self.measurements(earlier[-1].run_id)}
+
+    def hosts(self, run_id: str) -> list[Host]:
+        """The hosts that a run measured on."""
+        found = self._database.rows(
+            "SELECT * FROM hosts WHERE host_id IN (SELECT host_id FROM measurements WHERE run_id = ?) ORDER BY host_id",
+            [run_id],
+        )
+        return [rows.row_to_host(row) for row in found]
 
     def night(self, run_id: str = "") -> Night:
         """Everything a report of one run shows; the newest run without an id."""
         run = self.find_run(run_id)
         measurements = self.measurements(run.run_id)
-        hosts = self._rows(
-            "SELECT * FROM hosts WHERE host_id IN (SELECT host_id FROM measurements WHERE run_id = ?) ORDER BY host_id",
-            [run.run_id],
-        )
-        receipts = self._rows("SELECT * FROM weights WHERE run_id = ? ORDER BY layer_key", [run.run_id])
-        verdicts = self._rows("SELECT * FROM verdicts WHERE run_id = ? ORDER BY ALL", [run.run_id])
+        select = self._database.rows
+        receipts = select("SELECT * FROM weights WHERE run_id = ? ORDER BY layer_key, host_id", [run.run_id])
+        verdicts = select("SELECT * FROM verdicts WHERE run_id = ? ORDER BY ALL", [run.run_id])
         wanted = {m.series for m in measurements}
         trends = {series: points for series, points in self.trends(run).items() if series in wanted}
         return Night(
             run=run,
-            hosts=tuple(map(rows.row_to_host, hosts)),
+            hosts=tuple(self.hosts(run.run_id)),
             receipts=tuple(map(rows.row_to_receipt, receipts)),
             measurements=tuple(measurements),
             verdicts=tuple(map(rows.row_to_verdict, verdicts)),
             trends=trends,
             ceilings=tuple(self.ceilings(run.run_id)),
+            references=tuple(self.references(run.run_id)),
+            costs=tuple(self.unit_costs(run.run_id)),
         )
-
-
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
-
-
-def _connect(path: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
-    try:
-        return duckdb.connect(str(path), read_only=read_only)
-    except duckdb.IOException as error:
-        message = str(error)
-        if "Could not set lock" in message:
-            holder = re.search(r"PID (\d+)", message)
-            process = f"process {holder[1]}" if holder else "another process"
-            raise StoreLockedError(f"{path} is held by {process}; wait for it or choose another --save-dir") from error
-        if "not a valid DuckDB" in message:
-            raise StoreError(f"{path} is not a DuckDB database; move it away or choose another --save-dir") from error
-        raise StoreError(f"cannot open {path}: {_first_line(error)}; choose another --save-dir") from error
 
 
 def _refuse_other_run(stored: Run, run: Run) -> None:

@@ -142,6 +142,7 @@ _NIGHTLY = Suite(
         silu_grid(32, 7168, (64, 1024), "uniform", schemes=SILU_SCHEMES[1:]),
         *_nightly_four_bit(),
     ),
+    timers=("graph", "cold"),
     min_device="cuda",
 )
 
@@ -220,7 +221,7 @@ _FULL = Suite(
         ),
     ),
     min_device="cuda",
-    timers=("graph", "eager"),
+    timers=("graph", "cold", "eager"),
 )
 
 SUITES: Mapping[str, Suite] = {suite.name: suite for suite in (_SMOKE, _NIGHTLY, _FULL, *UPSTREAM_SUITES)}

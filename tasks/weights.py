@@ -2,13 +2,18 @@
 
 import hashlib
 import time
+from pathlib import Path
 
 import torch
 
+from kernels.errors import OutOfMemoryError
+from kernels.footprint import weights_footprint
 from kernels.registry import find_kernel
 from kernels.spec import Layer, Tensors
-from kernels.timing import synchronize
+from kernels.timing.devices import synchronize
 from tasks.records import WeightsReceipt
+
+GIB = 2**30
 
 
 def hash_tensors(tensors: Tensors) -> str:
@@ -23,12 +28,40 @@ def hash_tensors(tensors: Tensors) -> str:
     return digest.hexdigest()
 
 
+def require_memory(layer: Layer, device: torch.device) -> None:
+    """Refuse a layer that certainly does not fit, before anything of it is allocated.
+
+    Raises:
+        OutOfMemoryError: making the weights takes more memory than is free.
+    """
+    needed, free_bytes = weights_footprint(layer), free_memory(device)
+    if needed.peak_bytes > free_bytes:
+        raise OutOfMemoryError(
+            f"the weights of {layer.key} are {needed.size_bytes / GIB:.2f} GiB and need {needed.peak_bytes / GIB:.2f} "
+            f"GiB while they are made, {free_bytes / GIB:.2f} GiB are free on {device}: "
+            "use a larger tp_size or ep_size, or a device with more memory"
+        )
+
+
+def free_memory(device: torch.device, meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Bytes that can be allocated on the device; on a CPU without swapping, as Linux estimates."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+        return free_bytes + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
+    return int(lines["MemAvailable"].removesuffix("kB")) * 1024
+
+
 def generate_weights(layer: Layer, seed: int, device: torch.device, host_id: str) -> tuple[Tensors, WeightsReceipt]:
     """Generate a layer's weights from a seed.
 
     Returns:
         The tensors on `device`, and the receipt: the same layer, seed, device type and torch give the same sha256.
+    Raises:
+        OutOfMemoryError: they do not fit.
     """
+    require_memory(layer, device)
     start = time.perf_counter()
     weights = find_kernel(layer.kernel).make_weights(layer, seed, device)
     synchronize(device)

@@ -1,52 +1,128 @@
-"""Workers: one process per GPU (or one for the CPU), replaced when it crashes or hangs. No other file imports ray.
+"""Workers: one process per GPU (or one per machine for the CPU), replaced when it crashes or hangs. No other file
+imports ray.
 
 Ray's own retries are off: a provider that kills its process must cost its own case and no other, so the caller
-hears of it (WorkerCrashed, WorkerHung) and gets a fresh process.
+hears of it (WorkerCrashed, WorkerHung) and gets a fresh process. A worker that can get none is lost (WorkerLost).
 """
 
 import os
-import queue
 import re
+import shutil
 import socket
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of a Companion: nobody waits for its answers
 
 import ray
 import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+import kernels
+import tasks
 from tasks.bench import Bench, cpu_threads
-from tasks.errors import WorkerCrashed, WorkerError, WorkerHung, WorkerRaised
-from tasks.records import WorkUnit
+from tasks.errors import WorkerCrashed, WorkerError, WorkerHung, WorkerLost, WorkerRaised
+from tasks.records import Host
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """For records only: tensors never leave their worker."""
 START_SECONDS = 180.0
 """Longest a new worker process may take to import torch and open its device."""
+START_ATTEMPTS = 2
+"""Processes in a row that may die before they have opened their device; then the worker is lost."""
 ADDRESS_SECONDS = 5.0
-"""Longest a Ray cluster's port may take to accept a connection; Ray itself would try for minutes."""
+"""Longest a Ray cluster's port may take to answer; Ray itself would try for minutes, and then exit."""
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""What a gRPC client says first (RFC 9113, 3.4): the preface and an empty SETTINGS frame."""
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-class Worker:
-    """A handle to one Bench in its own process."""
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A living machine of the Ray cluster."""
 
-    def __init__(self, device_type: str, bench: type = Bench) -> None:
+    node_id: str
+    """Ray's."""
+    address: str
+    """IP address, for people."""
+    num_gpus: int
+    num_cpus: int
+    """Logical: what Ray was told to give away."""
+
+
+def list_nodes() -> list[Node]:
+    """Machines of the cluster that is joined."""
+    found = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            gives = node["Resources"]
+            cores = int(gives.get("CPU", 0))
+            found.append(Node(node["NodeID"], node["NodeManagerAddress"], int(gives.get("GPU", 0)), cores))
+    return found
+
+
+def _start_actor(bench: type, device_type: str, node: Node | None, num_gpus: int, num_cpus: int) -> Any:
+    """An actor of Ray that is never restarted, on `node` and no other if one is given; does not wait for it."""
+    options: dict[str, Any] = {"num_gpus": num_gpus, "num_cpus": num_cpus, "max_restarts": 0, "max_task_retries": 0}
+    if node:
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+    return ray.remote(**options)(bench).remote(device_type)
+
+
+class Worker:
+    """A handle to one Bench in its own process; used by one caller at a time, but `end` by any."""
+
+    def __init__(self, device_type: str, bench: type = Bench, node: Node | None = None) -> None:
+        self.node = node
+        """The machine its processes run on; None leaves that to Ray."""
+        self.last_host: Host | None = None
+        """What its newest process runs on; kept when that is gone."""
         self._device_type = device_type
         self._bench = bench
         self._actor: Any = None
+        self._is_ready = False
         self._ended = False
+        self._retired = ""
+        """Why it was given up; every call says so."""
+        self._blocker: Any = None
+
+    def __str__(self) -> str:
+        name = self.last_host.device.name if self.last_host else f"the {self._device_type} worker"
+        return f"{name} on {self.node.address}" if self.node else name
 
     def start(self) -> None:
         """Start the process without waiting for it."""
         gpus = 1 if self._device_type == "cuda" else 0
-        cpus = 0 if gpus else cpu_threads()
-        remote = ray.remote(num_gpus=gpus, num_cpus=cpus, max_restarts=0, max_task_retries=0)(self._bench)
-        self._actor = remote.remote(self._device_type)
+        cpus = 0 if gpus else (self.node.num_cpus if self.node else cpu_threads())
+        self._actor = _start_actor(self._bench, self._device_type, self.node, gpus, cpus)
+
+    def host(self) -> Host:
+        """The environment of the process, which is started if there is none.
+
+        Raises:
+            WorkerLost: no process can be started where this worker runs.
+        """
+        if self.last_host and (self._is_ready or self._retired):
+            return self.last_host
+        reason = ""
+        for _ in range(START_ATTEMPTS):
+            try:
+                self.last_host = self._ask("host", (), START_SECONDS)
+            except (WorkerRaised, WorkerCrashed) as failure:
+                reason = str(failure)
+                self.stop()
+            except WorkerHung as failure:
+                raise WorkerLost(f"{self} is lost: its process does not start: {failure}") from failure
+            else:
+                self._is_ready = True
+                return self.last_host
+        raise WorkerLost(f"{self} is lost: its process does not start: {reason}")
 
     def call(self, method: str, *arguments: object, limit_seconds: float) -> Any:
         """Call a method of the Bench and wait for its result.
@@ -55,9 +131,17 @@ class Worker:
             WorkerHung: no answer within `limit_seconds`; the process is gone.
             WorkerCrashed: the process died.
             WorkerRaised: the method raised; the process is still there unless the device is lost.
+            WorkerLost: there is no process and none can be started, or its machine is gone.
         """
+        if not self._is_ready:
+            self.host()  # so that what cannot start is told from what crashes in the method
+        return self._ask(method, arguments, limit_seconds)
+
+    def _ask(self, method: str, arguments: tuple[object, ...], limit_seconds: float) -> Any:
         if self._ended:
             raise WorkerError("the run is ending: no more calls to its workers")
+        if self._retired:
+            raise WorkerCrashed(self._retired)
         if self._actor is None:
             self.start()
         answer = getattr(self._actor, method).remote(*arguments)
@@ -72,25 +156,75 @@ class Worker:
             if raised.device_lost:
                 self.stop()
             raise raised from error
-        except ray.exceptions.RayActorError as error:
-            self.stop()
-            if self._ended:
-                raise WorkerError("the run is ending: its workers were killed") from error
-            raise WorkerCrashed(_first_line(str(error))) from error
         except ray.exceptions.RayError as error:
-            self.stop()  # what was raised cannot be read, so neither can whether the device is lost
-            raise WorkerCrashed(f"raised what cannot be sent: {_last_line(str(error))}") from error
+            self.stop()
+            raise self._explain(error) from error
+
+    def _explain(self, error: ray.exceptions.RayError) -> WorkerError:
+        """Why there is no process any more."""
+        if self._ended:
+            return WorkerError("the run is ending: its workers were killed")
+        if self._is_on_lost_node():
+            return WorkerLost(f"{self} is lost: its machine left the cluster")
+        if isinstance(error, ray.exceptions.ActorDiedError) and error.actor_init_failed:
+            return WorkerCrashed(_last_line(str(error)))
+        if isinstance(error, ray.exceptions.RayActorError | ray.exceptions.ActorUnschedulableError):
+            return WorkerCrashed(_first_line(str(error)))
+        # what was raised cannot be read, so neither can whether the device is lost
+        return WorkerCrashed(f"raised what cannot be sent: {_last_line(str(error))}")
+
+    def _is_on_lost_node(self) -> bool:
+        return self.node is not None and self.node.node_id not in {node.node_id for node in list_nodes()}
+
+    def retire(self, reason: str) -> None:
+        """Give the device up: no other worker's fresh process is to be started on what has failed.
+
+        Every later call raises WorkerCrashed with the reason.
+        """
+        self.stop()
+        self._retired = reason
+        if self._device_type == "cuda" and self.node and not (self._ended or self._is_on_lost_node()):
+            self._blocker = _start_actor(Blocker, self._device_type, self.node, num_gpus=1, num_cpus=0)
 
     def end(self) -> None:
         """Kill the process for good: what it was doing is no crash."""
         self._ended = True
         self.stop()
+        _kill(self._blocker)
 
     def stop(self) -> None:
         """Kill the process; the next call starts a fresh one."""
-        if self._actor is not None:
-            ray.kill(self._actor, no_restart=True)
-            self._actor = None
+        actor, self._actor, self._is_ready = self._actor, None, False
+        _kill(actor)
+
+
+def _kill(actor: Any) -> None:
+    if actor is not None:
+        ray.kill(actor, no_restart=True)
+
+
+class Blocker:
+    """Keeps a GPU that was given up taken: Ray would hand it to the next process that asks for one."""
+
+    def __init__(self, device_type: str) -> None:
+        self._device_type = device_type
+
+
+class Companion:
+    """A process beside a GPU's worker, on the same machine and without a GPU. It is help and no more: nobody waits for
+    what it answers, and what fails in it costs nothing."""
+
+    def __init__(self, node: Node, bench: type) -> None:
+        self.node = node
+        self._actor = _start_actor(bench, "cuda", node, num_gpus=0, num_cpus=0)
+
+    def ask(self, method: str, *arguments: object) -> None:
+        """Begin a call, after those that were begun before, and forget it."""
+        getattr(self._actor, method).remote(*arguments)
+
+    def end(self) -> None:
+        """Kill the process."""
+        _kill(self._actor)
 
 
 def _first_line(text: str) -> str:
@@ -114,42 +248,13 @@ def _describe(error: ray.exceptions.RayTaskError) -> WorkerRaised:
     )
 
 
-class WorkerPool:
-    """The workers of a run: each measures one unit at a time."""
-
-    def __init__(self, workers: list[Worker]) -> None:
-        self._workers = workers
-        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        for worker in workers:
-            worker.start()
-            self._idle.put(worker)
-
-    def __len__(self) -> int:
-        return len(self._workers)
-
-    def share_out(self, units: Iterable[WorkUnit]) -> Iterator[tuple[WorkUnit, Worker]]:
-        """Each unit with the next idle worker, which `returning` gives back; waits until there is one."""
-        for unit in units:
-            yield unit, self._idle.get()
-
-    @contextmanager
-    def returning(self, worker: Worker) -> Iterator[None]:
-        """Make the worker idle again after the block, whatever happens in it."""
-        try:
-            yield
-        finally:
-            self._idle.put(worker)
-
-    def close(self) -> None:
-        """Kill every worker."""
-        for worker in self._workers:
-            worker.end()
-
-
 def start_ray(address: str, num_cpus: int | None = None) -> None:
     """Join the Ray cluster at `address`, or start one on this machine if it is empty.
 
+    Every worker of a cluster that is joined runs our code as it is here, whatever its machine has.
+
     Args:
+        address: "host:port", "ray://host:port", "auto" for the cluster that this machine is a node of, or empty.
         num_cpus: logical CPUs of a cluster started here, all cores by default; Ray keeps an idle process for each.
 
     Raises:
@@ -157,6 +262,7 @@ def start_ray(address: str, num_cpus: int | None = None) -> None:
     """
     if ray.is_initialized():
         return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     small: dict[str, Any] = {
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
@@ -164,57 +270,48 @@ def start_ray(address: str, num_cpus: int | None = None) -> None:
         "_system_config": {"worker_niceness": 0},  # with Ray's own 15 a busy machine starves what is timed
     }
     try:
+        if not address:
+            ray.init(address="local", **small, **quiet)
+            return
         _knock(address)
-        ray.init(address=address or "local", log_to_driver=False, logging_level="error", **({} if address else small))
-    except (OSError, ray.exceptions.RayError) as error:
+        with tempfile.TemporaryDirectory(prefix="kernel-nightly-") as folder:
+            _copy_code(Path(folder))
+            ray.init(address=address, runtime_env={"working_dir": folder}, **quiet)
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         where = f"Ray at {address!r} does not answer" if address else "Ray does not start on this machine"
         raise WorkerError(
             f"{where}: {_first_line(str(error))}; try ray status; all processes need one RAY_AUTH_TOKEN"
         ) from error
 
 
+def _copy_code(folder: Path) -> None:
+    """Put what a worker imports of ours into a folder.
+
+    Ray sends it to every node as its working directory: as a module it would come after the folder that the command
+    was started in, where another node may have another version.
+    """
+    for package in (kernels, tasks):
+        source = Path(str(package.__file__)).parent
+        shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
 def _knock(address: str) -> None:
-    """Raise OSError if nobody listens at "host:port"; other forms of address are left to Ray."""
+    """Raise OSError if nobody at "host:port" speaks gRPC; "auto" is left to Ray, which looks at this machine only."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=ADDRESS_SECONDS).close()
+    if not (host and port.isdigit()):
+        return
+    with socket.create_connection((host, int(port)), timeout=ADDRESS_SECONDS) as line:
+        if os.environ.get("RAY_USE_TLS") == "1":
+            return
+        line.sendall(GREETING)
+        answer = b""
+        with suppress(TimeoutError, ConnectionResetError):
+            while len(answer) < 4 and (more := line.recv(64)):
+                answer += more
+        if answer[3:4] != b"\4":  # the type of a SETTINGS frame
+            raise ConnectionError("something else than Ray listens there")
 
 
-def count_gpus() -> int:
-    """GPUs of the cluster that is joined."""
-    return int(ray.cluster_resources().get("GPU", 0))
-
-
-_ahead: dict[tuple[str, str], WorkerPool] = {}
-"""Pools that `start_workers` started and no run has opened yet."""
-
-
-def start_workers(device_type: str, address: str = "") -> None:
-    """Start Ray and the worker processes ahead of `open_workers`, so that they get ready while something else does.
-
-    Raises:
-        WorkerError: Ray does not answer, or GPUs were asked for and the cluster has none.
-    """
-    start_ray(address, num_cpus=0 if device_type == "cuda" else cpu_threads())
-    workers = count_gpus() if device_type == "cuda" else 1
-    if not workers:
-        ray.shutdown()
-        raise WorkerError("the suite needs a CUDA GPU and Ray sees none; use --suite smoke or check nvidia-smi")
-    _ahead[device_type, address] = WorkerPool([Worker(device_type) for _ in range(workers)])
-
-
-@contextmanager
-def open_workers(device_type: str, address: str = "") -> Iterator[WorkerPool]:
-    """One worker per GPU of the cluster, or one for the CPU, started now if not ahead; all of Ray is ended after it.
-
-    Raises:
-        WorkerError: as start_workers.
-    """
-    if (device_type, address) not in _ahead:
-        start_workers(device_type, address)
-    pool = _ahead.pop((device_type, address))
-    try:
-        yield pool
-    finally:
-        pool.close()
-        ray.shutdown()
+def leave_ray() -> None:
+    """Leave the cluster, and end it if it was started here."""
+    ray.shutdown()

@@ -43,6 +43,9 @@ class TestBench:
         self._device_type = device_type
         self._calls = 0
 
+    def host(self) -> Host:
+        return HOST
+
     def process_id(self) -> int:
         return os.getpid()
 
@@ -79,6 +82,13 @@ class TestBench:
 
     def spin(self) -> None:
         spin()
+
+
+class NeverStartingBench:
+    """Finds no device."""
+
+    def __init__(self, device_type: str) -> None:
+        raise MisbehavedError("CUDA error: no device is detected")
 
 
 class UnitTestBench:

@@ -107,7 +107,7 @@ def test_a_save_dir_that_cannot_be_made_is_refused(capsys: pytest.CaptureFixture
     assert (elsewhere / "file").read_text() == "in the way"
 
 
-@pytest.mark.parametrize("command", [("show",), ("site",), ("export", "tables"), ("list", "runs")])
+@pytest.mark.parametrize("command", [("show",), ("changes",), ("site",), ("export", "tables"), ("list", "runs")])
 def test_reading_before_any_run_says_how_to_start_one(
     command: tuple[str, ...], capsys: pytest.CaptureFixture[str], elsewhere: Path
 ) -> None:
@@ -232,7 +232,7 @@ def help_of(*command: str) -> str:
 
 def test_help_names_every_command() -> None:
     text = help_of()
-    assert set(COMMANDS) == {"run", "list", "show", "site", "export"}
+    assert set(COMMANDS) == {"run", "list", "show", "changes", "site", "export"}
     assert all(re.search(rf"^ +{command} ", text, re.MULTILINE) for command in COMMANDS)
     assert "exit codes:" in text
 
@@ -242,7 +242,7 @@ def test_help_of_run_names_every_option() -> None:
     assert set(RUN_OPTIONS) <= words
 
 
-@pytest.mark.parametrize("command", ["list", "show", "site", "export"])
+@pytest.mark.parametrize("command", ["list", "show", "changes", "site", "export"])
 def test_help_of_the_readers_names_their_folder(command: str) -> None:
     assert "--save-dir" in help_of(command)
 

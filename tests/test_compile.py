@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from compilations import assert_fits, compile_everywhere
 
-from kernels.compile import CAPABILITIES, compile_launches, resource_usage
+from kernels.compile import CAPABILITIES, compile_launches
 from kernels.errors import KernelError
 from kernels.registry import kernels
 
@@ -68,8 +68,3 @@ def test_compiling_under_the_interpreter_is_an_error_that_says_so(monkeypatch: p
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(KernelError, match="TRITON_INTERPRET"):
         compile_launches("sm_90", lambda: None)
-
-
-def test_a_file_that_is_no_cubin_is_an_error():
-    with pytest.raises(KernelError, match="cuobjdump"):
-        resource_usage(b"not a cubin")

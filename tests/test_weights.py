@@ -1,11 +1,18 @@
 """Weights come from a seed, and the receipt proves which."""
 
+import re
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
+from kernels.errors import OutOfMemoryError
+from kernels.footprint import weights_footprint
 from kernels.registry import kernels
 from kernels.spec import Layer
-from tasks.weights import generate_weights, hash_tensors
+from tasks.bench import Bench
+from tasks.weights import free_memory, generate_weights, hash_tensors, require_memory
 
 CPU = torch.device("cpu")
 SIZES = {"num_experts": 4, "top_k": 2, "hidden_size": 256, "intermediate_size": 256, "n": 128, "k": 256}
@@ -81,3 +88,57 @@ def test_the_hash_ignores_the_order_of_names_and_the_layout_in_memory() -> None:
 def test_every_dtype_of_weights_can_be_hashed(dtype: torch.dtype) -> None:
     assert len(hash_tensors({"w": torch.ones(3, 5).to(dtype)})) == 64
     assert len(hash_tensors({"scalar": torch.tensor(1.0).to(dtype)})) == 64
+
+
+def huge_layer() -> Layer:
+    """12 PiB in FP8."""
+    sizes = {"num_experts": 256, "top_k": 8, "hidden_size": 2**22, "intermediate_size": 2**22}
+    return replace(make_layer("fused_moe"), sizes=sizes)
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_made() -> None:
+    with pytest.raises(OutOfMemoryError) as refused:
+        generate_weights(huge_layer(), 7, CPU, "host")
+    layer, numbers = re.escape(huge_layer().key), re.findall(r"([\d.]+) GiB", str(refused.value))
+    assert re.fullmatch(
+        rf"the weights of {layer} are .* are made, .* are free on cpu: use a larger .*", str(refused.value)
+    )
+    size, peak, free = map(float, numbers)
+    assert free < 2**20 < 12 * 2**20 <= size < peak < 1.05 * size
+
+
+def test_workers_know_the_refusal_as_out_of_memory() -> None:
+    with pytest.raises(OutOfMemoryError) as refused:
+        Bench("cpu").load_layer(huge_layer(), 7)
+    assert type(refused.value).__name__ == torch.OutOfMemoryError.__name__
+
+
+def test_what_is_free_on_a_cpu_is_what_the_kernel_calls_available(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       24677352 kB\nMemAvailable:   12000000 kB\nHugePages_Total:       0\n")
+    assert free_memory(CPU, meminfo) == 12_000_000 * 1024
+    assert 0 < free_memory(CPU) < 2**50
+
+
+@pytest.mark.gpu
+def test_what_is_free_on_a_gpu_shrinks_by_what_is_taken() -> None:
+    device = torch.device("cuda", 0)
+    before = free_memory(device)
+    taken = torch.empty(2**28, dtype=torch.uint8, device=device)
+    assert before - free_memory(device) == pytest.approx(taken.nbytes, rel=0.1)
+    with pytest.raises(OutOfMemoryError, match="free on cuda:0"):
+        require_memory(huge_layer(), device)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("scheme", ["fp8_w8a8", "unquantized", "int8_w8a8"])
+def test_making_weights_takes_at_least_what_was_foreseen_and_little_more(scheme: str) -> None:
+    device, layer = torch.device("cuda", 0), replace(make_layer("fused_moe", scheme))
+    layer = replace(layer, sizes={**layer.sizes, "hidden_size": 4096, "intermediate_size": 2048})
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    generate_weights(layer, 7, device, "host")
+    taken, foreseen = torch.cuda.max_memory_allocated(device) - before, weights_footprint(layer).peak_bytes
+    assert foreseen <= taken * 1.001
+    assert taken <= 1.2 * foreseen + 2**24

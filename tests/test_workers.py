@@ -1,19 +1,20 @@
 """Workers on a real local Ray: what raises, dies or hangs costs its own call and no other."""
 
 import os
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 
 import benches
 import pytest
 import ray
-from benches import TestBench
+from benches import NeverStartingBench, TestBench
 
-from kernels.spec import Layer
-from tasks.errors import WorkerCrashed, WorkerError, WorkerHung, WorkerRaised
-from tasks.records import WorkUnit
-from tasks.workers import Worker, WorkerPool, open_workers, start_ray
+from tasks.errors import WorkerCrashed, WorkerError, WorkerHung, WorkerLost, WorkerRaised
+from tasks.workers import Worker, start_ray
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -142,34 +143,35 @@ def test_a_worker_that_was_ended_is_no_crash(worker: Worker) -> None:
         ended.call("process_id", limit_seconds=LIMIT)
 
 
-def test_a_worker_is_given_back_even_after_an_error(worker: Worker) -> None:
+def test_a_process_that_dies_at_its_start_is_tried_twice_and_then_the_worker_is_lost(worker: Worker) -> None:
     worker.stop()  # lets go of its cores
-    pool = WorkerPool([Worker("cpu", TestBench)])
-    assert len(pool) == 1
-    layer = Layer("made_up", "grid", 1, 1, "fp8_w8a8", "bfloat16", {})
-    units = [WorkUnit(layer, (), (name,)) for name in ("one", "two")]
-    shared = pool.share_out(units)
-    unit, leased = next(shared)
-    assert unit is units[0]
-    with pytest.raises(KeyError), pool.returning(leased):
-        raise KeyError
-    unit, again = next(shared)
-    assert (unit, again) == (units[1], leased)
-    assert again.call("add", 1, 2, limit_seconds=LIMIT) == 3
-    assert list(shared) == []
-    pool.close()
-    with pytest.raises(WorkerError, match="the run is ending"):
-        again.call("add", 1, 2, limit_seconds=LIMIT)
+    lost = Worker("cpu", NeverStartingBench)
+    start = time.monotonic()
+    with pytest.raises(WorkerLost) as told:
+        lost.call("add", 1, 2, limit_seconds=LIMIT)
+    assert str(told.value) == "the cpu worker is lost: its process does not start: CUDA error: no device is detected"
+    assert time.monotonic() - start < LIMIT
+    lost.end()
 
 
-def test_gpus_that_are_not_there_are_told_in_one_line() -> None:
-    ray.shutdown()
-    with pytest.raises(WorkerError) as refused, open_workers("cuda"):
-        pass
-    assert str(refused.value) == ("the suite needs a CUDA GPU and Ray sees none; use --suite smoke or check nvidia-smi")
-    assert type(refused.value) is WorkerError
-    assert refused.value.exit_code == 3
-    assert not ray.is_initialized()
+def test_what_a_worker_runs_on_is_known_without_another_call(worker: Worker) -> None:
+    assert worker.host() == worker.last_host == benches.HOST
+    before = process_of(worker)
+    worker.stop()
+    assert worker.last_host == benches.HOST
+    assert worker.host() == benches.HOST
+    assert process_of(worker) != before
+
+
+def test_a_worker_that_was_given_up_says_why(worker: Worker) -> None:
+    worker.stop()
+    retired = Worker("cpu", TestBench)
+    host = retired.host()
+    retired.retire("its GPU failed twice")
+    assert retired.host() == host
+    with pytest.raises(WorkerCrashed, match=r"^its GPU failed twice$"):
+        retired.call("add", 1, 2, limit_seconds=LIMIT)
+    retired.end()
 
 
 def test_a_cluster_that_is_not_there_is_told_in_one_line() -> None:
@@ -177,3 +179,45 @@ def test_a_cluster_that_is_not_there_is_told_in_one_line() -> None:
     with pytest.raises(WorkerError, match=r"Ray at '127\.0\.0\.1:1' does not answer: ") as refused:
         start_ray("127.0.0.1:1")
     assert "\n" not in str(refused.value)
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        yield made
+
+
+@pytest.mark.parametrize("prefix", ["", "ray://"])
+def test_a_port_that_is_not_rays_is_told_within_seconds(listener: socket.socket, prefix: str) -> None:
+    address = f"{prefix}127.0.0.1:{listener.getsockname()[1]}"
+    start = time.monotonic()
+    with pytest.raises(WorkerError, match=rf"^Ray at '{address}' does not answer: something else than Ray listens"):
+        start_ray(address)
+    assert time.monotonic() - start < 10
+    assert not ray.is_initialized()
+
+
+def test_a_cluster_of_this_machine_that_is_not_there_is_told_within_seconds() -> None:
+    start = time.monotonic()
+    with pytest.raises(WorkerError, match=r"^Ray at 'auto' does not answer: Could not find any running Ray instance"):
+        start_ray("auto")
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.skipif(find_spec("grpc") is not None, reason="ray[client] is installed")
+def test_ray_client_without_its_package_is_told_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        answering = threading.Thread(target=answer_as_grpc, args=(listener,))
+        answering.start()
+        with pytest.raises(WorkerError, match=r"Ray Client requires pip package `ray\[client\]`") as refused:
+            start_ray(f"ray://127.0.0.1:{listener.getsockname()[1]}")
+        answering.join()
+    assert "\n" not in str(refused.value)
+
+
+def answer_as_grpc(listener: socket.socket) -> None:
+    """Greet one caller with an empty SETTINGS frame."""
+    line, _ = listener.accept()
+    with line:
+        line.sendall(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+        line.recv(100)

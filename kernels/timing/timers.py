@@ -1,0 +1,154 @@
+"""The only owner of clocks: ways to time a launch, CPU and GPU.
+
+A timer's name is part of a series' identity: the same kernel reads 23 us from a replayed CUDA graph and 38 us from
+single launches with a cold L2, and neither is wrong.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from kernels.errors import KernelError
+from kernels.timing.graphs import WARMUP_CALLS, GraphStopwatch, Run
+
+
+class Stopwatch(Protocol):
+    """A launch made ready to be timed, again and again."""
+
+    num_calls: int
+    """Calls so far, those too that only warmed up."""
+
+    def take(self, count: int, meanwhile: Callable[[], object]) -> tuple[float, ...]:
+        """`count` samples in microseconds per call; `meanwhile` is called once while they are taken."""
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How many samples a timer takes."""
+
+    per_trial: int
+    """Taken in one go, before the next provider has its turn."""
+    least: int
+    """Fewest samples, however alike they are."""
+    most: int
+    """Most samples, however far apart they are."""
+    budget_seconds: float
+    """Of one provider on one case: over it, `least_over_budget` samples are enough, alike or not."""
+    least_over_budget: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """One way to time a launch; samples of two timers are never compared."""
+
+    name: str
+    """Short name, part of a series' identity."""
+    device_type: str
+    """The device it works on: "cuda" or "cpu"."""
+    description: str
+    """What one sample is, in one line."""
+    prepare: Callable[[Sequence[Run]], Stopwatch]
+    """(one run per input set) -> the stopwatch; there are several sets only for a timer that rotates them."""
+    sampling: Sampling
+    rotates_inputs: bool = False
+    """Whether each call gets other tensors than the one before, more than twice the L2 in all."""
+
+
+class EagerStopwatch:
+    """Times single calls as a program without CUDA graphs makes them: with launch overhead, warm L2."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        [self._run] = runs
+        self.num_calls = WARMUP_CALLS
+        for _ in range(WARMUP_CALLS):
+            self._run()
+
+    def take(self, count: int, meanwhile: Callable[[], object]) -> tuple[float, ...]:
+        """The device is idle before each call: queued behind another, it would hide its launches behind that one's."""
+        self._run()
+        self.num_calls += count + 1
+        samples_us = []
+        for index in range(count):
+            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize()
+            start.record()
+            self._run()
+            stop.record()
+            if index == 0:
+                meanwhile()
+            stop.synchronize()
+            samples_us.append(start.elapsed_time(stop) * 1e3)
+        return tuple(samples_us)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class WallStopwatch:
+    """Times single calls on the CPU."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        [self._run] = runs
+        self.num_calls = WARMUP_CALLS
+        for _ in range(WARMUP_CALLS):
+            self._run()
+
+    def take(self, count: int, meanwhile: Callable[[], object]) -> tuple[float, ...]:
+        """By the host's monotonic clock."""
+        meanwhile()
+        self.num_calls += count
+        elapsed_ns = []
+        for _ in range(count):
+            start_ns = time.perf_counter_ns()
+            self._run()
+            elapsed_ns.append(time.perf_counter_ns() - start_ns)
+        return tuple(ns / 1e3 for ns in elapsed_ns)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+ON_GPU = Sampling(per_trial=5, least=30, most=200, budget_seconds=1.0, least_over_budget=10)
+ON_CPU = Sampling(per_trial=5, least=10, most=50, budget_seconds=0.3, least_over_budget=5)
+
+TIMERS: dict[str, Timer] = {
+    "graph": Timer("graph", "cuda", "a replayed CUDA graph of 10 calls, per call; warm L2", GraphStopwatch, ON_GPU),
+    "cold": Timer(
+        "cold",
+        "cuda",
+        "a replayed CUDA graph that rotates input sets of more than twice the L2, per call; cold L2",
+        GraphStopwatch,
+        ON_GPU,
+        rotates_inputs=True,
+    ),
+    "eager": Timer("eager", "cuda", "a call between two events, with launch overhead; warm L2", EagerStopwatch, ON_GPU),
+    "wall": Timer("wall", "cpu", "one call by the host's monotonic clock", WallStopwatch, ON_CPU),
+}
+
+
+def timers_for(device_type: str) -> tuple[Timer, ...]:
+    """The timers that work on a type of device; the first is the default.
+
+    Raises:
+        KernelError: there is none; the message lists the types there are.
+    """
+    found = tuple(timer for timer in TIMERS.values() if timer.device_type == device_type)
+    if not found:
+        known = ", ".join(sorted({timer.device_type for timer in TIMERS.values()}))
+        raise KernelError(f"no timer works on device type {device_type!r}: use one of {known}")
+    return found
+
+
+def time_alone(timer: Timer, run: Run, count: int) -> tuple[float, ...]:
+    """`count` samples of one launch with nothing in between, in microseconds per call."""
+    stopwatch = timer.prepare([run])
+    try:
+        return stopwatch.take(count, lambda: None)
+    finally:
+        stopwatch.close()

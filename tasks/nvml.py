@@ -1,0 +1,80 @@
+"""What the NVIDIA driver says: its version, the GPUs there are, clocks and throttling. No other file imports pynvml.
+
+It only reads: clocks and settings are never changed, and CUDA is never initialized.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pynvml
+
+from tasks.records import DeviceState
+
+THROTTLE_REASONS = {
+    "sw_power_cap": pynvml.nvmlClocksEventReasonSwPowerCap,
+    "hw_slowdown": pynvml.nvmlClocksEventReasonHwSlowdown,
+    "sync_boost": pynvml.nvmlClocksEventReasonSyncBoost,
+    "sw_thermal_slowdown": pynvml.nvmlClocksEventReasonSwThermalSlowdown,
+    "hw_thermal_slowdown": pynvml.nvmlClocksEventReasonHwThermalSlowdown,
+    "hw_power_brake_slowdown": pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown,
+    "applications_clocks_setting": pynvml.nvmlClocksEventReasonApplicationsClocksSetting,
+    "display_clock_setting": pynvml.nvmlClocksEventReasonDisplayClockSetting,
+}
+"""NVML's bits by the names nvidia-smi prints; an idle GPU is no reason."""
+
+
+@contextmanager
+def opened() -> Iterator[bool]:
+    """Whether NVML is there; if so, open for the block."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def has_gpu() -> bool:
+    """Whether this machine's driver sees a GPU."""
+    with opened() as is_open:
+        return is_open and bool(pynvml.nvmlDeviceGetCount() > 0)
+
+
+def read_driver() -> str:
+    """The driver's version, "" without NVML."""
+    with opened() as is_open:
+        return str(pynvml.nvmlSystemGetDriverVersion()) if is_open else ""
+
+
+class GpuMonitor:
+    """Reads the state of one GPU; NVML stays open until the process ends."""
+
+    def __init__(self, device_uuid: str) -> None:
+        """Never fails: `missing` says why nothing can be read.
+
+        Args:
+            device_uuid: as the driver prints it, "GPU-...".
+        """
+        self.missing = ""
+        try:
+            pynvml.nvmlInit()
+            self._handle = pynvml.nvmlDeviceGetHandleByUUID(device_uuid)
+            self.read()
+        except pynvml.NVMLError as error:
+            self.missing = f"NVML does not answer for {device_uuid or 'this device'}: {error}"
+
+    def read(self) -> DeviceState | None:
+        """Clocks, power, temperature and throttle reasons now; None if they cannot be read."""
+        if self.missing:
+            return None
+        bits = pynvml.nvmlDeviceGetCurrentClocksEventReasons(self._handle)
+        return DeviceState(
+            sm_clock_mhz=pynvml.nvmlDeviceGetClockInfo(self._handle, pynvml.NVML_CLOCK_SM),
+            memory_clock_mhz=pynvml.nvmlDeviceGetClockInfo(self._handle, pynvml.NVML_CLOCK_MEM),
+            power_watts=pynvml.nvmlDeviceGetPowerUsage(self._handle) / 1e3,
+            temperature_celsius=pynvml.nvmlDeviceGetTemperature(self._handle, pynvml.NVML_TEMPERATURE_GPU),
+            throttle_reasons=tuple(name for name, bit in THROTTLE_REASONS.items() if bits & bit),
+        )

@@ -1,0 +1,239 @@
+"""The workers of a run, and which unit is measured where: each once on every kind of device, the longest first.
+
+A worker that is lost leaves the pool and its unit goes back to the head of the line. Nothing here waits in a loop: who
+waits is told when a worker or a unit comes back.
+"""
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from tasks.ahead import AheadBench
+from tasks.bench import Bench, cpu_threads
+from tasks.errors import WorkerError, WorkerLost
+from tasks.records import WorkUnit
+from tasks.workers import Companion, Worker, leave_ray, list_nodes, start_ray
+
+MOST_LOSSES = 2
+"""Workers that one unit may lose before it is tried on no other."""
+CLOSE_SECONDS = 5.0
+"""Longest to wait for a killed worker that was still starting."""
+
+
+def forget(_line: str) -> None:
+    """Where nobody wants to hear of lost workers."""
+
+
+class WorkerPool:
+    """The workers of a run: each measures one unit at a time. Every method may be called from any thread."""
+
+    def __init__(self, workers: Sequence[Worker], companions: Mapping[Worker, Companion] | None = None) -> None:
+        self._changed = threading.Condition()
+        self._starting = set(workers)
+        self._idle: deque[Worker] = deque()
+        self._device_of: dict[Worker, str] = {}
+        """Device names of the workers that are not lost."""
+        self._companions = dict(companions or {})
+        self._lines: dict[str, deque[WorkUnit]] = {}
+        """Units that wait, by the name of the device that is to measure them."""
+        self._in_flight = 0
+        self._spent: deque[tuple[WorkUnit, Worker]] = deque()
+        self._losses_of: Counter[tuple[str, str]] = Counter()
+        self._asked: set[tuple[str, str, str]] = set()
+        """Unit, device name and machine of what a companion was asked to compile."""
+        self._tell = forget
+        self.losses: list[str] = []
+        """Why each worker that was lost is."""
+        self._workers = list(workers)
+        self._greeters = [threading.Thread(target=self._greet, args=(worker,), daemon=True) for worker in workers]
+        for worker, greeter in zip(workers, self._greeters, strict=True):
+            worker.start()
+            greeter.start()
+
+    def _greet(self, worker: Worker) -> None:
+        """Wait until a worker's first process has opened its device."""
+        name, loss = "", ""
+        try:
+            name = worker.host().device.name
+        except WorkerError as error:
+            loss = str(error)
+            worker.retire(loss)
+        with self._changed:
+            self._starting.discard(worker)
+            if loss:
+                self.losses.append(loss)
+            else:
+                self._device_of[worker] = name
+                self._idle.append(worker)
+            self._changed.notify_all()
+
+    def devices(self) -> Counter[str]:
+        """How many workers there are by the name of their device; waits until each has started or is lost.
+
+        Raises:
+            WorkerError: none has started; the message says why.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._starting)
+            if not self._device_of:
+                raise WorkerError(
+                    f"no worker can be started: {'; '.join(dict.fromkeys(self.losses))}; check ray status"
+                )
+            return Counter(self._device_of.values())
+
+    def share_out(
+        self, lines: Mapping[str, Sequence[WorkUnit]], tell: Callable[[str], None] = forget
+    ) -> Iterator[tuple[WorkUnit, Worker]]:
+        """Each unit with the next idle worker of its device, which `returning` gives back.
+
+        Ends when no unit is left, in the line or on a worker that may still be lost, or no worker that could take one.
+
+        Args:
+            lines: by device name, what is to be measured on it, in order.
+            tell: called with one line for each worker that is lost meanwhile.
+        """
+        with self._changed:
+            self._tell = tell
+            self._lines = {device: deque(units) for device, units in lines.items()}
+        while (leased := self._lease()) is not None:
+            yield leased
+
+    def _lease(self) -> tuple[WorkUnit, Worker] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._spent or self._find_idle() or not self._in_flight)
+            if self._spent:
+                leased = self._spent.popleft()
+            elif worker := self._find_idle():
+                self._idle.remove(worker)
+                leased = self._lines[self._device_of[worker]].popleft(), worker
+            else:
+                return None
+            self._in_flight += 1
+            return leased
+
+    def _find_idle(self) -> Worker | None:
+        """An idle worker for whose device units wait."""
+        return next((worker for worker in self._idle if self._lines.get(self._device_of[worker])), None)
+
+    @contextmanager
+    def returning(self, worker: Worker, unit: WorkUnit) -> Iterator[None]:
+        """Make the worker idle again after the block, whatever happens in it.
+
+        Raises:
+            WorkerLost: out of the block; its unit is already in the line again.
+        """
+        try:
+            yield
+        except WorkerLost as lost:
+            self._drop(worker, unit, lost)
+            raise
+        finally:
+            with self._changed:
+                self._in_flight -= 1
+                if worker in self._device_of:
+                    self._idle.append(worker)
+                self._changed.notify_all()
+
+    def _drop(self, worker: Worker, unit: WorkUnit, lost: WorkerLost) -> None:
+        """Take a lost worker out of the pool, and put its unit back at the head of the line."""
+        with self._changed:
+            device = self._device_of.pop(worker)
+            self.losses.append(str(lost))
+            self._losses_of[unit.key, device] += 1
+            if self._losses_of[unit.key, device] < MOST_LOSSES:
+                self._lines[device].appendleft(unit)
+            else:  # the lost worker says of every case why it was not measured
+                self._spent.append((unit, worker))
+        self._tell(str(lost))
+        worker.retire(f"{MOST_LOSSES} workers were lost on this unit, it is not tried on another; {lost}")
+
+    def compile_ahead(self, worker: Worker) -> None:
+        """Have the worker's companion compile the next unit in its line that nobody has yet on that machine."""
+        companion = self._companions.get(worker)
+        if companion is None or worker.last_host is None:
+            return
+        device = worker.last_host.device
+        with self._changed:
+            for unit in self._lines.get(device.name, ()):
+                asked = (unit.key, device.name, companion.node.node_id)
+                if asked not in self._asked:
+                    self._asked.add(asked)
+                    companion.ask("compile_unit", unit, device)
+                    return
+
+    @property
+    def num_left(self) -> int:
+        """Units in the line."""
+        with self._changed:
+            return sum(map(len, self._lines.values()))
+
+    def refuse_leftovers(self) -> None:
+        """Say that units are left for which there is no worker.
+
+        Raises:
+            WorkerError: so it is.
+        """
+        if not self.num_left:
+            return
+        kind = " or ".join(device for device, line in self._lines.items() if line)
+        raise WorkerError(
+            f"no {kind} is left, {self.num_left} units are not measured, all others are kept; resume with --run-id: "
+            + "; ".join(dict.fromkeys(self.losses))
+        )
+
+    def close(self) -> None:
+        """Kill every worker."""
+        for worker in self._workers:
+            worker.end()
+        for companion in self._companions.values():
+            companion.end()
+        for greeter in self._greeters:
+            greeter.join(CLOSE_SECONDS)
+
+
+_ahead: dict[tuple[str, str], WorkerPool] = {}
+"""Pools that `start_workers` started and no run has opened yet."""
+
+
+def start_workers(device_type: str, address: str = "", bench: type = Bench, companion: type = AheadBench) -> None:
+    """Start Ray and the worker processes ahead of `open_workers`, so that they get ready while something else does.
+
+    Args:
+        companion: started beside each GPU's worker.
+
+    Raises:
+        WorkerError: Ray does not answer, or GPUs were asked for and the cluster has none.
+    """
+    start_ray(address, num_cpus=0 if device_type == "cuda" else cpu_threads())
+    nodes = list_nodes()
+    if device_type == "cuda":
+        workers = [Worker(device_type, bench, node) for node in nodes for _ in range(node.num_gpus)]
+    else:
+        workers = [Worker(device_type, bench, node) for node in nodes if node.num_cpus]
+    if not workers:
+        leave_ray()
+        if device_type == "cuda":
+            raise WorkerError("the suite needs a CUDA GPU and Ray sees none; use --suite smoke or check nvidia-smi")
+        raise WorkerError("no machine of the cluster has a CPU to give; see ray status, and --num-cpus of ray start")
+    on_gpus = [worker for worker in workers if device_type == "cuda"]
+    companions = {worker: Companion(worker.node, companion) for worker in on_gpus if worker.node}
+    _ahead[device_type, address] = WorkerPool(workers, companions)
+
+
+@contextmanager
+def open_workers(device_type: str, address: str = "") -> Iterator[WorkerPool]:
+    """One worker per GPU of the cluster, or one per machine for the CPU, started now if not ahead; Ray is ended after.
+
+    Raises:
+        WorkerError: as start_workers, or no worker has started.
+    """
+    if (device_type, address) not in _ahead:
+        start_workers(device_type, address)
+    pool = _ahead.pop((device_type, address))
+    try:
+        pool.devices()
+        yield pool
+    finally:
+        pool.close()
+        leave_ray()

@@ -1,0 +1,143 @@
+"""When to take which sample: providers in turn, in rotated order, until each median is known well enough.
+
+Drift of the machine falls on all providers of a case alike and cancels in their ratios. A trial at a slow clock is
+repeated, a few times at most; what is left of slow clocks is kept and marked.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from kernels.timing.timers import Sampling, Stopwatch
+from tasks.clock import Clock
+from tasks.intervals import find_median_interval
+from tasks.records import PRECISION, DeviceState, Trial
+
+SLOW_CLOCK = 0.95
+"""A trial at less than this share of the fastest SM clock is repeated or marked."""
+MOST_REPEATS = 2
+"""Trials of one provider on one case that may be set aside for a slow clock."""
+REFERENCE_SAMPLES = 3
+"""Of each reference kernel, a round."""
+
+ReadState = Callable[[], DeviceState | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one provider's stopwatch gave."""
+
+    samples_us: tuple[float, ...]
+    """Those that count, in the order taken."""
+    trials: tuple[Trial, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What timing the providers of one case gave."""
+
+    providers: Mapping[str, Reading] = field(default_factory=dict)
+    references: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Samples of the reference kernels by name."""
+    rounds: int = 0
+    unsupported: str = ""
+    """Why the timer cannot time this case; "" if it did."""
+
+
+class ClockWatch:
+    """Knows the fastest SM clock that a device was seen at."""
+
+    def __init__(self, read_state: ReadState) -> None:
+        self._read_state = read_state
+        self._top_mhz = 0
+        self.last: DeviceState | None = None
+        """The state that was read last; None where none can be read."""
+
+    def read(self) -> None:
+        """Look at the device now."""
+        self.last = self._read_state()
+        if self.last:
+            self._top_mhz = max(self._top_mhz, self.last.sm_clock_mhz)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the last clock was well below the fastest."""
+        return self.last is not None and self.last.sm_clock_mhz < SLOW_CLOCK * self._top_mhz
+
+
+class _Subject:
+    """One provider while it is sampled."""
+
+    def __init__(self, stopwatch: Stopwatch, sampling: Sampling, precision: float, watch: ClockWatch) -> None:
+        self._stopwatch = stopwatch
+        self._sampling = sampling
+        self._precision = precision
+        self._watch = watch
+        self._repeats_left = MOST_REPEATS
+        self._clock = Clock()
+        self.samples_us: list[float] = []
+        self.trials: list[Trial] = []
+
+    def take_trial(self, number: int) -> None:
+        """Take one trial that counts, after those that are set aside."""
+        while True:
+            with self._clock.measure("trial"):
+                taken = self._stopwatch.take(self._sampling.per_trial, self._watch.read)
+            state, is_slow = self._watch.last, self._watch.is_slow
+            if not (is_slow and self._repeats_left):
+                break
+            self._repeats_left -= 1
+            self.trials.append(Trial(number, 0, state, is_slow, taken))
+        self.samples_us.extend(taken)
+        self.trials.append(Trial(number, len(taken), state, is_slow))
+
+    @property
+    def is_at_its_limit(self) -> bool:
+        """Whether it has as many samples as it may have, or its time is up and it has those that it needs at least."""
+        num_samples, spent = len(self.samples_us), self._clock.seconds.get("trial", 0.0)
+        is_late = spent >= self._sampling.budget_seconds and num_samples >= self._sampling.least_over_budget
+        return is_late or num_samples >= self._sampling.most
+
+    @property
+    def is_known(self) -> bool:
+        """Whether more samples would tell no more, or it may have no more."""
+        if self.is_at_its_limit:
+            return True
+        if len(self.samples_us) < self._sampling.least:
+            return False
+        return find_median_interval(self.samples_us).relative_half_width <= self._precision
+
+
+def take_in_turn(
+    stopwatches: Mapping[str, Stopwatch],
+    references: Mapping[str, Stopwatch],
+    sampling: Sampling,
+    watch: ClockWatch,
+    precision: float = PRECISION,
+    first_round: int = 0,
+) -> Readings:
+    """Sample providers round by round until each is known; each round begins with the next one.
+
+    Who is known goes on while others are not, up to its limit, so that their rounds stay side by side.
+
+    Args:
+        references: launches that are sampled once a round, in turn with the providers.
+        first_round: the number of the first round.
+    """
+    subjects = {name: _Subject(stopwatch, sampling, precision, watch) for name, stopwatch in stopwatches.items()}
+    reference_us: dict[str, list[float]] = {name: [] for name in references}
+    order = deque([*subjects, *references])
+    number = first_round
+    while not all(subject.is_known for subject in subjects.values()):
+        for name in order:
+            if name in reference_us:
+                reference_us[name].extend(references[name].take(REFERENCE_SAMPLES, watch.read))
+            elif not subjects[name].is_at_its_limit:
+                subjects[name].take_trial(number)
+        order.rotate(-1)
+        number += 1
+    return Readings(
+        providers={name: Reading(tuple(s.samples_us), tuple(s.trials)) for name, s in subjects.items()},
+        references={name: tuple(samples) for name, samples in reference_us.items()},
+        rounds=number - first_round,
+    )
