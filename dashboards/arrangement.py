@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from dashboards.comparisons import About, add_errors, add_floors, compare_rows, describe_kernel
-from dashboards.rows import Footprint, KernelRows, LayerRows, Panel, Row, group
+from dashboards.comparisons import About, add_errors, add_floors, add_machines, compare_rows, describe_kernel
+from dashboards.rows import MAIN_TIMER, Footprint, KernelRows, LayerRows, Panel, Row, group
 from kernels.spec import Layer, label_option
+from tasks.intervals import find_median_interval
 from tasks.records import Measurement, Night, Series, Verdict
 
 
@@ -16,7 +17,8 @@ def arrange_night(night: Night) -> tuple[KernelRows, ...]:
     kernels = []
     for name, rows in group(collect_rows(night), lambda row: row.series.case_key.partition("/")[0]).items():
         about = describe_kernel(name)
-        compared = add_errors(add_floors(compare_rows(rows, about.baseline), night, about), night)
+        compared = add_floors(compare_rows(rows, about.baseline), night, about)
+        compared = add_machines(add_errors(compared, night), night)
         by_layer = group(compared, lambda row: row.layer_key)
         kernels.append(
             KernelRows(
@@ -43,7 +45,8 @@ def arrange_layer(key: str, layer: Layer | None, footprint: Footprint | None, ro
         sizes=", ".join(f"{name} {size}" for name, size in layer.sizes.items()) if layer else "",
         footprint=footprint,
         panels=tuple(
-            Panel(*axes, rows=tuple(sorted(found, key=lambda row: row.num_tokens))) for axes, found in panels.items()
+            Panel(*axes, rows=tuple(sorted(panels[axes], key=lambda row: row.num_tokens)))
+            for axes in sorted(panels, key=lambda axes: axes[2] != MAIN_TIMER)
         ),
     )
 
@@ -81,4 +84,5 @@ def make_row(series: Series, measurement: Measurement | None, verdict: Verdict |
     if measurement is None or not measurement.samples_us:
         return row
     p20, p80 = np.percentile(measurement.samples_us, (20, 80))
-    return replace(row, median_us=measurement.median_us, p20_us=float(p20), p80_us=float(p80))
+    interval = find_median_interval(measurement.samples_us)
+    return replace(row, median_us=interval.median, p20_us=float(p20), p80_us=float(p80), interval=interval)

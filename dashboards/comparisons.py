@@ -1,15 +1,17 @@
-"""Rows against one another, against the device's ceilings, and against their own earlier nights."""
+"""Rows against one another, the device's ceilings, the reference kernels beside them, and their own earlier nights."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from dashboards.rows import Row, group, is_vllm
+from dashboards.rows import Row, Speedup, group, is_vllm
 from kernels.errors import RegistryError
 from kernels.registry import find_kernel
 from kernels.spec import Layer
 from tasks.accuracy import usual_error
 from tasks.floors import find_floor_us, group_rates
+from tasks.intervals import find_paired_ratio
 from tasks.records import Night, Status
+from tasks.references import find_reference_changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +50,27 @@ def compare_rows(rows: list[Row], baseline: str) -> list[Row]:
             replace(
                 row,
                 reference=reference.provider if reference else "",
-                speedup_over_vllm=divide_times(vllm, row),
-                speedup_over_baseline=divide_times(plain, row),
+                speedup_over_vllm=find_speedup(row, vllm),
+                speedup_over_baseline=find_speedup(row, plain),
             )
         )
     return compared
 
 
-def divide_times(other: Row | None, row: Row) -> float | None:
-    """How many times as fast as another row a row is, None unless both were timed."""
-    return other.median_us / row.median_us if other and other.median_us and row.median_us else None
+def find_speedup(row: Row, other: Row | None) -> Speedup | None:
+    """How many times as fast as another row a row is, None unless both were timed.
+
+    Rounds that both were timed in are compared one by one, so that drift of the machine cancels; without any, medians.
+    """
+    if not (other and other.measurement and row.measurement and other.median_us and row.median_us):
+        return None
+    if other.series == row.series:
+        return Speedup(1.0)
+    ratio = find_paired_ratio(other.measurement, row.measurement)
+    if ratio:
+        return Speedup(ratio.median, ratio)
+    are_noted = bool(other.measurement.trials and row.measurement.trials)
+    return Speedup(other.median_us / row.median_us, is_timed_alone=are_noted)
 
 
 def add_floors(rows: list[Row], night: Night, about: About) -> list[Row]:
@@ -81,6 +94,16 @@ def add_errors(rows: list[Row], night: Night) -> list[Row]:
     for row in rows:
         earlier = [point for point in night.trends.get(row.series, ()) if point.run_id != night.run.run_id]
         told.append(replace(row, earlier_error=usual_error(earlier)))
+    return told
+
+
+def add_machines(rows: list[Row], night: Night) -> list[Row]:
+    """Give every row what the reference kernels say of the machine beside its case."""
+    changes = find_reference_changes(night.references)
+    told = []
+    for row in rows:
+        host_id = row.measurement.check.host_id if row.measurement and row.median_us else ""
+        told.append(replace(row, machine=changes.get((host_id, row.series.case_key, row.series.timer))))
     return told
 
 

@@ -9,11 +9,15 @@ from itertools import count
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from dashboards.charts import draw_errors, draw_latency, draw_speedups, draw_trend
+from dashboards.charts import draw_latency, draw_speedups
+from dashboards.flags import list_flags
+from dashboards.machines import list_references, name_machines
 from dashboards.rows import QUIET_STATES, STATE_ORDER, KernelRows, LayerRows, Panel, Row, count_states, group, is_vllm
 from dashboards.svg import Mark, draw_key
-from dashboards.words import tell_change, tell_figure, tell_ratio, tell_size, tell_utc
-from tasks.records import Night
+from dashboards.trends import draw_errors, draw_references, draw_trend
+from dashboards.trials import tell_device
+from dashboards.words import tell_change, tell_figure, tell_half_width, tell_ratio, tell_size, tell_utc
+from tasks.records import Night, Point
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,9 @@ class PanelView:
 
     title: str
     """Options, and device and timer where the layer has several; "" if there is nothing to tell apart."""
+    timer: str
+    anchor: str
+    """Of the first panel of a timer in the layer; "" for the others."""
     latency: Markup | None
     speedups: Markup | None
     trends: tuple[tuple[str, Markup], ...]
@@ -48,7 +55,7 @@ class Attention:
     layer: LayerRows
     row: Row
     href: str
-    """The layer's section on the page of its kernel."""
+    """The layer's section on the page of its kernel, or there what the row's timer gave, if that is not shown first."""
 
 
 def render_index(night: Night, kernels: tuple[KernelRows, ...]) -> str:
@@ -64,6 +71,10 @@ def render_index(night: Night, kernels: tuple[KernelRows, ...]) -> str:
         wall_time=_tell_wall_time(night),
         longest_stage=max([*seconds, 1e-9]),
         hosts=night.hosts,
+        machines=name_machines(night.hosts),
+        references=list_references(night),
+        reference_legend={name: Markup(draw_key(mark, dashed=False)) for name, mark in _mark_references(night).items()},
+        reference_trends=_draw_references(night),
         ceilings={host.host_id: [c for c in night.ceilings if c.host_id == host.host_id] for host in night.hosts},
         receipts=night.receipts,
     )
@@ -104,23 +115,44 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"figure": tell_figure, "change": tell_change, "size": tell_size, "utc": tell_utc}
-    environment.filters |= {"ratio": tell_ratio}
+    environment.filters |= {"ratio": tell_ratio, "half_width": tell_half_width, "device": tell_device}
+    environment.filters |= {"flags": list_flags}
     return environment
+
+
+def _mark_references(night: Night) -> dict[str, Mark]:
+    """How each reference kernel looks."""
+    names = sorted({name for _, name in night.reference_trends})
+    return {name: Mark(slot) for slot, name in enumerate(names)}
+
+
+def _draw_references(night: Night) -> list[tuple[str, Markup]]:
+    """(device, chart of its reference kernels) of every device with at least two nights of them."""
+    marks = _mark_references(night)
+    devices: dict[str, dict[str, tuple[Point, ...]]] = {}
+    for (device_name, name), points in night.reference_trends.items():
+        devices.setdefault(device_name, {})[name] = points
+    charts = [(device, draw_references(trends, marks, f"r{n}")) for n, (device, trends) in enumerate(devices.items())]
+    return [(device, Markup(svg)) for device, svg in charts if svg]
 
 
 def _view_layer(layer: LayerRows, kernel: KernelRows, marks: Mapping[str, Mark], numbers: "count[int]") -> LayerView:
     """Draw a layer: a pair of charts and the trends of each panel, one table for all."""
     devices = {panel.device_name for panel in layer.panels}
-    timers = {panel.timer for panel in layer.panels}
-    panels = []
+    panels: list[PanelView] = []
     for panel in layer.panels:
-        title = [panel.options, panel.device_name if len(devices) > 1 else "", panel.timer if len(timers) > 1 else ""]
-        panels.append(_view_panel(panel, ", ".join(filter(None, title)), kernel, marks, f"c{next(numbers)}"))
+        timer = panel.timer if len(kernel.timers) > 1 else ""
+        title = ", ".join(filter(None, [panel.options, panel.device_name if len(devices) > 1 else "", timer]))
+        is_first = panel.timer not in {view.timer for view in panels}
+        anchor = layer.anchor_of(panel.timer) if is_first else ""
+        panels.append(_view_panel(panel, title, anchor, kernel, marks, f"c{next(numbers)}"))
     cases = group(layer.rows, lambda row: row.case_label)
     return LayerView(layer, tuple(panels), tuple(cases.items()))
 
 
-def _view_panel(panel: Panel, title: str, kernel: KernelRows, marks: Mapping[str, Mark], chart_id: str) -> PanelView:
+def _view_panel(
+    panel: Panel, title: str, anchor: str, kernel: KernelRows, marks: Mapping[str, Mark], chart_id: str
+) -> PanelView:
     """Draw the charts of one panel."""
     trends = []
     for n, (label, rows) in enumerate(group(panel.rows, lambda row: row.case_label).items()):
@@ -130,7 +162,7 @@ def _view_panel(panel: Panel, title: str, kernel: KernelRows, marks: Mapping[str
     latency = draw_latency(panel, marks, f"{chart_id}l")
     speedups = draw_speedups(panel, marks, f"{chart_id}s")
     errors = draw_errors(panel.rows, kernel.trends, marks, f"{chart_id}e")
-    return PanelView(title, _trust(latency), _trust(speedups), tuple(trends), _trust(errors))
+    return PanelView(title, panel.timer, anchor, _trust(latency), _trust(speedups), tuple(trends), _trust(errors))
 
 
 def _trust(svg: str | None) -> Markup | None:
@@ -145,15 +177,19 @@ def _list_attention(kernels: tuple[KernelRows, ...]) -> list[Attention]:
 
 
 def _list_jumps(kernels: tuple[KernelRows, ...]) -> list[Attention]:
-    """Every row that is still within tolerance, with another error than before, largest growth first."""
+    """Every check that is still within tolerance, with another error than before, largest growth first.
+
+    The timers of a case share one check: it is told once.
+    """
     found = _list_rows(kernels, lambda row: row.error_jumped)
-    return sorted(found, key=lambda item: item.row.error_ratio or 0.0, reverse=True)
+    checks = {(item.row.series.case_key, item.row.provider, item.row.series.device_name): item for item in found[::-1]}
+    return sorted(checks.values(), key=lambda item: item.row.error_ratio or 0.0, reverse=True)
 
 
 def _list_rows(kernels: tuple[KernelRows, ...], wanted: Callable[[Row], bool]) -> list[Attention]:
     """The wanted rows of all kernels, with the link to their layer."""
     return [
-        Attention(kernel.name, layer, row, f"kernel-{kernel.slug}.html#{layer.anchor}")
+        Attention(kernel.name, layer, row, f"kernel-{kernel.slug}.html#{_find_anchor(kernel, layer, row)}")
         for kernel in kernels
         for layer in kernel.layers
         for row in layer.rows
@@ -161,9 +197,16 @@ def _list_rows(kernels: tuple[KernelRows, ...], wanted: Callable[[Row], bool]) -
     ]
 
 
+def _find_anchor(kernel: KernelRows, layer: LayerRows, row: Row) -> str:
+    """Where on the kernel's page the row is shown."""
+    return layer.anchor if row.series.timer == kernel.timers[0] else layer.anchor_of(row.series.timer)
+
+
 def _tell_wall_time(night: Night) -> str:
     """Hours, minutes and seconds from start to finish."""
     if night.run.finished_at is None:
         return "not finished"
     seconds = round((night.run.finished_at - night.run.started_at).total_seconds())
+    if seconds < 0:
+        return "unknown: the clock went back meanwhile"
     return f"{seconds // 3600} h {seconds % 3600 // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"

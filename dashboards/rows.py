@@ -1,14 +1,18 @@
 """The records of a night arranged for reading: a row is one provider on one case (dashboards/arrangement.py)."""
 
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from dashboards.trials import TrialSummary, summarize_trials
 from tasks.accuracy import compare_errors, is_jump
+from tasks.intervals import Interval
 from tasks.records import Measurement, Point, Series, State, Status, Verdict
+from tasks.references import ReferenceChange
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -27,6 +31,25 @@ STATE_ORDER = (
 """Worst first."""
 QUIET_STATES = frozenset({State.SAME, State.NEW, State.UNSUPPORTED})
 """States that nobody has to look at."""
+MAIN_TIMER = "graph"
+"""Shown first where a kernel was timed in several ways."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speedup:
+    """How many times as fast as another provider a provider was, on one case under one timer."""
+
+    ratio: float
+    """Above 1 is faster: the median of the ratios of their rounds, or the ratio of their medians."""
+    interval: Interval | None = None
+    """Of the ratios of their rounds; None where it is the ratio of their medians."""
+    is_timed_alone: bool = False
+    """They share no round, though it was noted who was timed in which."""
+
+    @property
+    def half_width(self) -> float | None:
+        """The plus or minus, as a share of the ratio; None where it is not known."""
+        return known_half_width(self.interval)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +68,16 @@ class Row:
     median_us: float | None = None
     p20_us: float | None = None
     p80_us: float | None = None
+    interval: Interval | None = None
+    """Where the true median lies; unbounded for few samples."""
     reference: str = ""
     """The fastest vLLM provider of the case, else the kernel's baseline; "" if neither ran."""
-    speedup_over_vllm: float | None = None
-    """Median of the fastest vLLM provider / median of this row: above 1 is faster; None where either was not timed."""
-    speedup_over_baseline: float | None = None
+    speedup_over_vllm: Speedup | None = None
+    """Against the fastest vLLM provider; None where either was not timed."""
+    speedup_over_baseline: Speedup | None = None
     """The same against the kernel's baseline."""
+    machine: ReferenceChange | None = None
+    """The reference kernel that fared worst beside the case; None where none was timed there."""
     floor_us: float | None = None
     """Least time of the case on this host (tasks/floors.py); None where a ceiling was not measured."""
     earlier_error: float | None = None
@@ -75,7 +102,22 @@ class Row:
         return f"M={self.num_tokens} {self.options}".strip() if self.num_tokens else self.series.case_key
 
     @property
-    def speedup(self) -> float | None:
+    def num_samples(self) -> int:
+        """Those that count."""
+        return len(self.measurement.samples_us) if self.measurement else 0
+
+    @property
+    def trials(self) -> TrialSummary | None:
+        """How the samples were taken; None where that was not noted."""
+        return summarize_trials(self.measurement.trials) if self.measurement and self.measurement.trials else None
+
+    @property
+    def half_width(self) -> float | None:
+        """The plus or minus of the median, as a share of it; None where it is not known."""
+        return known_half_width(self.interval)
+
+    @property
+    def speedup(self) -> Speedup | None:
         """Against the reference."""
         return self.speedup_over_baseline if self.speedup_over_vllm is None else self.speedup_over_vllm
 
@@ -169,6 +211,10 @@ class LayerRows:
         """The id of the layer's section, stable across nights."""
         return f"layer-{hashlib.sha256(self.key.encode()).hexdigest()[:8]}"
 
+    def anchor_of(self, timer: str) -> str:
+        """The id of what a timer gave of the layer."""
+        return f"{self.anchor}-{make_safe(timer)}"
+
 
 @dataclass(frozen=True, slots=True)
 class KernelRows:
@@ -188,9 +234,14 @@ class KernelRows:
         return tuple(row for layer in self.layers for row in layer.rows)
 
     @property
+    def timers(self) -> tuple[str, ...]:
+        """What the rows were timed with, the main one first."""
+        return tuple(sorted({row.series.timer for row in self.rows}, key=lambda timer: (timer != MAIN_TIMER, timer)))
+
+    @property
     def slug(self) -> str:
         """The name as it stands in file names."""
-        safe = re.sub(r"[^A-Za-z0-9_-]", "-", self.name)
+        safe = make_safe(self.name)
         return safe if safe == self.name else f"{safe}-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}"
 
     @property
@@ -203,6 +254,16 @@ def count_states(verdicts: Iterable[Verdict]) -> dict[State, int]:
     """Count verdicts by state, worst first, states that did not occur left out."""
     counts = Counter(verdict.state for verdict in verdicts)
     return {state: counts[state] for state in STATE_ORDER if counts[state]}
+
+
+def known_half_width(interval: Interval | None) -> float | None:
+    """Half an interval as a share of its middle, None for an unbounded one."""
+    return interval.relative_half_width if interval and math.isfinite(interval.relative_half_width) else None
+
+
+def make_safe(name: str) -> str:
+    """A name as it may stand in file names and ids."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", name)
 
 
 def is_vllm(provider: str) -> bool:

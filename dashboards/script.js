@@ -1,25 +1,37 @@
 "use strict";
-const FIELDS = ["provider", "status", "state", "text"];
+const FIELDS = ["provider", "timer", "status", "state", "text"];
 const form = document.querySelector(".filter");
 const tip = document.getElementById("tip");
 
-/* The hash holds an anchor, or the filter: #layer-1a2b3c4d or #provider=triton&state=SLOW; theme=dark works with both. */
+/* The hash holds an anchor, or the filter: #layer-1a2b3c4d or #provider=triton&state=SLOW; theme=dark works with both.
+   Where a page has several timers one is shown: that of the hash, of the anchor (#layer-1a2b3c4d-cold), or the default. */
 function readHash() {
-  return new URLSearchParams(location.hash.slice(1));
+  const wanted = new URLSearchParams(location.hash.slice(1));
+  if (form && !wanted.get("timer")) wanted.set("timer", findAnchor()?.dataset.timer || form.elements.timer.dataset.default);
+  return wanted;
+}
+
+function findAnchor() {
+  return document.getElementById(location.hash.slice(1));
 }
 
 function writeHash() {
-  const wanted = new URLSearchParams(FIELDS.map((name) => [name, form.elements[name].value]).filter(([, value]) => value));
+  const chosen = FIELDS.map((name) => [name, form.elements[name].value]);
+  const wanted = new URLSearchParams(chosen.filter(([name, value]) => value && value !== form.elements[name].dataset.default));
   const theme = readHash().get("theme");
   if (theme) wanted.set("theme", theme);
   history.replaceState(null, "", "#" + wanted);
   applyFilter();
 }
 
+function isWanted(wanted, value) {
+  return !wanted || wanted === "any" || wanted === value;
+}
+
 function matches(row, wanted) {
   const text = (wanted.get("text") || "").toLowerCase();
   const label = row.closest("section")?.querySelector("h2")?.textContent ?? "";
-  return ["provider", "status", "state"].every((name) => !wanted.get(name) || row.dataset[name] === wanted.get(name))
+  return ["provider", "timer", "status", "state"].every((name) => isWanted(wanted.get(name), row.dataset[name]))
     && (label + " " + row.textContent).toLowerCase().includes(text);
 }
 
@@ -31,7 +43,8 @@ function applyFilter() {
   const rows = [...document.querySelectorAll("tr.row")];
   for (const row of rows) row.hidden = !matches(row, wanted);
   for (const body of document.querySelectorAll(".layer tbody, .layer")) body.hidden = !body.querySelector("tr.row:not([hidden])");
-  for (const mark of document.querySelectorAll(".chart [data-provider], .legend [data-provider]")) {
+  for (const panel of document.querySelectorAll(".panel")) panel.hidden = !isWanted(wanted.get("timer"), panel.dataset.timer);
+  for (const mark of document.querySelectorAll(".layer .chart [data-provider], .legend [data-provider]")) {
     mark.classList.toggle("dim", Boolean(wanted.get("provider")) && mark.dataset.provider !== wanted.get("provider"));
   }
   form.querySelector("output").textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
@@ -75,5 +88,8 @@ if (form) {
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(writeHash));
 }
-addEventListener("hashchange", applyFilter);
+addEventListener("hashchange", () => {
+  applyFilter();
+  findAnchor()?.scrollIntoView();
+});
 applyFilter();

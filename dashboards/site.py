@@ -14,20 +14,24 @@ from dashboards.rows import KernelRows, Row
 from tasks.errors import UsageError
 from tasks.records import Night
 
+OF_THE_ROW = (
+    *("num_tokens", "options", "status", "median_us", "p20_us", "p80_us", "half_width", "num_samples", "reference"),
+    *("tflops", "gbytes_per_second", "floor_us", "share_of_floor", "relative_error", "earlier_error", "error_ratio"),
+    "state",
+)
+"""Columns that a row has by the same name."""
+OF_THE_TRIALS = ("num_trials", "num_slow", "num_set_aside")
+"""Those that a row's trials have by the same name."""
 COLUMNS = (
     *("run_id", "case_key", "provider", "device", "timer", "num_tokens", "options", "status", "reason"),
-    *("median_us", "p20_us", "p80_us", "num_samples", "reference", "speedup", "speedup_over_baseline"),
-    *("speedup_over_vllm", "tflops", "gbytes_per_second"),
-    *("floor_us", "share_of_floor", "relative_error", "earlier_error", "error_ratio", "share_close"),
-    *("state", "evidence", "baseline_us", "relative_change"),
+    *("median_us", "p20_us", "p80_us", "half_width", "num_samples"),
+    *("reference", "speedup", "speedup_low", "speedup_high", "speedup_over_baseline", "speedup_over_vllm"),
+    *("timed_alone", "tflops", "gbytes_per_second", "floor_us", "share_of_floor"),
+    *("relative_error", "earlier_error", "error_ratio", "share_close"),
+    *(*OF_THE_TRIALS, "lowest_clock_mhz", "highest_clock_mhz", "throttle_reasons"),
+    *("machine_kernel", "machine_change", "state", "evidence", "baseline_us", "relative_change"),
 )
 """Columns of data-<name>.csv."""
-OF_THE_ROW = (
-    *("num_tokens", "options", "status", "median_us", "p20_us", "p80_us", "reference", "speedup"),
-    *("speedup_over_baseline", "speedup_over_vllm", "tflops", "gbytes_per_second"),
-    *("floor_us", "share_of_floor", "relative_error", "earlier_error", "error_ratio", "state"),
-)
-"""Those that a row has by the same name."""
 FILE_NAME = re.compile(r"index\.html|kernel-[\w-]+\.html|data-[\w-]+\.csv")
 """What render_site calls its files; write_site removes nothing else."""
 
@@ -83,17 +87,43 @@ def _tell_row(run_id: str, row: Row) -> dict[str, object]:
         "device": row.series.device_name,
         "timer": row.series.timer,
     }
-    for name in OF_THE_ROW:
-        line[name] = getattr(row, name)
+    line |= {name: getattr(row, name) for name in OF_THE_ROW}
     if row.measurement:
         check = row.measurement.check
         line |= {"reason": check.reason, "share_close": check.share_close}
-        line["num_samples"] = len(row.measurement.samples_us)
+    if row.machine:
+        line |= {"machine_kernel": row.machine.name, "machine_change": row.machine.relative_change}
     if row.verdict:
         verdict = row.verdict
         line |= {"evidence": verdict.evidence, "baseline_us": verdict.baseline_us}
         line["relative_change"] = verdict.relative_change
-    return line
+    return line | _tell_speedups(row) | _tell_trials(row)
+
+
+def _tell_speedups(row: Row) -> dict[str, object]:
+    """Ratios to others, with the interval of the one that the charts show."""
+    ratios = {
+        "speedup": row.speedup,
+        "speedup_over_baseline": row.speedup_over_baseline,
+        "speedup_over_vllm": row.speedup_over_vllm,
+    }
+    told: dict[str, object] = {name: speedup.ratio for name, speedup in ratios.items() if speedup}
+    if row.speedup:
+        told["timed_alone"] = row.speedup.is_timed_alone
+        if row.speedup.interval and row.speedup.half_width is not None:
+            told |= {"speedup_low": row.speedup.interval.low, "speedup_high": row.speedup.interval.high}
+    return told
+
+
+def _tell_trials(row: Row) -> dict[str, object]:
+    """How the samples were taken, and on what clocks."""
+    trials = row.trials
+    if trials is None:
+        return {}
+    told: dict[str, object] = {name: getattr(trials, name) for name in OF_THE_TRIALS}
+    if trials.clock_mhz:
+        told["lowest_clock_mhz"], told["highest_clock_mhz"] = trials.clock_mhz
+    return told | {"throttle_reasons": " ".join(trials.throttle_reasons)}
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -16,6 +16,13 @@ def tell_change(value: float | None) -> str:
     return "" if value is None else f"{value:+.1%}"
 
 
+def tell_half_width(value: float | None) -> str:
+    """Half an interval as a share of its middle, e.g. "+-0.31%" with a real sign; "" for None."""
+    if value is None:
+        return ""
+    return f"\N{PLUS-MINUS SIGN}{value:.2%}" if value < 0.01 else f"\N{PLUS-MINUS SIGN}{value:.1%}"
+
+
 def tell_ratio(ratio: float) -> str:
     """A multiple with a real multiplication sign; "from 0" for an infinite one."""
     return f"{ratio:.2g}\N{MULTIPLICATION SIGN}" if math.isfinite(ratio) else "from 0"

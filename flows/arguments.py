@@ -27,7 +27,7 @@ examples:
 exit codes: 0 nothing to report, 1 a series is SLOW, WRONG, FAILED or MISSING, 2 bad input, 3 the run did not finish
 """
 LISTINGS = ("models", "kernels", "providers", "schemes", "options", "timers", "coverage", "suites", "runs")
-TABLES = ("times", "throughput", "bandwidth", "speedup", "memory", "all")
+TABLES = ("times", "throughput", "bandwidth", "speedup", "memory", "costs", "all")
 """What `show --table` prints; flows/tables.py."""
 SAVE_DIR = Path("results")
 
@@ -117,7 +117,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--precision", type=float, default=PRECISION, help="sample until a median is known to +- this (default: 0.005)"
     )
     how.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)}")
-    how.add_argument("--address", default="", help="of a running Ray cluster (default: start one here)")
+    how.add_argument("--address", default="", help="of a running Ray cluster (default: RAY_ADDRESS, or start one here)")
     how.add_argument(
         "--run-id", default="", help="name of the run; one that was stopped is resumed: only what it lacks is measured"
     )

@@ -39,7 +39,9 @@ def choose_suite(suite: str, device: str, address: str) -> Choice:
     if chosen.min_device == "cuda" and device_type == "cpu":
         raise UsageError(f"suite {chosen.name} needs a CUDA GPU, this is a CPU; run --suite smoke, or check nvidia-smi")
     if device_type == "cuda" and not gpu:
-        raise UsageError("--device cuda: no CUDA GPU here; run --device cpu, give --address, or check nvidia-smi")
+        raise UsageError(
+            "--device cuda: NVML tells of no GPU here; run --device cpu, give --address, or check nvidia-smi"
+        )
     return Choice(chosen, device_type, address)
 
 

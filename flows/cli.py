@@ -64,9 +64,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     chosen = choose_suite(arguments.suite, arguments.device, arguments.address)
     cases.plan_units(chosen.suite, cases.resolve_shapes(chosen.suite, selection), selection, chosen.device_type)
     set_prefect_defaults()
-    with Store.open(arguments.save_dir) as store:
-        run_to_be = new_run(chosen.suite.name, selection, chosen.device_type, arguments.seed, arguments.run_id)
-        store.find_resumable(run_to_be)
+    run_to_be = new_run(chosen.suite.name, selection, chosen.device_type, arguments.seed, arguments.run_id)
+    Store.refuse_early(arguments.save_dir, run_to_be)
 
     from flows.server import starting_server
 

@@ -76,7 +76,7 @@ def nightly(
         retune_stale_configs(session)
         verdicts = judge(session)
         alert(session, verdicts)
-    site = draw_site(save_dir, run.run_id)
+    site = draw_site(save_dir, session.run.run_id)
     session.workers.refuse_leftovers()
     return site
 

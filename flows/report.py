@@ -10,8 +10,11 @@ from rich.table import Table
 
 from dashboards.arrangement import arrange_night
 from dashboards.comparisons import same_case
+from dashboards.flags import list_flags
+from dashboards.machines import ReferenceLine, list_references, name_machines
 from dashboards.rows import KernelRows, LayerRows, Row, group
-from dashboards.words import tell_change, tell_figure, tell_size
+from dashboards.trials import summarize_trials, tell_slow_clocks
+from dashboards.words import tell_change, tell_figure, tell_half_width, tell_size
 from tasks.records import Night, State, Status
 from tasks.verdicts import ATTENTION
 
@@ -29,8 +32,10 @@ def exit_code(night: Night) -> int:
 
 
 def print_report(console: Console, night: Night) -> None:
-    """Print one table per layer in which anything could run, the verdict counts, and what needs a look."""
+    """Print how steady the machines were, one table per layer in which anything could run, and the verdict counts."""
     print_run(console, night)
+    for reference in list_references(night):
+        console.print(tell_reference(reference), soft_wrap=True, highlight=False, markup=False)
     for kernel in arrange_night(night):
         for layer in kernel.layers:
             console.print(f"\n[bold]{escape(layer_heading(kernel, layer))}[/]", soft_wrap=True, highlight=False)
@@ -47,11 +52,19 @@ def print_run(console: Console, night: Night) -> None:
     run = night.run
     devices = ", ".join(sorted({host.device.name for host in night.hosts})) or "no device"
     console.print(f"\n[bold]run {run.run_id}[/]: suite {run.suite} on {devices}, {run.status}", highlight=False)
-    for host in night.hosts:
-        ceilings = [ceiling for ceiling in night.ceilings if ceiling.host_id == host.host_id]
+    for host_id, machine in name_machines(night.hosts).items():
+        ceilings = [ceiling for ceiling in night.ceilings if ceiling.host_id == host_id]
         told = ", ".join(f"{c.name} {tell_figure(c.value)} {c.unit}" for c in ceilings)
         if told:
-            console.print(f"at best on {host.device.name}: {told}", soft_wrap=True, highlight=False)
+            console.print(f"at best on {machine}: {told}", soft_wrap=True, highlight=False)
+
+
+def tell_reference(reference: ReferenceLine) -> str:
+    """How fast a kernel that never changes was over the run, and beside which case it was slowest."""
+    spread = f"p20-p80 {tell_change(reference.low_change)} to {tell_change(reference.high_change)}"
+    over = f"{tell_figure(reference.median_us)} us beside {reference.num_times} cases ({spread})"
+    slowest = f"slowest {tell_change(reference.slowest_change)} beside {reference.slowest}"
+    return f"reference {reference.name} on {reference.machine}: {over}, {slowest}"
 
 
 def layer_heading(kernel: KernelRows, layer: LayerRows) -> str:
@@ -62,12 +75,13 @@ def layer_heading(kernel: KernelRows, layer: LayerRows) -> str:
 
 def layer_table(layer: LayerRows) -> Table:
     """Cases x providers of one layer, without those that cannot run here."""
-    table = Table(box=SIMPLE_HEAD)
-    for column in ("case", "provider", "timer"):
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
+    table.add_column("case", overflow="fold")
+    for column in ("provider", "timer"):
         table.add_column(column, no_wrap=True)
-    for column in ("median us", "speed-up", "error"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("verdict")
+    for column in ("median us", "\N{PLUS-MINUS SIGN}", "n", " speed-up", "share", "error"):
+        table.add_column(column, justify="left" if column == " speed-up" else "right", no_wrap=True)
+    table.add_column("verdict", overflow="fold")
     ran = sorted(
         (row for row in layer.rows if row.status != Status.UNSUPPORTED),
         key=lambda row: (row.num_tokens, row.series.case_key, row.series.timer),
@@ -79,24 +93,32 @@ def layer_table(layer: LayerRows) -> Table:
 
 
 def row_cells(row: Row) -> tuple[str, ...]:
-    """Provider, timer, time, speed-up against the reference of the case, error and verdict of one row."""
+    """Provider, timer, time, samples, speed-up against the case's reference, share of the floor, error and verdict."""
     style = STYLES.get(row.state, "dim") if row.state else "dim"
     explained = row.measurement.check.reason if row.measurement else row.verdict.evidence if row.verdict else ""
     if not explained and row.verdict:
         explained = tell_change(row.verdict.relative_change)
+    verdict = f"[{style}]{row.state or row.status}[/] {escape(explained)}".strip()
     return (
         row.provider,
         row.series.timer,
         f"{row.median_us:.1f}" if row.median_us is not None else "-",
-        f"{row.speedup:.2f}x" if row.speedup is not None else "",
+        tell_half_width(row.half_width),
+        str(row.num_samples or ""),
+        f"{row.speedup.ratio:5.2f}x {tell_half_width(row.speedup.half_width):>6}" if row.speedup else "",
+        f"{row.share_of_floor:.0%}" if row.share_of_floor is not None else "",
         f"{row.relative_error:.1e}" if row.relative_error is not None else "",
-        f"[{style}]{row.state or row.status}[/] {escape(explained)}".strip(),
+        ", ".join((verdict, *(flag.label for flag in list_flags(row)))),
     )
 
 
 def layer_lines(layer: LayerRows) -> list[str]:
-    """What stands beneath the table: who cannot run and why, and what the format saves."""
+    """What stands beneath the table: who cannot run and why, on what clocks, and what the format saves."""
     lines = unsupported_lines(layer.rows)
+    slow = [row.measurement for row in layer.rows if row.measurement and row.trials and row.trials.num_slow]
+    if slow:
+        told = tell_slow_clocks(summarize_trials(trial for measurement in slow for trial in measurement.trials))
+        lines.append(f"{len(slow)} series: {told}")
     weights = layer.footprint
     if weights:
         saved = f"{weights.times_smaller:.2f}x smaller than with 16 bits each ({tell_size(weights.saved_bytes)} saved)"
@@ -105,9 +127,13 @@ def layer_lines(layer: LayerRows) -> list[str]:
 
 
 def unsupported_lines(rows: Sequence[Row]) -> list[str]:
-    """One line per provider and reason."""
+    """One line per reason and the providers that it keeps from the same cases."""
     cases: dict[tuple[str, str], set[str]] = {}
     for row in rows:
         if row.measurement and row.status == Status.UNSUPPORTED:
             cases.setdefault((row.provider, row.measurement.check.reason), set()).add(row.series.case_key)
-    return [f"{name}: {reason} ({len(keys)} case{'s' * (len(keys) > 1)})" for (name, reason), keys in cases.items()]
+    together = group(cases, lambda kept: (kept[1], frozenset(cases[kept])))
+    return [
+        f"{', '.join(name for name, _ in found)}: {reason} ({len(keys)} case{'s' * (len(keys) > 1)})"
+        for (reason, keys), found in together.items()
+    ]

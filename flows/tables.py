@@ -11,6 +11,7 @@ from rich.table import Table
 from dashboards.arrangement import arrange_night
 from dashboards.rows import KernelRows, Panel, Row, group
 from dashboards.words import tell_figure, tell_size
+from flows.costs import make_cost_table
 from flows.report import layer_heading, print_run, unsupported_lines
 from tasks.records import Night, Status
 
@@ -48,8 +49,8 @@ def tell_gbytes(row: Row) -> str:
 
 def tell_speedups(row: Row) -> str:
     """Against the baseline and against the fastest vLLM provider, "-" where that was not timed."""
-    ratios = (row.speedup_over_baseline, row.speedup_over_vllm)
-    return " / ".join("-" if ratio is None else f"{ratio:.2f}x" for ratio in ratios)
+    speedups = (row.speedup_over_baseline, row.speedup_over_vllm)
+    return " / ".join(f"{speedup.ratio:.2f}x" if speedup else "-" for speedup in speedups)
 
 
 VIEWS = {
@@ -74,6 +75,12 @@ def print_tables(console: Console, night: Night, name: str) -> None:
                 print_panel(console, panel, views, kernel.baseline)
             for line in unsupported_lines(layer.rows):
                 console.print(f"  [dim]{escape(line)}[/]", soft_wrap=True, highlight=False)
+    if name in ("costs", "all"):
+        console.print("\n[bold]seconds of each unit, longest first[/]", highlight=False)
+        if night.costs:
+            print_whole(console, make_cost_table(night))
+        else:
+            console.print("none were noted in this run", highlight=False)
     if name in ("memory", "all"):
         console.print("\n[bold]memory of the weights beside 16 bits each[/]", highlight=False)
         print_whole(console, memory_table(kernels))

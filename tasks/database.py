@@ -7,6 +7,7 @@ imports duckdb.
 
 import os
 import re
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -70,7 +71,15 @@ class Database:
             save_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot create {save_dir}: {error.strerror}; choose another --save-dir") from error
-        database = cls(_connect(path, read_only=False), path)
+        is_new = not path.exists()
+        try:
+            database = cls(_connect(path, read_only=False), path)
+        except StoreLockedError:
+            raise
+        except StoreError:
+            if is_new:  # a file that was begun on a full disk could never be opened
+                _remove_database(path)
+            raise
         try:
             with database._telling_faults():
                 migrate_schema(database._connection, path)
@@ -86,12 +95,11 @@ class Database:
         if not path.exists():
             raise StoreError(f"no finished run under {save_dir}; start one: kernel-nightly run --save-dir {save_dir}")
         snapshot = cls(_connect(path, read_only=True), path)
-        if schema_version(snapshot._connection) == len(list_migrations()):
+        version = schema_version(snapshot._connection)
+        if version == len(list_migrations()):
             return snapshot
-        try:
-            refuse_newer_schema(snapshot._connection, path)
-        finally:
-            snapshot.close()
+        snapshot.close()
+        refuse_newer_schema(version, path)
         copy = cls(duckdb.connect(":memory:"), None)
         copy._connection.execute(f"ATTACH '{_quoted(path)}' AS older (READ_ONLY)")
         copy._connection.execute("COPY FROM DATABASE older TO memory")
@@ -115,6 +123,7 @@ class Database:
         if not version_file.is_file():
             raise StoreError(f"{folder} lacks {version_file.name}; give a folder that kernel-nightly export wrote")
         version = int(self._read_file("SELECT max(version) FROM read_parquet(?)", version_file).fetchall()[0][0])
+        refuse_newer_schema(version, folder)
         migrate_schema(self._connection, folder, newest=version)
         for table in self._tables():
             file = folder / f"{table}.parquet"
@@ -173,7 +182,7 @@ class Database:
         """Raise StoreError in one line for a disk that is full or gone."""
         try:
             yield
-        except (duckdb.IOException, duckdb.FatalException, OSError) as error:
+        except (duckdb.OperationalError, duckdb.FatalException, OSError) as error:
             where = f"{self._path}" if self._path else "the store"
             reason = getattr(error, "strerror", None) or _first_line(error)
             advice = "what was committed before is kept: make room, then resume with --run-id"
@@ -184,14 +193,14 @@ class Database:
         if self._path is None:
             raise StoreError("a store in memory has no snapshot to publish")
         target = snapshot_path(self._path.parent)
-        scratch = target.with_suffix(f".{os.getpid()}.tmp")
+        scratch = target.with_suffix(".tmp")  # of whoever holds the lock, and of nobody else
         with self._lock, self._telling_faults():
-            scratch.unlink(missing_ok=True)
+            _remove_database(scratch)
             try:
                 self._copy_to(scratch)
                 scratch.replace(target)
             finally:
-                scratch.unlink(missing_ok=True)
+                _remove_database(scratch)
         return target
 
     def _copy_to(self, file: Path) -> None:
@@ -199,8 +208,10 @@ class Database:
         self._connection.execute(f"ATTACH '{_quoted(file)}' AS snapshot")
         try:
             self._connection.execute(f'COPY FROM DATABASE "{source}" TO snapshot')
+            self._connection.execute("CHECKPOINT snapshot")  # which says why it fails, unlike DETACH
         finally:
-            self._connection.execute("DETACH snapshot")
+            with suppress(duckdb.IOException):  # it is detached all the same
+                self._connection.execute("DETACH snapshot")
 
     def export_parquet(self, folder: Path) -> None:
         """Write every table to `folder`/<table>.parquet, rows in a fixed order; an older export stays until all are."""
@@ -234,6 +245,20 @@ class Database:
             cursor = self._connection.execute(query, list(parameters))
             names = [column[0] for column in cursor.description or ()]
             return [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
+
+
+def require_writable(save_dir: Path) -> None:
+    """Raise StoreError where no database can be made; leaves nothing behind."""
+    try:
+        folder = next(path for path in (save_dir, *save_dir.absolute().parents) if path.exists())
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise StoreError(f"cannot create {save_dir}: {error.strerror}; choose another --save-dir") from error
+
+
+def _remove_database(file: Path) -> None:
+    for path in (file, file.with_name(f"{file.name}.wal")):
+        path.unlink(missing_ok=True)
 
 
 def _quoted(path: Path) -> str:

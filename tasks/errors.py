@@ -91,3 +91,8 @@ class WorkerHung(WorkerError):  # noqa: N818
 
 class WorkerLost(WorkerError):  # noqa: N818
     """A worker has no process and can get none: its GPU failed or its machine is gone."""
+
+    def __init__(self, message: str, *, with_machine: bool = False) -> None:
+        super().__init__(message)
+        self.with_machine = with_machine
+        """Whether all other workers of that machine are lost too."""

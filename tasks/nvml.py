@@ -38,7 +38,7 @@ def opened() -> Iterator[bool]:
 
 
 def has_gpu() -> bool:
-    """Whether this machine's driver sees a GPU."""
+    """Whether this machine's driver sees a GPU; without NVML it is not asked."""
     with opened() as is_open:
         return is_open and bool(pynvml.nvmlDeviceGetCount() > 0)
 
@@ -59,17 +59,28 @@ class GpuMonitor:
             device_uuid: as the driver prints it, "GPU-...".
         """
         self.missing = ""
+        self._name = device_uuid or "this device"
         try:
             pynvml.nvmlInit()
             self._handle = pynvml.nvmlDeviceGetHandleByUUID(device_uuid)
-            self.read()
+            self._ask()
         except pynvml.NVMLError as error:
-            self.missing = f"NVML does not answer for {device_uuid or 'this device'}: {error}"
+            self._give_up(error)
 
     def read(self) -> DeviceState | None:
-        """Clocks, power, temperature and throttle reasons now; None if they cannot be read."""
+        """Clocks, power, temperature and throttle reasons now; None if they cannot be read, and never again then."""
         if self.missing:
             return None
+        try:
+            return self._ask()
+        except pynvml.NVMLError as error:  # a time without its clocks is better than none
+            self._give_up(error)
+            return None
+
+    def _give_up(self, error: pynvml.NVMLError) -> None:
+        self.missing = f"NVML does not answer for {self._name}: {error}"
+
+    def _ask(self) -> DeviceState:
         bits = pynvml.nvmlDeviceGetCurrentClocksEventReasons(self._handle)
         return DeviceState(
             sm_clock_mhz=pynvml.nvmlDeviceGetClockInfo(self._handle, pynvml.NVML_CLOCK_SM),

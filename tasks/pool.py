@@ -42,7 +42,7 @@ class WorkerPool:
         self._losses_of: Counter[tuple[str, str]] = Counter()
         self._asked: set[tuple[str, str, str]] = set()
         """Unit, device name and machine of what a companion was asked to compile."""
-        self._tell = forget
+        self._tell: Callable[[str], None] = forget
         self.losses: list[str] = []
         """Why each worker that was lost is."""
         self._workers = list(workers)
@@ -53,20 +53,19 @@ class WorkerPool:
 
     def _greet(self, worker: Worker) -> None:
         """Wait until a worker's first process has opened its device."""
-        name, loss = "", ""
         try:
             name = worker.host().device.name
-        except WorkerError as error:
-            loss = str(error)
-            worker.retire(loss)
-        with self._changed:
-            self._starting.discard(worker)
-            if loss:
-                self.losses.append(loss)
-            else:
+        except WorkerError as loss:
+            worker.retire(str(loss))
+            self.losses.append(str(loss))
+        else:
+            with self._changed:
                 self._device_of[worker] = name
                 self._idle.append(worker)
-            self._changed.notify_all()
+        finally:
+            with self._changed:
+                self._starting.discard(worker)
+                self._changed.notify_all()
 
     def devices(self) -> Counter[str]:
         """How many workers there are by the name of their device; waits until each has started or is lost.
@@ -139,6 +138,10 @@ class WorkerPool:
         """Take a lost worker out of the pool, and put its unit back at the head of the line."""
         with self._changed:
             device = self._device_of.pop(worker)
+            if lost.with_machine:  # nobody is to find that out again with another unit
+                for other in [idle for idle in self._idle if idle.node == worker.node]:
+                    self._idle.remove(other)
+                    del self._device_of[other]
             self.losses.append(str(lost))
             self._losses_of[unit.key, device] += 1
             if self._losses_of[unit.key, device] < MOST_LOSSES:
@@ -196,11 +199,13 @@ _ahead: dict[tuple[str, str], WorkerPool] = {}
 """Pools that `start_workers` started and no run has opened yet."""
 
 
-def start_workers(device_type: str, address: str = "", bench: type = Bench, companion: type = AheadBench) -> None:
+def start_workers(
+    device_type: str, address: str = "", bench: type = Bench, companion: type | None = AheadBench
+) -> None:
     """Start Ray and the worker processes ahead of `open_workers`, so that they get ready while something else does.
 
     Args:
-        companion: started beside each GPU's worker.
+        companion: started beside each GPU's worker, if any.
 
     Raises:
         WorkerError: Ray does not answer, or GPUs were asked for and the cluster has none.
@@ -216,8 +221,9 @@ def start_workers(device_type: str, address: str = "", bench: type = Bench, comp
         if device_type == "cuda":
             raise WorkerError("the suite needs a CUDA GPU and Ray sees none; use --suite smoke or check nvidia-smi")
         raise WorkerError("no machine of the cluster has a CPU to give; see ray status, and --num-cpus of ray start")
-    on_gpus = [worker for worker in workers if device_type == "cuda"]
-    companions = {worker: Companion(worker.node, companion) for worker in on_gpus if worker.node}
+    companions = {}
+    if companion and device_type == "cuda":
+        companions = {worker: Companion(worker.node, companion) for worker in workers if worker.node}
     _ahead[device_type, address] = WorkerPool(workers, companions)
 
 

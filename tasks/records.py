@@ -311,7 +311,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One night of one series, as the trend chart needs it."""
+    """One night of one series or of one reference kernel, as the trend chart needs it."""
 
     run_id: str
     started_at: datetime
@@ -339,3 +339,5 @@ class Night:
     """Of this run's hosts; () for a night of before they were measured."""
     references: tuple[ReferenceTime, ...] = ()
     costs: tuple[UnitCost, ...] = ()
+    reference_trends: Mapping[tuple[str, str], tuple[Point, ...]] = field(hash=False, default_factory=dict)
+    """By device name and reference kernel, this run and every earlier one, oldest first: medians over the cases."""

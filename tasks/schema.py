@@ -22,9 +22,9 @@ def schema_version(connection: Any) -> int:
         return 0
     return int(connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchall()[0][0])
 
-def refuse_newer_schema(connection: Any, path: Path) -> None:
-    """Raise NewerSchemaError for a database of a newer version of this program; `path` is where it came from."""
-    version, newest = schema_version(connection), len(list_migrations())
+def refuse_newer_schema(version: int, path: Path) -> None:
+    """Raise NewerSchemaError for a schema of a newer version of this program; `path` is where it came from."""
+    newest = len(list_migrations())
     if version > newest:
         raise NewerSchemaError(
             f"{path} has schema version {version}, this version of kernel-nightly knows {newest}; "
@@ -37,7 +37,7 @@ def migrate_schema(connection: Any, path: Path, newest: int | None = None) -> No
     Raises:
         NewerSchemaError: the database is of a newer version.
     """
-    refuse_newer_schema(connection, path)
+    refuse_newer_schema(schema_version(connection), path)
     for number, script in enumerate(list_migrations()[:newest], start=1):
         if number <= schema_version(connection):
             continue

@@ -1,10 +1,11 @@
 """What a run holds open while it lasts: its store, its workers, its progress display and its clock."""
 
 import threading
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 from rich.console import Console
@@ -17,9 +18,12 @@ from tasks.pool import WorkerPool, open_workers
 from tasks.progress import RunProgress
 from tasks.provenance import read_git_state
 from tasks.quarantine import Quarantine
-from tasks.records import Host, Run, WorkUnit
+from tasks.records import Host, Run, UnitResult, WorkUnit
 from tasks.store import Store
 from tasks.workers import Worker
+
+MOMENT = "%Y-%m-%d %H:%M:%S UTC"
+"""How a time is told."""
 
 
 class Session:
@@ -45,6 +49,8 @@ class Session:
         self.clock = clock
         self.quarantine = Quarantine(run.run_id, store.crashes(run.run_id), store.commit_crash)
         self._hosts_with_ceilings = {ceiling.host_id for ceiling in store.ceilings(run.run_id)}
+        self._devices_without_clocks: set[str] = set()
+        """Names of those that the console was told of."""
         self._lock = threading.Lock()
 
     def share_out(self) -> Iterator[tuple[WorkUnit, Worker]]:
@@ -62,9 +68,21 @@ class Session:
             self._hosts_with_ceilings.add(host.host_id)
         return is_first
 
+    def tell_of_missing_clocks(self, result: UnitResult) -> None:
+        """Say, once for each kind of GPU, that it was timed without a look at its clocks."""
+        device = result.host.device
+        trials = (trial for measurement in result.measurements for trial in measurement.trials)
+        if device.type != "cuda" or all(trial.state for trial in trials):
+            return
+        with self._lock:
+            is_told = device.name in self._devices_without_clocks
+            self._devices_without_clocks.add(device.name)
+        if not is_told:
+            self.tell(f"no clocks of {device.name}: NVML does not answer there; a throttled GPU goes unnoticed")
+
 
 def new_run(suite: str, selection: Selection, device_type: str, seed: int, run_id: str = "") -> Run:
-    """A run about to start; without an id it gets one from the time."""
+    """A run about to start; without an id the store gives it one."""
     started_at = datetime.now(UTC)
     commit, dirty = read_git_state()
     asked = {entry.name: getattr(selection, entry.name) for entry in fields(selection)}
@@ -72,7 +90,7 @@ def new_run(suite: str, selection: Selection, device_type: str, seed: int, run_i
     arguments = {name: value for name, value in asked.items() if value != getattr(whole_suite, name)}
     arguments = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
     arguments["device"] = device_type
-    return Run(run_id or f"{started_at:%Y%m%dT%H%M%SZ}", suite, arguments, seed, commit, dirty, started_at)
+    return Run(run_id, suite, arguments, seed, commit, dirty, started_at)
 
 
 @contextmanager
@@ -84,12 +102,13 @@ def open_session(
     A run whose id is already in the store is resumed: only the units it lacks are left to measure. Every unit is
     measured once on each kind of device there is.
     """
-    clock = Clock()
     with ExitStack() as stack:
         store = stack.enter_context(Store.open(save_dir))
         run = store.begin_run(run)
+        clock = Clock(dict(run.stage_seconds))
         done = store.measured_units(run.run_id)
         _announce(console, run, plan, done)
+        _announce_clock(console, run, store.runs())
         store.publish()  # whoever kills this run finds its id
         stack.callback(store.publish)
         status = "failed"
@@ -121,6 +140,15 @@ def _announce(console: Console, run: Run, plan: Plan, done: Set[tuple[str, str]]
     kept = sum(unit.key in layers_done for unit in plan.units)
     resumed = f", {kept} of them measured before" if kept else ""
     console.print(f"run {run.run_id}: suite {run.suite}, {len(plan.units)} units{resumed}", highlight=False)
+
+
+def _announce_clock(console: Console, run: Run, runs: Sequence[Run]) -> None:
+    """Say that the clock went back between a new run and the one before it, if it did."""
+    for before, newest in pairwise(runs[-2:]):
+        if newest.run_id == run.run_id and newest.started_at < before.started_at:
+            told = f"run {before.run_id} started at {before.started_at:{MOMENT}}, this one at {run.started_at:{MOMENT}}"
+            line = f"the clock went back: {told}; runs are ordered as they were started"
+            console.print(line, highlight=False, soft_wrap=True)
 
 
 def _announce_devices(console: Console, workers: WorkerPool) -> None:

@@ -67,7 +67,9 @@ def time_providers(
     with session.clock.measure("time"), bench.clock.measure("time"):
         measurements, references = measure.time_unit(bench, checks, run_id, session.progress.tell)
     cost = bench.take_cost(run_id)
-    return UnitResult(bench.host, receipt, tuple(measurements), tuple(references), cost)
+    result = UnitResult(bench.host, receipt, tuple(measurements), tuple(references), cost)
+    session.tell_of_missing_clocks(result)
+    return result
 
 
 @task(name="persist", cache_policy=NO_CACHE)

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 from tasks import rows
-from tasks.database import Database
+from tasks.database import Database, database_path, require_writable
 from tasks.errors import RunMismatchError, StoreError
 from tasks.records import (
     Ceiling,
@@ -55,6 +56,19 @@ class Store:
         """Load what `export_parquet` wrote into memory."""
         return cls(Database.from_parquet(folder))
 
+    @classmethod
+    def refuse_early(cls, save_dir: Path, run: Run) -> None:
+        """Find what would keep `run` from being stored under `save_dir`; where nothing is, nothing is made.
+
+        Raises:
+            StoreError: as open and find_resumable.
+        """
+        if not database_path(save_dir).exists():
+            require_writable(save_dir)
+            return
+        with cls.open(save_dir) as store:
+            store.find_resumable(run)
+
     def publish(self) -> Path:
         """Replace the readers' snapshot by the present state."""
         return self._database.publish()
@@ -79,7 +93,7 @@ class Store:
         """The stored run that has the id of `run`, None if there is none.
 
         Raises:
-            RunMismatchError: it has another suite, seed, commit or selection, or is already complete.
+            RunMismatchError: it has another suite, seed, source or selection, or is already complete.
         """
         for stored in self._runs("WHERE run_id = ?", [run.run_id]):
             _refuse_other_run(stored, run)
@@ -89,17 +103,27 @@ class Store:
     def begin_run(self, run: Run) -> Run:
         """Add `run`, or return the stored one when its id exists: that run is resumed.
 
+        A run without an id gets one that is new.
+
         Raises:
             RunMismatchError: as find_resumable.
         """
         with self._database.transaction():
             stored = self.find_resumable(run)
             if not stored:
+                run = replace(run, run_id=run.run_id or self._make_run_id(run))
                 number = self._database.scalar("SELECT coalesce(max(number), 0) + 1 FROM runs")
                 self._database.insert("runs", [{**rows.run_to_row(run), "number": number}])
                 return run
             self._database.execute("UPDATE runs SET status = 'running' WHERE run_id = ?", [run.run_id])
             return replace(stored, status="running")
+
+    def _make_run_id(self, run: Run) -> str:
+        """From the time; with a number where that id exists, as when a clock went back or two runs share a second."""
+        known = {row["run_id"] for row in self._database.rows("SELECT run_id FROM runs")}
+        from_time = f"{run.started_at:%Y%m%dT%H%M%SZ}"
+        candidates = (from_time if number == 1 else f"{from_time}-{number}" for number in count(1))
+        return next(run_id for run_id in candidates if run_id not in known)
 
     def commit_unit(self, run_id: str, result: UnitResult) -> None:
         """Commit everything one work unit gave, all of it or nothing."""
@@ -197,6 +221,22 @@ class Store:
         query = "SELECT * FROM reference_times WHERE run_id = ? ORDER BY measured_at, case_key, timer, name"
         return [rows.row_to_reference(row) for row in self._database.rows(query, [run_id])]
 
+    def reference_trends(self, run: Run) -> dict[tuple[str, str], tuple[Point, ...]]:
+        """By device name and reference kernel, the median of its cases' medians in each run up to and with `run`."""
+        query = """
+            SELECT r.run_id, r.started_at, h.device_name, t.name, NULL AS relative_error, NULL AS share_close,
+                   quantile_cont(t.median_us, 0.5) AS median_us,
+                   quantile_cont(t.median_us, 0.2) AS p20_us, quantile_cont(t.median_us, 0.8) AS p80_us
+            FROM (SELECT *, list_aggregate(samples_us, 'median') AS median_us FROM reference_times) AS t
+            JOIN runs r USING (run_id) JOIN hosts h USING (host_id)
+            WHERE r.number <= (SELECT number FROM runs WHERE run_id = ?)
+            GROUP BY r.number, r.run_id, r.started_at, h.device_name, t.name ORDER BY r.number
+        """
+        trends: dict[tuple[str, str], list[Point]] = {}
+        for row in self._database.rows(query, [run.run_id]):
+            trends.setdefault((row["device_name"], row["name"]), []).append(rows.row_to_point(row))
+        return {kernel: tuple(points) for kernel, points in trends.items()}
+
     def unit_costs(self, run_id: str) -> list[UnitCost]:
         """Where the seconds of each unit of a run went."""
         query = "SELECT * FROM unit_costs WHERE run_id = ? ORDER BY layer_key, host_id"
@@ -271,6 +311,7 @@ class Store:
             ceilings=tuple(self.ceilings(run.run_id)),
             references=tuple(self.references(run.run_id)),
             costs=tuple(self.unit_costs(run.run_id)),
+            reference_trends=self.reference_trends(run),
         )
 
 
@@ -284,3 +325,9 @@ def _refuse_other_run(stored: Run, run: Run) -> None:
                 f"run {run.run_id} was started with {name} {was!r}, not {now!r}; "
                 "resume it with the same, or leave out --run-id"
             )
+    if stored.git_dirty != run.git_dirty:
+        was, now = ("a clean", "has uncommitted changes") if run.git_dirty else ("a changed", "is clean")
+        raise RunMismatchError(
+            f"run {run.run_id} was started from {was} working tree, which now {now}; "
+            "resume it from the same source, or leave out --run-id"
+        )

@@ -26,15 +26,21 @@ class StaleConfig:
 
 
 def find_stale_configs(measurements: Iterable[Measurement]) -> list[StaleConfig]:
-    """Cases whose shipped config is slower than the default config by more than the noise, worst first."""
-    medians: dict[tuple[str, str], dict[str, tuple[Case, float]]] = {}
+    """Cases whose shipped config is slower than the default by more than the noise under every timer, worst first.
+
+    The times are those of the timer that shows the smallest loss.
+    """
+    medians: dict[str, dict[str, dict[str, float]]] = {}
+    cases: dict[str, Case] = {}
     for measurement in measurements:
-        if measurement.median_us is not None and measurement.check.provider in (SHIPPED, DEFAULT):
-            key = (measurement.check.case.key, measurement.timer)
-            medians.setdefault(key, {})[measurement.check.provider] = (measurement.check.case, measurement.median_us)
-    found = [
-        StaleConfig(both[SHIPPED][0], both[SHIPPED][1], both[DEFAULT][1])
-        for both in medians.values()
-        if len(both) == 2 and both[SHIPPED][1] > both[DEFAULT][1] * (1 + NOISE)
-    ]
+        case, provider = measurement.check.case, measurement.check.provider
+        if measurement.median_us is not None and provider in (SHIPPED, DEFAULT):
+            cases[case.key] = case
+            medians.setdefault(case.key, {}).setdefault(measurement.timer, {})[provider] = measurement.median_us
+    found = []
+    for key, timers in medians.items():
+        both = [StaleConfig(cases[key], by[SHIPPED], by[DEFAULT]) for by in timers.values() if len(by) == 2]
+        least = min(both, key=lambda stale: stale.relative_loss, default=None)
+        if least and least.shipped_us > least.default_us * (1 + NOISE):
+            found.append(least)
     return sorted(found, key=lambda stale: -stale.relative_loss)

@@ -97,7 +97,9 @@ class Worker:
         return f"{name} on {self.node.address}" if self.node else name
 
     def start(self) -> None:
-        """Start the process without waiting for it."""
+        """Start the process, if there is none, without waiting for it."""
+        if self._actor is not None:
+            return
         gpus = 1 if self._device_type == "cuda" else 0
         cpus = 0 if gpus else (self.node.num_cpus if self.node else cpu_threads())
         self._actor = _start_actor(self._bench, self._device_type, self.node, gpus, cpus)
@@ -142,8 +144,7 @@ class Worker:
             raise WorkerError("the run is ending: no more calls to its workers")
         if self._retired:
             raise WorkerCrashed(self._retired)
-        if self._actor is None:
-            self.start()
+        self.start()
         answer = getattr(self._actor, method).remote(*arguments)
         ready, _ = ray.wait([answer], timeout=limit_seconds)
         if not ready:
@@ -165,7 +166,7 @@ class Worker:
         if self._ended:
             return WorkerError("the run is ending: its workers were killed")
         if self._is_on_lost_node():
-            return WorkerLost(f"{self} is lost: its machine left the cluster")
+            return WorkerLost(f"{self} is lost: its machine left the cluster", with_machine=True)
         if isinstance(error, ray.exceptions.ActorDiedError) and error.actor_init_failed:
             return WorkerCrashed(_last_line(str(error)))
         if isinstance(error, ray.exceptions.RayActorError | ray.exceptions.ActorUnschedulableError):

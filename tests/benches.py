@@ -2,13 +2,15 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from kernels.ceilings import Rate
 from kernels.spec import Case, Device, Layer
-from tasks.records import Check, Host, Status, WeightsReceipt
+from tasks.records import Check, Host, Status, Trial, WeightsReceipt
+from tasks.sampling import Reading, Readings
 
 CPU = Device("cpu", "cpu: made up")
 HOST = Host("feedfeedfeedfeed", CPU, "", "", "", "3.11.2", "2.11.0", "3.6.0", "", 2)
@@ -84,17 +86,29 @@ class TestBench:
         spin()
 
 
-class NeverStartingBench:
+class NeverStartingBench(TestBench):
     """Finds no device."""
+
+    __test__ = False
 
     def __init__(self, device_type: str) -> None:
         raise MisbehavedError("CUDA error: no device is detected")
 
 
-class UnitTestBench:
-    """Does to each provider what the provider's name says, and writes every layer it loads into a file.
+class SlowlyStartingBench(TestBench):
+    """Takes longer to start than any test."""
 
-    The file is named by the layer's model; a scheme of "broken" makes the layer fail to load.
+    __test__ = False
+
+    def __init__(self, device_type: str) -> None:
+        time.sleep(600)
+
+
+class UnitTestBench:
+    """Does to each provider what its name says: when it is checked, or timed if the name begins with "late-".
+
+    It writes every layer it loads into the file that the layer's model names, and every try of a provider into that
+    file's neighbour ".tries"; a scheme of "broken" makes the layer fail to load.
     """
 
     __test__ = False
@@ -119,13 +133,26 @@ class UnitTestBench:
     def check(self, case: Case, provider: str) -> Check:
         if self._layer is None or self._layer.key != case.layer.key:
             raise MisbehavedError("the layer was not loaded")
-        self._behave(provider)
+        self._try(provider, case.layer)
         return Check(case, provider, Status.OK, HOST.host_id, relative_error=0.01, share_close=1.0, flops=8)
 
-    def time(self, _case: Case, provider: str, _timer: str) -> tuple[float, ...]:
-        if provider.startswith("late-"):
-            self._behave(provider.removeprefix("late-"))
-        return (1.0, 2.0, 3.0)
+    def time(
+        self, case: Case, providers: Sequence[str], _timer: str, _precision: float, first_round: int = 0
+    ) -> Readings:
+        for provider in providers:
+            if provider.startswith("late-"):
+                self._try(provider.removeprefix("late-"), case.layer)
+        reading = Reading((1.0, 2.0, 3.0), (Trial(first_round, 3),))
+        return Readings(dict.fromkeys(providers, reading), {"copy": (5.0,)}, 1)
+
+    def take_seconds(self) -> dict[str, float]:
+        return {"sampling": 0.5}
+
+    def _try(self, provider: str, layer: Layer) -> None:
+        tries = Path(f"{layer.model}.tries")
+        before = tries.read_text().splitlines() if tries.exists() else []
+        tries.write_text("\n".join([*before, provider]))
+        self._behave("crash" if provider == "crash-once" and provider not in before else provider)
 
     def _behave(self, provider: str) -> None:
         match provider:

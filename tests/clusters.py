@@ -32,8 +32,8 @@ NOTICE_QUICKLY = {
 class ClusterBench:
     """Measures nothing and notes what it was asked in $CLUSTER_NOTES/loads, a line "node GPU model" for each layer.
 
-    Files there say what happens to whoever loads a layer: "kill MODEL ..." takes its node down with it, "lose MODEL ..."
-    its GPU, "crash MODEL ..." its process. Each file does so once.
+    Files there say what happens to whoever loads a layer: "kill MODEL ..." takes its node down, "lose MODEL ..." its
+    GPU, "crash MODEL ..." its process. Each file does so once.
     """
 
     def __init__(self, device_type: str) -> None:
@@ -50,11 +50,6 @@ class ClusterBench:
 
     def host(self) -> Host:
         return self._host
-
-    def source(self) -> str:
-        import kernels
-
-        return str(kernels.__file__)
 
     def ceilings(self) -> tuple[Rate, ...]:
         return (Rate("copy", 12.5, "GB/s"),)
@@ -87,6 +82,18 @@ class ClusterBench:
                 if what == "lose":
                     self._dead.touch()
                 os._exit(7)
+
+
+class CodeBench(benches.TestBench):
+    """Knows where its code is from."""
+
+    __test__ = False
+
+    def sources(self) -> list[str]:
+        import kernels
+        import tasks.bench
+
+        return [str(kernels.__file__), tasks.bench.__file__]
 
 
 class NotingCompanion:

@@ -57,12 +57,12 @@ def run_command(*arguments: object, cwd: Path, seconds: float = 200.0) -> subpro
     )
 
 
-def start_command(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
-    """The command as the leader of a process group, with stdout to read from."""
+def start_command(*arguments: object, cwd: Path, **environment: str) -> subprocess.Popen[str]:
+    """The command as the leader of a process group, with stdout to read from, and more in its environment."""
     return subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         cwd=cwd,
-        env=make_environment(PYTHONUNBUFFERED="1"),
+        env=make_environment(PYTHONUNBUFFERED="1", **environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,6 +1,7 @@
 """Made-up nights for the tests of the dashboards: every status and state, one or several nights of history."""
 
 import random
+import statistics
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -10,17 +11,22 @@ from kernels.spec import Case, Device, Layer
 from tasks.records import (
     Ceiling,
     Check,
+    DeviceState,
     Host,
     Measurement,
     Night,
     Point,
+    ReferenceTime,
     Run,
     Series,
     State,
     Status,
+    Trial,
+    UnitCost,
     Verdict,
     WeightsReceipt,
 )
+from tasks.references import summarize_references
 
 WEIGHTS_BYTES = 640_000_000
 STARTED = datetime(2026, 11, 20, 2, 0, tzinfo=UTC)
@@ -31,6 +37,25 @@ FACTORS = {"torch": 7.3, "triton": 0.93, "vllm-triton-shipped": 1.0, "vllm-cutla
 TOKENS = (1, 16, 64, 256, 1024, 4096)
 ERROR_RATIOS = {(64, "vllm-triton-shipped"): 1.8}
 """(tokens, provider) of series whose error moved tonight."""
+SLOW_CLOCK = (4096, "triton")
+"""Tokens and provider of the series that were timed at a slow clock."""
+SLOW_MACHINE_TOKENS = 1024
+"""The copy beside such cases of fused_moe takes 3.1 % longer than usual."""
+SAMPLES_PER_ROUND = 5
+COST_SECONDS = {
+    "generate weights": 1.5,
+    "verify": 6.0,
+    "time": 4.0,
+    "total": 11.5,
+    "inputs": 0.4,
+    "reference": 1.1,
+    "prepare": 0.9,
+    "first run": 3.2,
+    "compare": 0.6,
+    "capture": 0.5,
+    "sampling": 3.4,
+    "kernels": 3.3,
+}
 HOSTILE = '<script>alert("x")</script> & $co'
 REASONS = {
     Status.WRONG: "relative error 0.31 is above 0.02",
@@ -51,11 +76,30 @@ def silu_layer() -> Layer:
     return Layer("silu_mul_fp8", "grid", 1, 1, "fp8_group128", "bfloat16", sizes)
 
 
+def make_state(clock_mhz: int, *reasons: str) -> DeviceState:
+    return DeviceState(clock_mhz, 3201, clock_mhz / 3, 51, reasons)
+
+
+def make_trials(num_samples: int, device: Device = H200, is_slow: bool = False) -> tuple[Trial, ...]:
+    """Five samples a round; of slow ones the first trial was repeated twice and the second stayed slow."""
+    fast, slow = (make_state(1980), make_state(1785, "sw_power_cap")) if device is H200 else (None, None)
+    rounds = [Trial(number, SAMPLES_PER_ROUND, fast) for number in range(num_samples // SAMPLES_PER_ROUND)]
+    if is_slow:
+        rounds[1] = Trial(1, SAMPLES_PER_ROUND, slow, is_slow_clock=True)
+        rounds = [Trial(0, 0, slow, is_slow_clock=True, set_aside_us=(99.0,) * SAMPLES_PER_ROUND)] * 2 + rounds
+    return tuple(rounds)
+
+
 def make_measurement(
-    case: Case, provider: str, status: Status = Status.OK, device: Device = H200, usual_us: float | None = None
+    case: Case,
+    provider: str,
+    status: Status = Status.OK,
+    device: Device = H200,
+    usual_us: float | None = None,
+    timer: str = "graph",
 ) -> Measurement:
     usual = usual_us or (20 + 8 * case.num_tokens**0.55) * FACTORS.get(provider, 1.0)
-    noise = random.Random(f"{case.key} {provider} {device.name}")
+    noise = random.Random(f"{case.key} {provider} {device.name} {timer}")
     samples = tuple(noise.gauss(usual, usual * 0.02) for _ in range(30)) if status is Status.OK else ()
     compared = status in (Status.OK, Status.WRONG)
     check = Check(
@@ -69,7 +113,48 @@ def make_measurement(
         flops=case.num_tokens * 75_497_472,
         bytes_moved=60_400_000,
     )
-    return Measurement("run-3", check, "cuda-graph-warm", device, STARTED, samples)
+    trials = make_trials(len(samples), device, (case.num_tokens, provider) == SLOW_CLOCK) if samples else ()
+    return Measurement("run-3", check, timer, device, STARTED, samples, trials)
+
+
+def divide_rounds(ours: Measurement, theirs: Measurement) -> float:
+    """The median of the rounds' ratios, as `make_trials` makes rounds."""
+    ratios = []
+    for first in range(0, len(ours.samples_us), SAMPLES_PER_ROUND):
+        medians = [statistics.median(m.samples_us[first : first + SAMPLES_PER_ROUND]) for m in (ours, theirs)]
+        ratios.append(medians[0] / medians[1])
+    return statistics.median(ratios)
+
+
+def make_references(measurements: Sequence[Measurement]) -> tuple[ReferenceTime, ...]:
+    """A copy and a GEMM beside every case that was timed."""
+    beside = {(m.check.host_id, m.check.case.key, m.timer): m for m in measurements if m.samples_us}
+    found = []
+    for (host_id, case_key, timer), m in beside.items():
+        case, noise = m.check.case, random.Random(f"{host_id} {case_key} {timer}")
+        slow = case.layer.kernel == "fused_moe" and case.num_tokens == SLOW_MACHINE_TOKENS
+        for name, usual_us in (("copy", 141.0 * (1.031 if slow else 1.0)), ("bfloat16 gemm", 190.0)):
+            samples = tuple(noise.gauss(usual_us, usual_us * 1e-3) for _ in range(9))
+            found.append(ReferenceTime("run-3", case_key, timer, host_id, name, STARTED, samples))
+    return tuple(found)
+
+
+def make_reference_trends(
+    references: Sequence[ReferenceTime], devices: Sequence[Device], num_nights: int
+) -> dict[tuple[str, str], tuple[Point, ...]]:
+    """Tonight's medians, with the copy 3 % slower than on the earlier nights."""
+    names = {make_host(device).host_id: device.name for device in devices}
+    trends = {}
+    for found in summarize_references(references):
+        noise, drift = random.Random(found.name), 1.03 if found.name == "copy" else 1.0
+        spread = (found.p20_us / found.median_us, found.p80_us / found.median_us)
+        points = []
+        for age in range(num_nights - 1, -1, -1):
+            median = found.median_us if age == 0 else found.median_us / drift * noise.gauss(1, 0.002)
+            quantiles = (median * spread[0], median * spread[1])
+            points.append(Point(f"run-{3 - age}", STARTED - timedelta(days=age), median, *quantiles))
+        trends[names[found.host_id], found.name] = tuple(points)
+    return trends
 
 
 def make_trend(
@@ -155,7 +240,7 @@ def make_night(
     judged = [(m, *judge(m, num_nights)) for m in measurements]
     verdicts = [make_verdict(m, state, change) for m, state, change in judged]
     if num_nights > 1:
-        gone = Series(Case(moe_layer("Mixtral-8x7B", 2), 64).key, "vllm-deepgemm", "cuda-graph-warm", H200.name)
+        gone = Series(Case(moe_layer("Mixtral-8x7B", 2), 64).key, "vllm-deepgemm", "graph", H200.name)
         verdicts.append(Verdict("run-3", gone, State.MISSING, "in 8 earlier nights, not in this one", None, 193.1))
     trends = {
         m.series: make_trend(m, num_nights, change, ERROR_RATIOS.get((m.check.case.num_tokens, m.check.provider), 1.0))
@@ -163,6 +248,7 @@ def make_night(
         if m.samples_us
     }
     layers = {m.check.case.layer.key: None for m in measurements}
+    references = make_references(measurements)
     return Night(
         run=Run(
             run_id="run-3",
@@ -185,6 +271,9 @@ def make_night(
         verdicts=tuple(verdicts),
         trends=trends,
         ceilings=tuple(ceiling for device in devices for ceiling in make_ceilings(device)),
+        references=references,
+        costs=tuple(UnitCost("run-3", key, make_host(devices[0]).host_id, COST_SECONDS) for key in layers),
+        reference_trends=make_reference_trends(references, devices, num_nights),
     )
 
 

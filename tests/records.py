@@ -1,14 +1,34 @@
 """Small records with every field filled, for the tests of the store, the verdicts and what reads them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from kernels.spec import Case, Device, Layer
-from tasks.records import Ceiling, Check, Host, Measurement, Run, Series, Status, WeightsReceipt
+import duckdb
+
+from kernels.spec import Case, CompiledKernel, Device, Layer
+from tasks.records import (
+    Ceiling,
+    Check,
+    Crash,
+    DeviceState,
+    Host,
+    Measurement,
+    ReferenceTime,
+    Run,
+    Series,
+    Status,
+    Trial,
+    UnitCost,
+    UnitResult,
+    WeightsReceipt,
+)
+from tasks.rows import Row
 
 STARTED = datetime(2026, 11, 20, 2, 0, 0, 123456, tzinfo=UTC)
 GPU = Device("cuda", "NVIDIA H200", (9, 0))
 SIZES = {"num_experts": 8, "top_k": 2, "hidden_size": 256, "intermediate_size": 128}
+COMPILED = CompiledKernel("matmul_kernel", "sm_90", 8, 168, 4, 98_304, "cd" * 32)
 
 
 def make_host(device: Device = GPU, host_id: str = "0123456789abcdef") -> Host:
@@ -60,3 +80,36 @@ def make_measurement(
 
 def make_series(provider: str = "triton", case: Case | None = None) -> Series:
     return make_measurement(case=case, provider=provider).series
+
+
+def make_unit(
+    measurements: Sequence[Measurement], receipt: WeightsReceipt | None = None, host: Host | None = None
+) -> UnitResult:
+    """What measuring one unit gave, without what was timed beside it."""
+    return UnitResult(host or make_host(), receipt, tuple(measurements))
+
+
+def make_trial(number: int = 0, num_samples: int = 3, **changes: object) -> Trial:
+    """A trial of a GPU whose power was capped."""
+    state = DeviceState(1980, 3201, 412.5, 63, ("sw_power_cap", "hw_slowdown"))
+    return replace(Trial(number, num_samples, state), **changes)  # type: ignore[arg-type]
+
+
+def make_reference(name: str = "copy", run_id: str = "run-1", timer: str = "graph") -> ReferenceTime:
+    return ReferenceTime(run_id, make_case().key, timer, make_host().host_id, name, STARTED, (7.5, 7.25, 1 / 3))
+
+
+def make_cost(run_id: str = "run-1", host: Host | None = None, total: float = 12.5) -> UnitCost:
+    seconds = {"generate weights": 1.5, "verify": 3.0, "time": total - 4.5, "total": total, "kernels": 2.25}
+    return UnitCost(run_id, make_layer().key, (host or make_host()).host_id, seconds)
+
+
+def make_crash(provider: str = "triton", run_id: str = "run-1", status: Status = Status.CRASHED) -> Crash:
+    return Crash(run_id, make_case().key, provider, GPU.name, status, "CUDA error: 'it' broke", STARTED)
+
+
+def insert_known(connection: duckdb.DuckDBPyConnection, table: str, row: Row) -> None:
+    """Insert what of the row the table has a column for."""
+    columns = [column[0] for column in connection.execute(f"DESCRIBE {table}").fetchall() if column[0] in row]
+    marks, values = ", ".join("?" * len(columns)), [row[column] for column in columns]
+    connection.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", values)

@@ -19,11 +19,12 @@ MOST_LINES = 400
 TESTED_ELSEWHERE = {
     "flows/__main__.py": "test_cli.py: python -m flows",
     "flows/arguments.py": "test_cli.py: every option, and its help",
-    "flows/choice.py": "test_cli.py: devices and suites that do not fit",
     "flows/listings.py": "test_cli.py: lists everything",
     "flows/server.py": "test_nightly.py: the command starts it",
     "dashboards/arrangement.py": "test_site.py, test_report.py: every row",
+    "dashboards/axes.py": "test_charts.py, test_trends.py: every chart",
     "dashboards/comparisons.py": "test_charts.py, test_tables.py: references, floors, errors",
+    "dashboards/machines.py": "test_site.py, test_report.py: every machine and its references",
     "dashboards/pages.py": "test_site.py: every page",
     "dashboards/rows.py": "test_site.py: every row",
     "dashboards/svg.py": "test_charts.py: every chart",

@@ -1,15 +1,21 @@
 """What a worker does: compare outputs, keep one layer's weights, check and time a provider on the CPU."""
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 import torch
 
 from kernels.registry import find_kernel
+from kernels.source import hash_sources
 from kernels.spec import Case, Launch, Layer, Outputs, Tensors, Tolerance
-from tasks.bench import Bench, compare, judge_output, seed_of_inputs
-from tasks.records import Status
+from kernels.timing.timers import TIMERS, Run, Sampling, Timer, WallStopwatch
+from tasks.bench import MOST_INPUT_SETS, Bench, compare, judge_output, seed_of_inputs
+from tasks.intervals import find_median_interval, find_paired_ratio
+from tasks.records import Check, Measurement, Status
+from tasks.sampling import Reading
 
 TOLERANCE = Tolerance(relative_error=0.1, element_error=0.05, share_close=0.9, reason="for these tests")
 SILU = Layer("silu_mul_fp8", "grid", 1, 1, "fp8_group128", "bfloat16", {"num_experts": 4, "intermediate_size": 256})
@@ -114,9 +120,14 @@ def test_a_provider_is_checked_and_timed_on_the_cpu(bench: Bench) -> None:
     assert check.relative_error <= find_kernel("silu_mul_fp8").tolerance["fp8_group128"].relative_error
     assert check.flops > 0
     assert check.bytes_moved > 16 * 256
-    samples_us = bench.time(case, "torch", "wall")
-    assert len(samples_us) >= 5
-    assert all(us > 0 for us in samples_us)
+    assert check.source_sha256 == hash_sources("silu_mul_fp8")
+    assert check.compiled == ()  # torch alone launches no Triton kernel
+    readings = bench.time(case, ["torch"], "wall", 0.005)
+    reading = readings.providers["torch"]
+    assert (list(readings.providers), readings.unsupported) == (["torch"], "")
+    assert len(reading.samples_us) == sum(trial.num_samples for trial in reading.trials) >= 5
+    assert all(us > 0 for us in reading.samples_us)
+    assert set(readings.references) == {"copy", "float32 gemm"}
 
 
 def test_the_ceilings_are_measured_beside_the_layer_that_is_loaded(bench: Bench) -> None:
@@ -213,3 +224,183 @@ def test_a_provider_that_writes_nothing_is_not_served_the_answer_of_the_one_befo
         patch.setattr("tasks.bench.find_kernel", lambda name: patched)
         assert bench.check(case, "good").status is Status.OK
         assert bench.check(case, "idle").status is Status.WRONG
+
+
+# Timing several providers
+
+
+Prepare = Callable[[Case, Tensors, Tensors], Launch]
+UseProviders = Callable[[str, dict[str, Prepare]], None]
+
+
+@pytest.fixture
+def use_providers() -> Iterator[UseProviders]:
+    """Gives a kernel other providers, which all run everywhere, until the test ends."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def use(kernel_name: str, prepares: dict[str, Prepare]) -> None:
+            kernel = find_kernel(kernel_name)
+            made = {name: replace(kernel.providers["torch"], prepare=prepare) for name, prepare in prepares.items()}
+            patched = replace(kernel, providers=made, baseline=next(iter(made)))
+            patch.setattr("tasks.bench.find_kernel", lambda _: patched)
+
+        yield use
+
+
+def as_measurement(bench: Bench, case: Case, provider: str, reading: Reading) -> Measurement:
+    check = Check(case, provider, Status.OK, bench.host().host_id)
+    now = datetime.now(UTC)
+    return Measurement("run-1", check, "wall", bench.host().device, now, reading.samples_us, reading.trials)
+
+
+def test_providers_of_a_case_share_their_rounds_and_stop_when_known_or_at_a_limit(
+    bench: Bench, use_providers: UseProviders
+) -> None:
+    prepare, case = find_kernel("silu_mul_fp8").providers["torch"].prepare, Case(SILU, 64)
+    use_providers("silu_mul_fp8", {"one": prepare, "other": prepare})
+    bench.load_layer(SILU, 7)
+    readings = bench.time(case, ["one", "other"], "wall", 0.02, first_round=3)
+    one, other = (readings.providers[name] for name in ("one", "other"))
+    assert one.trials[0].round == other.trials[0].round == 3
+    assert {trial.round for trial in one.trials} & {trial.round for trial in other.trials}
+    for reading in (one, other):
+        is_known = find_median_interval(reading.samples_us).relative_half_width <= 0.02
+        sampling = TIMERS["wall"].sampling
+        assert is_known or len(reading.samples_us) in range(sampling.least_over_budget, sampling.most + 1)
+    ratio = find_paired_ratio(
+        *(as_measurement(bench, case, name, readings.providers[name]) for name in ("one", "other"))
+    )
+    assert ratio is not None
+    assert 0.5 < ratio.median < 2  # alike, on a machine that may be busy
+
+
+def test_a_slower_provider_shows_in_the_ratio_of_rounds(bench: Bench, use_providers: UseProviders) -> None:
+    prepare, case = find_kernel("silu_mul_fp8").providers["torch"].prepare, Case(SILU, 64)
+
+    def prepare_five_times(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+        launch = prepare(case, weights, inputs)
+        return Launch(lambda: [launch.run() for _ in range(5)][-1])
+
+    use_providers("silu_mul_fp8", {"once": prepare, "five times": prepare_five_times})
+    bench.load_layer(SILU, 7)
+    readings = bench.time(case, ["once", "five times"], "wall", 0.005).providers
+    ratio = find_paired_ratio(*(as_measurement(bench, case, name, readings[name]) for name in ("five times", "once")))
+    assert ratio is not None
+    assert 3 < ratio.median < 8
+
+
+def test_the_seconds_of_a_worker_are_told_by_activity_and_once(bench: Bench) -> None:
+    case = Case(SILU, 32)
+    bench.load_layer(SILU, 7)
+    bench.take_seconds()
+    bench.check(case, "torch")
+    bench.time(case, ["torch"], "wall", 0.005)
+    seconds = bench.take_seconds()
+    assert set(seconds) == {
+        *("inputs", "reference", "prepare", "first run", "compare"),
+        *("capture", "sampling", "kernels"),
+    }
+    assert seconds["kernels"] > 0
+    assert bench.take_seconds() == {}
+
+
+# Rotated input sets: the cold timer's rules, on a device that has no L2 and lets us make one up
+
+QUICK = Sampling(per_trial=1, least=1, most=1, budget_seconds=1.0, least_over_budget=1)
+
+
+class InTurn(WallStopwatch):
+    """Times its runs in turn, as a graph does."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        super().__init__([lambda: [run() for run in runs]])
+
+
+@pytest.fixture
+def rotated(monkeypatch: pytest.MonkeyPatch) -> Timer:
+    """A timer of the CPU that rotates input sets."""
+    timer = Timer("rotated", "cpu", "for these tests", InTurn, QUICK, rotates_inputs=True)
+    monkeypatch.setitem(TIMERS, timer.name, timer)
+    return timer
+
+
+def prepare_and_keep(seen: list[Tensors]) -> Prepare:
+    """The provider of torch, and what it was given."""
+
+    def prepare(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+        seen.append({**weights, **inputs})
+        return find_kernel(case.layer.kernel).providers["torch"].prepare(case, weights, inputs)
+
+    return prepare
+
+
+@pytest.mark.parametrize(("layer", "num_tokens"), [(SILU, 16), (MOE, 4)], ids=["no weights", "weights"])
+def test_every_input_set_lies_elsewhere_and_all_exceed_twice_the_l2(
+    bench: Bench,
+    use_providers: UseProviders,
+    rotated: Timer,
+    monkeypatch: pytest.MonkeyPatch,
+    layer: Layer,
+    num_tokens: int,
+) -> None:
+    seen: list[Tensors] = []
+    case = Case(layer, num_tokens)
+    use_providers(layer.kernel, {"curious": prepare_and_keep(seen)})
+    bench.load_layer(layer, 7)
+    moved = bench.check(case, "curious").bytes_moved
+    seen.clear()
+    monkeypatch.setattr("tasks.bench.l2_bytes", lambda _: 2 * moved)
+    assert bench.time(case, ["curious"], rotated.name, 0.005).unsupported == ""
+    assert len(seen) == 5  # the fewest that are over 4 * moved
+    for name, own in seen[0].items():
+        copies = [tensors[name] for tensors in seen]
+        assert len({tensor.untyped_storage().data_ptr() for tensor in copies}) == len(seen)
+        assert all(torch.equal(copy.view(torch.uint8), own.view(torch.uint8)) for copy in copies)
+        assert {copy.stride() for copy in copies} == {own.stride()}
+
+
+def test_providers_of_a_case_rotate_the_same_input_sets(
+    bench: Bench, use_providers: UseProviders, rotated: Timer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[Tensors]] = {"one": [], "other": []}
+    use_providers("fused_moe", {name: prepare_and_keep(tensors) for name, tensors in seen.items()})
+    bench.load_layer(MOE, 7)
+    monkeypatch.setattr("tasks.bench.l2_bytes", lambda _: 1 << 20)
+    readings = bench.time(Case(MOE, 4), ["one", "other"], rotated.name, 0.005)
+    assert list(readings.providers) == ["one", "other"]
+    places = {name: [t["hidden_states"].data_ptr() for t in tensors] for name, tensors in seen.items()}
+    assert places["one"] == places["other"]
+    assert len(places["one"]) > 1
+
+
+def test_a_case_too_small_to_be_cold_is_unsupported_and_prepares_nothing(
+    bench: Bench, use_providers: UseProviders, rotated: Timer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensors] = []
+    use_providers("silu_mul_fp8", {"curious": prepare_and_keep(seen)})
+    bench.load_layer(SILU, 7)
+    monkeypatch.setattr("tasks.bench.l2_bytes", lambda _: 1 << 30)
+    readings = bench.time(Case(SILU, 1), ["curious"], rotated.name, 0.005)
+    assert f"sets, {MOST_INPUT_SETS} is the most" in readings.unsupported
+    assert readings.unsupported.startswith("rotated needs ")
+    assert (readings.providers, seen) == ({}, [])
+
+
+def test_every_stopwatch_is_closed_even_if_the_last_cannot_be_prepared(
+    bench: Bench, use_providers: UseProviders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[int] = []
+
+    class Closing(WallStopwatch):
+        def close(self) -> None:
+            closed.append(self.num_calls)
+
+    def fail(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(TIMERS, "closing", Timer("closing", "cpu", "for this test", Closing, QUICK))
+    use_providers("silu_mul_fp8", {"fine": find_kernel("silu_mul_fp8").providers["torch"].prepare, "fails": fail})
+    bench.load_layer(SILU, 7)
+    with pytest.raises(ZeroDivisionError):
+        bench.time(Case(SILU, 4), ["fine", "fails"], "closing", 0.005)
+    assert len(closed) == 1

@@ -8,6 +8,8 @@ import torch
 from kernels.ceilings import (
     COPY,
     CPU_GEMM_SIZE,
+    GPU_REFERENCE_COPY_BYTES,
+    GPU_REFERENCE_GEMM_SIZE,
     fill_matrices,
     gemm_name,
     measure_ceilings,
@@ -15,6 +17,7 @@ from kernels.ceilings import (
     prepare_float8,
     prepare_gemms,
     prepare_int8,
+    prepare_references,
 )
 from kernels.spec import Device
 
@@ -82,6 +85,29 @@ def test_the_int8_gemm_multiplies_its_matrices() -> None:
     product = prepare_int8(64, CPU)()
     assert isinstance(product, torch.Tensor)
     assert torch.equal(product, a @ b.t())
+
+
+def test_the_references_are_one_copy_and_one_gemm_named_as_their_rates() -> None:
+    rates = {rate.name for rate in measure_ceilings(CPU)}
+    references = prepare_references(CPU)
+    assert list(references) == [COPY, gemm_name("float32")]
+    assert set(references) <= rates
+    for stopwatch in references.values():
+        samples_us = stopwatch.take(3, lambda: None)
+        assert len(samples_us) == 3
+        assert 1 < min(samples_us) < 100_000
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_the_references_of_a_gpu_run_near_its_rates() -> None:
+    device = torch.device("cuda", 0)
+    rates = {rate.name: rate.value for rate in measure_ceilings(device)}
+    references = prepare_references(device)
+    best_us = {name: min(stopwatch.take(10, lambda: None)) for name, stopwatch in references.items()}
+    assert 2 * GPU_REFERENCE_COPY_BYTES / best_us[COPY] / 1e3 > 0.7 * rates[COPY]
+    gemm = gemm_name("bfloat16")
+    assert 2 * GPU_REFERENCE_GEMM_SIZE**3 / best_us[gemm] / 1e6 > 0.7 * rates[gemm]
 
 
 @pytest.mark.gpu

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
 from xml.etree import ElementTree
 
 import pytest
@@ -11,23 +10,21 @@ from nights import (
     CPU,
     H200,
     PROVIDERS,
-    STARTED,
     find_made_up_kernel,
     make_measurement,
     make_night,
-    make_trend,
     moe_layer,
     silu_layer,
 )
 
 from dashboards.arrangement import arrange_night, make_row
-from dashboards.charts import assign_marks, draw_errors, draw_latency, draw_speedups, draw_trend
+from dashboards.charts import assign_marks, draw_latency, draw_speedups
 from dashboards.comparisons import compare_rows
 from dashboards.rows import KernelRows, Panel, Row
 from dashboards.svg import NUM_COLOURS
 from kernels.registry import kernels
 from kernels.spec import Case
-from tasks.records import Measurement, Night, Point, Status
+from tasks.records import Measurement, Status, Trial
 
 MARKS = assign_marks([PROVIDERS])
 
@@ -43,7 +40,7 @@ def arrange(num_nights: int = 3) -> KernelRows:
 
 def make_panel(measurements: Sequence[Measurement]) -> Panel:
     rows = compare_rows([make_row(m.series, m, None) for m in measurements], "torch")
-    return Panel("", "NVIDIA H200", "cuda-graph-warm", tuple(rows))
+    return Panel("", "NVIDIA H200", "graph", tuple(rows))
 
 
 def titles(svg: str | None) -> list[str]:
@@ -99,12 +96,74 @@ def test_bars_are_labelled_with_the_speed_up_against_the_fastest_vllm_provider()
     panel = make_panel([make_measurement(case, name, usual_us=usual) for name, usual in times.items()])
     assert {row.reference for row in panel.rows} == {"vllm-triton-shipped"}
     shown = [word for word in words(draw_speedups(panel, MARKS, "c0")) if word.endswith("\u00d7")]
-    expected = [f"{row.speedup:.2f}\u00d7" for row in panel.rows if row.speedup is not None]
+    expected = [f"{row.speedup.ratio:.2f}\u00d7" for row in panel.rows if row.speedup]
     assert len(expected) == 4
     assert set(expected) <= set(shown)
-    speedups = {row.provider: row.speedup for row in panel.rows}
+    speedups = {row.provider: row.speedup.ratio for row in panel.rows if row.speedup}
     assert speedups["triton"] == pytest.approx(2, rel=0.03)
     assert speedups["torch"] == pytest.approx(0.25, rel=0.03)
+
+
+def with_trials(measurement: Measurement, *trials: Trial) -> Measurement:
+    return replace(measurement, trials=trials)
+
+
+def test_a_speed_up_is_the_median_of_the_ratios_of_shared_rounds() -> None:
+    case = Case(moe_layer(), 16)
+    rounds = {
+        "torch": [[80.0, 84.0], [88.0, 88.0], [100.0, 104.0]],
+        "triton": [[41.0, 41.0], [40.0, 44.0], [50.0, 50.0]],
+    }
+    measured = [
+        replace(
+            make_measurement(case, name),
+            samples_us=tuple(sample for samples in found for sample in samples),
+            trials=tuple(Trial(number, len(samples)) for number, samples in enumerate(found)),
+        )
+        for name, found in rounds.items()
+    ]
+    torch, triton = make_panel(measured).rows
+    assert triton.speedup is not None
+    assert triton.speedup.ratio == pytest.approx(102 / 50)  # of 82/41, 88/42 and 102/50
+    assert triton.speedup.half_width is None, "three rounds have no interval"
+    assert torch.speedup is not None
+    assert (torch.speedup.ratio, torch.speedup.half_width) == (1.0, None)
+
+
+def test_a_speed_up_over_enough_rounds_has_an_interval_around_it() -> None:
+    case = Case(moe_layer(), 16)
+    _, triton = make_panel([make_measurement(case, name) for name in ("torch", "triton")]).rows
+    assert triton.speedup is not None
+    assert triton.speedup.interval is not None
+    assert triton.speedup.interval.low < triton.speedup.ratio < triton.speedup.interval.high
+    assert not triton.speedup.is_timed_alone
+
+
+def test_providers_that_share_no_round_are_compared_by_their_medians_and_marked() -> None:
+    case = Case(moe_layer(), 16)
+    torch, triton = make_measurement(case, "torch"), make_measurement(case, "triton")
+    later = tuple(replace(trial, round=trial.round + 100) for trial in triton.trials)
+    for trials, alone in ((later, True), ((), False)):  # nights of before say nothing of rounds
+        _, row = make_panel([torch, with_trials(triton, *trials)]).rows
+        assert row.speedup is not None
+        assert row.speedup.ratio == (torch.median_us or 0) / (triton.median_us or 1)
+        assert row.speedup.half_width is None
+        assert row.speedup.is_timed_alone is alone
+
+
+def test_a_tooltip_tells_how_well_median_and_speed_up_are_known() -> None:
+    case = Case(moe_layer(), 16)
+    svg = draw_speedups(make_panel([make_measurement(case, name) for name in ("torch", "triton")]), MARKS, "c0")
+    (tip,) = [tip for tip in titles(svg) if tip.startswith("triton")]
+    assert re.fullmatch(r"triton, M=16: [\d.]+ us \u00b1[\d.]+% \(p20 .*\), [\d.]+\u00d7 \u00b1[\d.]+% torch", tip)
+
+
+def test_timers_are_never_compared() -> None:
+    case = Case(moe_layer(), 16)
+    rows = [make_measurement(case, "torch", timer="cold"), make_measurement(case, "triton")]
+    cold, graph = make_panel(rows).rows
+    assert (cold.reference, graph.reference) == ("torch", "")
+    assert graph.speedup is None
 
 
 def test_without_a_vllm_row_the_baseline_is_the_reference_and_without_both_there_are_no_bars() -> None:
@@ -128,117 +187,6 @@ def test_providers_on_different_devices_are_never_compared() -> None:
     rows = [make_measurement(case, "torch", device=CPU), make_measurement(case, "vllm-cutlass")]
     on_cpu, on_gpu = make_panel(rows).rows
     assert (on_cpu.reference, on_gpu.reference) == ("torch", "vllm-cutlass")
-
-
-def test_a_slow_last_night_is_told_in_percent_on_the_trend() -> None:
-    kernel = arrange()
-    rows = [row for row in kernel.layers[0].rows if row.num_tokens == 64]
-    svg = draw_trend(rows, kernel.trends, MARKS, "c0")
-    assert any(re.fullmatch(r"\+1[0-4]%", word) for word in words(svg))
-    assert svg is not None
-    assert "var(--bad)" in svg
-    nights = [tip for tip in titles(svg) if tip.startswith("triton")]
-    assert len(nights) == 4  # three nights, and the last one again as the highlighted point
-    assert "2026-11-18 02:00 UTC" in nights[0]
-
-
-def test_one_night_is_no_trend() -> None:
-    kernel = arrange(num_nights=1)
-    assert draw_trend(kernel.layers[0].rows, kernel.trends, MARKS, "c0") is None
-
-
-def errors_of(*series: tuple[Measurement, tuple[float, ...]]) -> str | None:
-    """The chart of errors of made-up series, each with its errors night by night."""
-    trends = {}
-    for m, errors in series:
-        points = make_trend(m if m.samples_us else ok(m.check.provider), len(errors))
-        trends[m.series] = tuple(replace(p, relative_error=e) for p, e in zip(points, errors, strict=True))
-    tonight = [
-        replace(m, check=replace(m.check, relative_error=errors[-1])) if m.status is Status.OK else m
-        for m, errors in series
-    ]
-    night = replace(make_night(1, measurements=tonight), trends=trends)
-    kernel = arrange_night(night)[0]
-    return draw_errors(kernel.rows, kernel.trends, MARKS, "e0")
-
-
-def ok(provider: str, tokens: int = 64) -> Measurement:
-    return make_measurement(Case(moe_layer(), tokens), provider)
-
-
-def test_an_error_that_jumps_within_tolerance_is_told_in_words() -> None:
-    svg = errors_of((ok("triton"), (0.01, 0.01, 0.018)), (ok("torch"), (0.002, 0.002, 0.002)))
-    assert "M=64 1.8\u00d7" in words(svg)
-    assert svg is not None
-    assert "var(--bad)" in svg
-    assert "jumps tonight: triton at M=64 1.8" in svg
-    told = [tip for tip in titles(svg) if tip.startswith("triton")]
-    assert len(told) == 3
-    assert "relative error 0.018 (1.8\u00d7), 99.98% close, run run-3" in told[-1]
-    assert "2026-11-20 02:00 UTC" in told[-1]
-
-
-def test_errors_that_stay_are_drawn_without_a_word() -> None:
-    svg = errors_of((ok("triton"), (0.01, 0.01, 0.0101)), (ok("torch"), (0.0, 0.0, 0.0)))
-    assert svg is not None
-    assert "jumps tonight: none" in svg
-    assert not any("M=" in word for word in words(svg))
-    assert len(titles(svg)) == 6
-
-
-def test_an_error_out_of_nothing_is_at_the_end_of_the_axis() -> None:
-    svg = errors_of((ok("triton"), (0.0, 0.0, 1e-5)))
-    assert "M=64 from 0" in words(svg)
-
-
-def test_of_each_provider_the_largest_jump_has_the_word() -> None:
-    series = [(ok("triton", tokens), (0.01, 0.01 * ratio)) for tokens, ratio in ((1, 1.6), (16, 4.0), (64, 0.5))]
-    svg = errors_of(*series)
-    assert [word for word in words(svg) if "M=" in word] == ["M=16 4\u00d7"]
-    assert svg is not None
-    assert all(f"triton at M={tokens}" in svg for tokens in (1, 16, 64))
-
-
-def test_a_wrong_night_is_no_jump_of_its_own() -> None:
-    wrong = make_measurement(Case(moe_layer(), 64), "triton", Status.WRONG)
-    svg = errors_of((wrong, (0.01, 0.01)))  # its error tonight is 0.31
-    assert svg is not None
-    assert "jumps tonight: none" in svg
-
-
-def test_one_night_of_errors_is_no_trend_and_neither_are_nights_without_errors() -> None:
-    assert errors_of((ok("triton"), (0.01,))) is None
-    kernel = arrange_night(without_errors(make_night(3)))[0]
-    assert draw_errors(kernel.rows, kernel.trends, MARKS, "e0") is None
-
-
-def without_errors(night: Night) -> Night:
-    """As from a store whose nights were never compared."""
-    trends = {
-        series: tuple(replace(point, relative_error=None) for point in points)
-        for series, points in night.trends.items()
-    }
-    return replace(night, trends=trends)
-
-
-@pytest.mark.parametrize(
-    ("apart", "labels"),
-    [
-        (timedelta(days=2), ["18 Nov", "20 Nov"]),
-        (timedelta(hours=1), ["20 Nov 01:00", "20 Nov 02:00"]),
-        (timedelta(seconds=40), ["20 Nov 02:00:10", "20 Nov 02:00:50"]),
-        (timedelta(days=365), ["20 Nov 2025", "20 Nov 2026"]),
-    ],
-)
-def test_two_nights_never_share_a_label(apart: timedelta, labels: list[str]) -> None:
-    measurement = ok("triton")
-    last = replace(make_trend(measurement, 1)[0], started_at=STARTED + timedelta(seconds=50))
-    first: Point = replace(last, run_id="run-2", started_at=last.started_at - apart)
-    night = replace(make_night(1, measurements=[measurement]), trends={measurement.series: (first, last)})
-    kernel = arrange_night(night)[0]
-    for draw in (draw_trend, draw_errors):
-        shown = words(draw(kernel.rows, kernel.trends, MARKS, "t0"))
-        assert [word for word in shown if "Nov" in word] == labels
 
 
 def test_shares_are_of_the_floor_and_empty_for_what_was_not_measured() -> None:
@@ -319,7 +267,7 @@ def test_ticks_of_the_speed_ups_are_few_and_exact(times: tuple[float, float], la
     usual = {"vllm-cutlass": 100.0, "triton": times[0], "torch": times[1]}
     panel = make_panel([make_measurement(case, name, usual_us=us) for name, us in usual.items()])
     shown = words(draw_speedups(panel, MARKS, "c0"))
-    bars = {f"{row.speedup:.2f}\u00d7" for row in panel.rows}
+    bars = {f"{row.speedup.ratio:.2f}\u00d7" for row in panel.rows if row.speedup}
     assert [word for word in shown if word.endswith("\u00d7") and word not in bars] == labels
 
 

@@ -14,9 +14,10 @@ from flows.arguments import LISTINGS, make_parser, read_selection
 from flows.choice import has_gpu
 from flows.cli import COMMANDS, main
 from kernels.registry import kernels
-from kernels.timing import TIMERS
+from kernels.timing.timers import TIMERS
+from tasks.database import database_path, snapshot_path
 from tasks.shapes import list_models
-from tasks.store import Store, database_path, snapshot_path
+from tasks.store import Store
 from tasks.suites import SUITES
 
 RUN_OPTIONS = (
@@ -96,7 +97,7 @@ def test_a_kernel_of_experts_on_a_model_without_any_is_refused(
 @pytest.mark.skipif(has_gpu(), reason="there is a GPU here")
 def test_the_nightly_suite_without_a_gpu_says_what_to_run(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
     assert "suite nightly needs a CUDA GPU" in refuse(capsys, "run", "--suite", "nightly")
-    assert "no CUDA GPU here; run --device cpu" in refuse(capsys, "run", "--device", "cuda")
+    assert "NVML tells of no GPU here; run --device cpu" in refuse(capsys, "run", "--device", "cuda")
     assert list(elsewhere.iterdir()) == []
 
 

@@ -1,23 +1,23 @@
 """Runs on a real Ray cluster of several nodes: units spread, nodes and GPUs lost in the middle, nothing else lost."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
-from clusters import ClusterBench, NotingCompanion, TestCluster, open_cluster
+from clusters import ClusterBench, CodeBench, NotingCompanion, TestCluster, open_cluster
+from consoles import ONE_UNIT, make_model, start_command
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.nightly import nightly
+from kernels.spec import Layer
 from tasks.cases import Selection
 from tasks.errors import WorkerError
-from tasks.pool import start_workers
-from tasks.records import Night, Status
+from tasks.pool import open_workers, start_workers
+from tasks.records import Night, Status, WorkUnit
 from tasks.store import Store
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 MODELS = ("DeepSeek-V3", "gpt-oss-120b", "GLM-4.5-Air", "Mixtral-8x7B", "Qwen3-30B-A3B")
 """From the most weights to the fewest."""
@@ -46,9 +46,9 @@ def cluster(opened: TestCluster) -> Iterator[TestCluster]:
         note.unlink()
 
 
-def run(cluster: TestCluster, save_dir: Path, run_id: str = "") -> Path:
+def run(cluster: TestCluster, save_dir: Path, run_id: str = "", companion: type | None = None) -> Path:
     """The nightly, with stand-ins where its workers would use a GPU."""
-    start_workers("cuda", cluster.address, ClusterBench, NotingCompanion)
+    start_workers("cuda", cluster.address, ClusterBench, companion)
     return nightly("nightly", FEW, device="cuda", save_dir=save_dir, address=cluster.address, run_id=run_id)
 
 
@@ -67,11 +67,12 @@ def each_once(*devices: str) -> Counter[tuple[str, str]]:
     return Counter((model, device) for model in MODELS for device in devices or ("NVIDIA H200",))
 
 
-def test_units_are_spread_over_all_nodes_the_longest_first(
+def test_units_are_spread_the_longest_first_and_a_node_killed_in_the_middle_loses_none(
     cluster: TestCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     cluster.add_node("a", num_gpus=1)
     cluster.add_node("b", num_gpus=1)
+    cluster.order("kill", MODELS[2])
     page = run(cluster, tmp_path)
     night = read_night(tmp_path)
     assert night.run.status == "complete"
@@ -79,118 +80,78 @@ def test_units_are_spread_over_all_nodes_the_longest_first(
     assert {m.status for m in night.measurements} == {Status.OK}
     assert page.is_file()
     loads = [(node, model) for node, _, model in cluster.read("loads")]
-    assert {node for node, _ in loads} == {"a", "b"}
+    assert {node for node, _ in loads[:2]} == {"a", "b"}
     assert {model for _, model in loads[:2]} == set(MODELS[:2])
-    assert loads[4][1] in MODELS[3:]
+    killed, other = (node for node, model in loads if model == MODELS[2])
+    assert {killed, other} == {"a", "b"}
     assert len(night.ceilings) == len(night.hosts) == 2
-    compiled = cluster.read("compiled")
-    assert {node for node, *_ in compiled} <= {"a", "b"}
-    assert all(line[-1] == "[]" for line in compiled), "a companion holds no GPU"
-    assert Counter(model for _, model, *_ in compiled).most_common(1)[0][1] <= 2, "once on each machine"
-    assert {model for _, model, *_ in compiled} <= set(MODELS[2:]), "only what waits in the line"
-    told = capfd.readouterr()
-    assert "on 2 x NVIDIA H200" in told.out
-    assert told.err == ""
+    told = capfd.readouterr().out
+    assert "on 2 x NVIDIA H200" in told
+    assert "NVIDIA H200 on " in told
+    assert "is lost: its machine left the cluster" in told
 
 
-def test_a_node_killed_in_the_middle_loses_nothing(
+def test_the_next_unit_in_line_is_compiled_beside_the_gpu_and_its_failure_costs_nothing(
     cluster: TestCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     cluster.add_node("a", num_gpus=1)
-    cluster.add_node("b", num_gpus=1)
-    cluster.order("kill", MODELS[2])
-    run(cluster, tmp_path)
-    night = read_night(tmp_path)
-    assert night.run.status == "complete"
-    assert count_units(night) == each_once()
-    assert {m.status for m in night.measurements} == {Status.OK}
-    first, second = (node for node, _, model in cluster.read("loads") if model == MODELS[2])
-    assert {first, second} == {"a", "b"}
-    assert "is lost: its machine left the cluster" in capfd.readouterr().out
+    run(cluster, tmp_path, companion=NotingCompanion)
+    assert read_night(tmp_path).run.status == "complete"
+    compiled = cluster.read("compiled")
+    assert compiled
+    assert [line[:2] for line in compiled] == [["a", model] for model in MODELS[1 : 1 + len(compiled)]]
+    assert all(line[2:] == ["NVIDIA", "H200", "[]"] for line in compiled), "a companion holds no GPU"
+    assert capfd.readouterr().err == ""
 
 
-def test_with_all_nodes_gone_the_run_is_partial_and_resumed_on_others(cluster: TestCluster, tmp_path: Path) -> None:
-    cluster.add_node("a", num_gpus=1)
-    cluster.order("kill", MODELS[2])
-    with pytest.raises(
-        WorkerError, match=r"^no NVIDIA H200 is left, 3 units are not measured, all others are kept"
-    ) as e:
+def test_every_kind_of_gpu_measures_every_unit_and_with_all_gone_the_run_is_partial_and_resumed(
+    cluster: TestCluster, tmp_path: Path
+) -> None:
+    kinds = ("NVIDIA H200", "NVIDIA A100")
+    for node, gpu in zip("ab", kinds, strict=True):
+        cluster.add_node(node, num_gpus=1, gpu=gpu)
+    cluster.order("kill", MODELS[3], times=2)
+    with pytest.raises(WorkerError, match=r"^no NVIDIA .* or NVIDIA .* is left, 4 units are not measured") as no:
         run(cluster, tmp_path, "night-1")
-    assert e.value.exit_code == 3
-    assert "\n" not in str(e.value)
+    assert no.value.exit_code == 3
+    assert "\n" not in str(no.value)
     night = read_night(tmp_path, "night-1")
     assert night.run.status == "partial"
-    assert set(count_units(night)) == {(model, "NVIDIA H200") for model in MODELS[:2]}
+    assert count_units(night) == Counter((model, kind) for model in MODELS[:3] for kind in kinds)
+    assert Counter(series.device_name for series in night.trends).keys() == set(kinds)
     assert "night-1" in (tmp_path / "site" / "index.html").read_text()
-    cluster.add_node("b", num_gpus=1)
+    for node, gpu in zip("cd", kinds, strict=True):
+        cluster.add_node(node, num_gpus=1, gpu=gpu)
     run(cluster, tmp_path, "night-1")
     resumed = read_night(tmp_path, "night-1")
     assert resumed.run.status == "complete"
-    assert count_units(resumed) == each_once()
-    assert [model for node, _, model in cluster.read("loads") if node == "b"] == list(MODELS[2:])
+    assert count_units(resumed) == each_once(*kinds)
+    loads = {node: [model for name, _, model in cluster.read("loads") if name == node] for node in "abcd"}
+    assert loads == {"a": [*MODELS[:4]], "b": [*MODELS[:4]], "c": [*MODELS[3:]], "d": [*MODELS[3:]]}
 
 
-def test_every_kind_of_gpu_measures_every_unit(cluster: TestCluster, tmp_path: Path) -> None:
-    cluster.add_node("a", num_gpus=1, gpu="NVIDIA H200")
-    cluster.add_node("b", num_gpus=1, gpu="NVIDIA A100")
-    run(cluster, tmp_path)
-    night = read_night(tmp_path)
-    assert count_units(night) == each_once("NVIDIA H200", "NVIDIA A100")
-    assert Counter(series.device_name for series in night.trends) == {"NVIDIA H200": 20, "NVIDIA A100": 20}
-    for node in "ab":
-        assert [model for name, _, model in cluster.read("loads") if name == node] == list(MODELS)
-
-
-def test_a_kind_of_gpu_that_is_lost_leaves_its_units_for_a_resumed_run(cluster: TestCluster, tmp_path: Path) -> None:
-    cluster.add_node("a", num_gpus=1, gpu="NVIDIA H200")
-    cluster.add_node("b", num_gpus=1, gpu="NVIDIA A100")
-    cluster.order("kill", MODELS[0])
-    with pytest.raises(WorkerError, match=r"^no NVIDIA (H200|A100) is left, 5 units are not measured"):
-        run(cluster, tmp_path)
-    night = read_night(tmp_path)
-    assert night.run.status == "partial"
-    [left] = {m.device.name for m in night.measurements}
-    assert count_units(night) == each_once(left)
-
-
-def test_a_gpu_that_fails_is_given_to_nobody_else_and_its_unit_goes_to_another(
+def test_a_gpu_that_fails_is_given_to_nobody_and_a_unit_that_lost_two_is_given_up(
     cluster: TestCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    cluster.add_node("a", num_gpus=2)
-    cluster.order("lose", MODELS[1])
-    cluster.order("crash", MODELS[3])
-    run(cluster, tmp_path)
-    night = read_night(tmp_path)
-    assert night.run.status == "complete"
-    assert count_units(night) == each_once()
-    failed = {m.check.case.layer.model for m in night.measurements if m.status is not Status.OK}
-    assert failed <= {MODELS[3]}, "a crash is its own layer's; the lost GPU is nobody's"
-    told = capfd.readouterr().out
-    assert "its process does not start: RuntimeError: " not in told
-    assert "is lost: its process does not start: CUDA error: no CUDA-capable device is detected" in told
-
-
-def test_a_unit_that_lost_two_gpus_is_not_tried_on_a_third(cluster: TestCluster, tmp_path: Path) -> None:
     cluster.add_node("a", num_gpus=3)
     cluster.order("lose", MODELS[2], times=3)
+    cluster.order("crash", MODELS[4])
     run(cluster, tmp_path)
     night = read_night(tmp_path)
     assert night.run.status == "complete"
     assert count_units(night) == each_once()
     failed = [m for m in night.measurements if m.status is not Status.OK]
-    assert {m.check.case.layer.model for m in failed} == {MODELS[2]}
     assert {m.status for m in failed} == {Status.CRASHED}
-    assert all("2 workers were lost on this unit, it is not tried on another" in m.check.reason for m in failed)
+    reasons = {m.check.case.layer.model: m.check.reason for m in failed}
+    assert "2 workers were lost on this unit, it is not tried on another" in reasons[MODELS[2]]
+    assert set(reasons) <= {MODELS[2], MODELS[4]}, "a crash costs its own unit, a GPU none but the one that loses them"
     assert len([model for _, _, model in cluster.read("loads") if model == MODELS[2]]) == 2
-
-
-def test_gpus_of_which_none_starts_are_told_in_one_line(cluster: TestCluster, tmp_path: Path) -> None:
-    cluster.add_node("a", num_gpus=1)
-    (cluster.notes / "dead a 0").touch()
-    with pytest.raises(WorkerError, match=r"^no worker can be started: the cuda worker on .* is lost: ") as refused:
-        run(cluster, tmp_path)
-    assert "CUDA error: no CUDA-capable device is detected" in str(refused.value)
-    assert read_night(tmp_path).run.status == "partial"
+    said = capfd.readouterr().out
+    losses = [line for line in said.splitlines() if line.startswith("NVIDIA H200 on ")]
+    assert len(losses) == 2
+    assert all(
+        line.endswith("its process does not start: CUDA error: no CUDA-capable device is detected") for line in losses
+    )
 
 
 def test_workers_run_the_code_of_the_command_whatever_their_machine_has(
@@ -201,13 +162,30 @@ def test_workers_run_the_code_of_the_command_whatever_their_machine_has(
     (older / "__init__.py").touch()
     monkeypatch.chdir(tmp_path)  # Ray has workers look in the folder that the command was started in
     cluster.add_node("a", num_gpus=1)
-    start_workers("cuda", cluster.address, ClusterBench, NotingCompanion)
-    from tasks.pool import open_workers
-
+    start_workers("cuda", cluster.address, CodeBench, None)
     with open_workers("cuda", cluster.address) as pool:
-        [(_, worker)] = pool.share_out({"NVIDIA H200": [object()]})  # type: ignore[list-item]
-        source = Path(worker.call("source", limit_seconds=60))
-    assert source != older / "__init__.py"
-    assert "working_dir_files" in source.parts
-    assert os.getcwd() == str(tmp_path)
-    assert not ray.is_initialized()
+        assert pool.devices() == {"cpu: made up": 1}
+        _, worker = next(pool.share_out({"cpu: made up": [WorkUnit(Layer("k", "m", 1, 1, "s", "d", {}), (), ())]}))
+        sources = worker.call("sources", limit_seconds=60)
+    assert all("working_dir_files" in Path(source).parts for source in sources)
+
+
+def test_a_command_finds_its_cluster_by_ray_address_and_survives_a_node(cluster: TestCluster, tmp_path: Path) -> None:
+    make_model(tmp_path / "small")
+    make_model(tmp_path / "large", intermediate_size=2**19)
+    cluster.add_node("a", num_cpus=1)
+    cluster.add_node("b", num_cpus=1)
+    asked = ("run", *ONE_UNIT, "--device", "cpu", "--model", "./small", "./large")
+    with start_command(*asked, cwd=tmp_path, RAY_ADDRESS=cluster.address) as process:
+        assert process.stdout
+        told = ""
+        for line in process.stdout:
+            told += line
+            if line.startswith("unit 1/2"):
+                cluster.cluster.remove_node(cluster.nodes.pop(), allow_graceful=False)
+        assert process.wait(timeout=60) == 0, told
+    night = read_night(tmp_path / "results")
+    assert night.run.status == "complete"
+    assert Counter(m.check.case.layer.model for m in night.measurements) == {"small": 1, "large": 1}
+    assert {m.status for m in night.measurements} == {Status.OK}
+    assert "on 2 x " in told

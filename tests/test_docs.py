@@ -14,11 +14,12 @@ from flows.arguments import LISTINGS, make_parser
 from flows.cli import main
 from flows.coverage import coverage_lines
 from kernels.registry import kernels
-from kernels.timing import TIMERS
+from kernels.timing.timers import TIMERS
 from tasks import measure
-from tasks.records import State, Status
+from tasks.database import TABLES, VERSION_TABLE, database_path, snapshot_path
+from tasks.records import State, Status, UnitResult
 from tasks.shapes import list_models
-from tasks.store import TABLES, Store, database_path, snapshot_path
+from tasks.store import Store
 from tasks.suites import SUITES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -225,7 +226,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(webbrowser, "open", lambda _address: True)
     with Store.open(tmp_path / "results") as store:
         store.begin_run(make_run("first", status="complete"))
-        store.commit_unit("first", make_host(), None, [make_measurement("first")])
+        store.commit_unit("first", UnitResult(make_host(), None, (make_measurement("first"),)))
         store.publish()
     return tmp_path / "results"
 
@@ -239,7 +240,7 @@ def test_every_reading_command_of_the_operations_page_runs(capsys: pytest.Captur
     for argv in ran:
         assert main(argv) == 0, argv
     assert capsys.readouterr().err == ""
-    assert {path.stem for path in Path("backup").iterdir()} == set(TABLES)
+    assert {path.stem for path in Path("backup").iterdir()} == {*TABLES, VERSION_TABLE}
     assert Path("site/index.html").is_file()
 
 
@@ -250,7 +251,8 @@ def test_a_copy_of_the_published_snapshot_is_a_database_to_go_on_from(results: P
     with Store.open(moved) as store:
         assert [run.run_id for run in store.runs()] == ["first"]
         store.begin_run(make_run("second", nights=1))
-        store.commit_unit("second", make_host(), None, [make_measurement("second")])  # the same host and case again
+        again = UnitResult(make_host(), None, (make_measurement("second"),))  # the same host and case
+        store.commit_unit("second", again)
         store.publish()
     with Store.read(moved) as store:
         assert [run.run_id for run in store.runs()] == ["first", "second"]

@@ -8,9 +8,10 @@ import torch
 
 from kernels.registry import kernels
 from kernels.spec import Case, Device, Kernel, Layer, Tensors, Tolerance
-from kernels.timing import device_of
+from kernels.timing.devices import device_of, erasing
+from kernels.timing.graphs import GraphStopwatch
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 DEVICES = (
     Device("cpu", "cpu: test"),
     Device("cuda", "NVIDIA A100", (8, 0)),
@@ -88,6 +89,27 @@ def test_every_provider_that_runs_here_matches_the_reference(kernel: Kernel, sch
     reference = kernel.reference(case, weights, inputs)
     output = kernel.decode(case, inputs, launch.run())
     assert_within_tolerance(kernel.tolerance_of(provider, scheme), output, reference)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@every_provider
+def test_a_replayed_graph_gives_what_a_call_gives(kernel: Kernel, scheme: str, provider: str):
+    case = small_case(kernel, scheme, num_tokens=16)
+    if reason := kernel.providers[provider].unsupported(case, device_of(GPU)):
+        pytest.skip(reason)
+    weights = kernel.make_weights(case.layer, 0, GPU)
+    inputs = kernel.make_inputs(case, weights, 0, GPU)
+    launch = kernel.providers[provider].prepare(case, weights, inputs)
+    eager = kernel.decode(case, inputs, launch.run()).clone()
+    outputs: list[torch.Tensor] = []
+    stopwatch = GraphStopwatch([lambda: outputs.__setitem__(slice(None), launch.run())])
+    with erasing(outputs):
+        pass
+    stopwatch.take(1, lambda: None)
+    replayed = kernel.decode(case, inputs, tuple(outputs))
+    stopwatch.close()
+    assert_within_tolerance(kernel.tolerance_of(provider, scheme), replayed, eager)
 
 
 @every_provider

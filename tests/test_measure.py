@@ -1,6 +1,7 @@
 """A unit on a real worker whose providers crash, hang or raise: each costs itself a status and the others nothing."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import benches
@@ -11,11 +12,16 @@ from benches import CPU, HOST, UnitTestBench
 from kernels.spec import Case, Layer
 from tasks.errors import WorkerCrashed, WorkerHung, WorkerRaised
 from tasks.measure import UnitBench, check_unit, classify_failure, time_unit
-from tasks.records import Ceiling, Check, Measurement, Status, WorkUnit
+from tasks.quarantine import Quarantine
+from tasks.records import Ceiling, Check, Crash, Measurement, Status, WorkUnit
 from tasks.workers import Worker, start_ray
 
 MISBEHAVED = ("crash", "hang", "raise", "out-of-memory", "lose-device")
 PROVIDERS = ("first", *(name for bad in MISBEHAVED for name in (bad, f"after-{bad}")))
+SAMPLES_US = (1.0, 2.0, 3.0)
+
+
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +38,27 @@ def be_quiet(case: Case, provider: str) -> None:
     """Tell nobody."""
 
 
+@pytest.fixture
+def crashes() -> list[Crash]:
+    """What was committed of crashes."""
+    return []
+
+
 def make_unit(
-    log: Path, providers: tuple[str, ...], scheme: str = "fp8_w8a8", tokens: tuple[int, ...] = (1,)
+    log: Path,
+    providers: tuple[str, ...],
+    scheme: str = "fp8_w8a8",
+    tokens: tuple[int, ...] = (1,),
+    timers: tuple[str, ...] = ("wall",),
 ) -> WorkUnit:
     layer = Layer("made_up", str(log), 1, 1, scheme, "bfloat16", {"n": 128})
-    return WorkUnit(layer, tuple(Case(layer, num_tokens) for num_tokens in tokens), providers)
+    return WorkUnit(layer, tuple(Case(layer, num_tokens) for num_tokens in tokens), providers, timers)
+
+
+def open_bench(
+    worker: Worker, unit: WorkUnit, crashes: list[Crash], earlier: Sequence[Crash] = (), limit_seconds: float = 20.0
+) -> UnitBench:
+    return UnitBench(worker, unit, 7, Quarantine("run-1", earlier, crashes.append), limit_seconds)
 
 
 def check_all(bench: UnitBench) -> tuple[dict[str, Check], list[tuple[int, str]]]:
@@ -46,13 +68,28 @@ def check_all(bench: UnitBench) -> tuple[dict[str, Check], list[tuple[int, str]]
     return {check.provider: check for check in checks}, told
 
 
-def measure_all(bench: UnitBench, checks: list[Check]) -> list[Measurement]:
-    return time_unit(bench, checks, ["wall"], "run-1", be_quiet)
+def measure_all(bench: UnitBench) -> dict[str, Measurement]:
+    """The measurements of a unit of one case and one timer by provider."""
+    checks = check_unit(bench, be_quiet)
+    measurements, _ = time_unit(bench, checks, "run-1", be_quiet)
+    return {measurement.check.provider: measurement for measurement in measurements}
 
 
-def test_each_misbehaved_provider_costs_itself_a_status_and_the_others_nothing(worker: Worker, tmp_path: Path) -> None:
+def loads_of(log: Path) -> list[list[str]]:
+    """Process and seed of every time the layer was loaded."""
+    return [line.split() for line in log.read_text().splitlines()]
+
+
+def tries_of(log: Path) -> list[str]:
+    """Providers in the order they were tried to be checked, and late ones to be timed."""
+    return Path(f"{log}.tries").read_text().splitlines()
+
+
+def test_each_misbehaved_provider_costs_itself_a_status_and_the_others_nothing(
+    worker: Worker, tmp_path: Path, crashes: list[Crash]
+) -> None:
     log = tmp_path / "loads"
-    bench = UnitBench(worker, make_unit(log, PROVIDERS), seed=7, case_limit_seconds=3.0)
+    bench = open_bench(worker, make_unit(log, PROVIDERS), crashes, limit_seconds=3.0)
     assert bench.load() is not None
     checks, told = check_all(bench)
     assert {name: check.status for name, check in checks.items() if check.status is not Status.OK} == {
@@ -62,25 +99,49 @@ def test_each_misbehaved_provider_costs_itself_a_status_and_the_others_nothing(w
         "out-of-memory": Status.OUT_OF_MEMORY,
         "lose-device": Status.CRASHED,
     }
-    assert checks["hang"].reason == "no answer within 3 s"
+    assert checks["hang"].reason == "no answer within 3 s (hung once in this run: not tried again)"
     assert checks["raise"].reason == "MisbehavedError: two"
     assert "OutOfMemoryError" in checks["out-of-memory"].reason
     assert "illegal memory access" in checks["lose-device"].reason
+    assert checks["lose-device"].reason.endswith("(crashed 2 times in this run: not tried again)")
     assert all(check.reason for check in checks.values() if check.status is not Status.OK)
     assert all(check.host_id == HOST.host_id for check in checks.values())
     assert told == [(1, provider) for provider in PROVIDERS]
-    loads = [line.split() for line in log.read_text().splitlines()]
-    assert len(loads) == 4  # first; after the crash, the hang and the lost device, not after what only raised
-    assert len({process for process, _ in loads}) == 4
+    tries = tries_of(log)
+    assert {name: tries.count(name) for name in PROVIDERS if tries.count(name) != 1} == {"crash": 2, "lose-device": 2}
+    loads = loads_of(log)
+    assert len(loads) == 6  # first; after two crashes, the hang and the device lost twice, not after what only raised
+    assert len({process for process, _ in loads}) == 6
     assert {seed for _, seed in loads} == {"7"}
+    assert [(crash.provider, crash.status) for crash in crashes] == [
+        ("crash", Status.CRASHED),
+        ("crash", Status.CRASHED),
+        ("hang", Status.HUNG),
+        ("lose-device", Status.CRASHED),
+        ("lose-device", Status.CRASHED),
+    ]
+    assert {(crash.run_id, crash.device_name) for crash in crashes} == {("run-1", CPU.name)}
 
 
-def test_a_provider_that_fails_while_it_is_timed_keeps_what_its_check_found(worker: Worker, tmp_path: Path) -> None:
+def test_a_provider_that_crashes_once_is_tried_in_a_fresh_process_and_kept(
+    worker: Worker, tmp_path: Path, crashes: list[Crash]
+) -> None:
+    log = tmp_path / "loads"
+    measured = measure_all(open_bench(worker, make_unit(log, ("crash-once", "fine")), crashes))
+    assert {name: (m.status, m.samples_us) for name, m in measured.items()} == {
+        "crash-once": (Status.OK, SAMPLES_US),
+        "fine": (Status.OK, SAMPLES_US),
+    }
+    assert [(crash.provider, crash.status) for crash in crashes] == [("crash-once", Status.CRASHED)]
+    assert len({process for process, _ in loads_of(log)}) == 2
+
+
+def test_who_fails_while_a_case_is_timed_costs_the_others_no_sample(
+    worker: Worker, tmp_path: Path, crashes: list[Crash]
+) -> None:
+    log = tmp_path / "loads"
     providers = ("late-crash", "fine", "late-raise", "also-fine")
-    bench = UnitBench(worker, make_unit(tmp_path / "loads", providers), seed=7, case_limit_seconds=20.0)
-    checks, _ = check_all(bench)
-    assert {check.status for check in checks.values()} == {Status.OK}
-    measured = {m.check.provider: m for m in measure_all(bench, list(checks.values()))}
+    measured = measure_all(open_bench(worker, make_unit(log, providers), crashes))
     assert {name: m.status for name, m in measured.items()} == {
         "late-crash": Status.CRASHED,
         "fine": Status.OK,
@@ -88,14 +149,88 @@ def test_a_provider_that_fails_while_it_is_timed_keeps_what_its_check_found(work
         "also-fine": Status.OK,
     }
     assert measured["late-raise"].check.reason == "while timing: MisbehavedError: two"
-    assert measured["late-crash"].check.relative_error == 0.01
-    assert (measured["late-crash"].samples_us, measured["fine"].samples_us) == ((), (1.0, 2.0, 3.0))
+    crashed = measured["late-crash"]
+    assert crashed.check.reason.startswith("while timing: ")
+    assert crashed.check.reason.endswith("(crashed 2 times in this run: not tried again)")
+    assert crashed.check.relative_error == 0.01  # what its check found
+    assert (crashed.samples_us, crashed.trials) == ((), ())
+    assert measured["fine"].samples_us == measured["also-fine"].samples_us == SAMPLES_US
     assert measured["fine"].device == CPU
+    assert tries_of(log).count("crash") == 3  # with the others, then twice alone
+    assert [crash.provider for crash in crashes] == ["late-crash", "late-crash"]
 
 
-def test_a_layer_that_cannot_be_made_gives_every_check_a_status(worker: Worker, tmp_path: Path) -> None:
+def test_providers_that_were_timed_alone_share_no_round(worker: Worker, tmp_path: Path, crashes: list[Crash]) -> None:
+    unit = make_unit(tmp_path / "loads", ("fine", "late-raise", "also-fine"))
+    bench = open_bench(worker, unit, crashes)
+    measurements, references = time_unit(bench, check_unit(bench, be_quiet), "run-1", be_quiet)
+    rounds = [{trial.round for trial in m.trials} for m in measurements]
+    assert rounds == [{0}, set(), {1}]
+    assert [(r.name, r.samples_us, r.case_key) for r in references] == [("copy", (5.0, 5.0), unit.cases[0].key)]
+
+
+def test_providers_that_were_timed_together_share_their_rounds(
+    worker: Worker, tmp_path: Path, crashes: list[Crash]
+) -> None:
+    measured = measure_all(open_bench(worker, make_unit(tmp_path / "loads", ("fine", "also-fine")), crashes))
+    assert [trial.round for m in measured.values() for trial in m.trials] == [0, 0]
+
+
+def test_a_hang_while_a_case_is_timed_is_not_tried_again_and_the_others_keep_their_times(
+    worker: Worker, tmp_path: Path, crashes: list[Crash]
+) -> None:
     log = tmp_path / "loads"
-    bench = UnitBench(worker, make_unit(log, ("one", "two"), "broken", (1, 4)), seed=7)
+    bench = open_bench(worker, make_unit(log, ("fine", "late-hang")), crashes, limit_seconds=2.0)
+    measured = measure_all(bench)
+    assert measured["fine"].samples_us == SAMPLES_US
+    assert measured["late-hang"].status is Status.HUNG
+    hung = "while timing: no answer within 2 s (hung once in this run: not tried again)"
+    assert measured["late-hang"].check.reason == hung
+    assert tries_of(log).count("hang") == 2  # with the other, which may have been to blame, then alone
+    assert [(crash.provider, crash.status) for crash in crashes] == [("late-hang", Status.HUNG)]
+    resumed = measure_all(open_bench(worker, bench.unit, crashes, earlier=tuple(crashes), limit_seconds=2.0))
+    assert tries_of(log).count("hang") == 2  # nor by the run when it is resumed
+    assert (resumed["late-hang"].status, resumed["late-hang"].check.reason) == (Status.HUNG, hung.split(": ", 1)[1])
+    assert resumed["fine"].samples_us == SAMPLES_US
+    assert len(crashes) == 1
+
+
+def test_a_hang_ends_within_two_seconds_of_its_limit(worker: Worker, tmp_path: Path, crashes: list[Crash]) -> None:
+    bench = open_bench(worker, make_unit(tmp_path / "loads", ("hang",)), crashes, limit_seconds=1.0)
+    assert bench.load() is not None
+    start = time.monotonic()
+    checks, _ = check_all(bench)
+    assert 1.0 <= time.monotonic() - start < 3.0
+    assert checks["hang"].status is Status.HUNG
+
+
+def test_what_is_quarantined_with_one_timer_is_not_tried_with_the_next(worker: Worker, tmp_path: Path) -> None:
+    log, tries_at_commit = tmp_path / "loads", list[int]()
+    unit = make_unit(log, ("late-crash",), timers=("a", "b"))
+    quarantine = Quarantine("run-1", (), lambda crash: tries_at_commit.append(tries_of(log).count("crash")))
+    bench = UnitBench(worker, unit, 7, quarantine, 20.0)
+    measurements, _ = time_unit(bench, check_unit(bench, be_quiet), "run-1", be_quiet)
+    assert [(m.timer, m.status) for m in measurements] == [("a", Status.CRASHED), ("b", Status.CRASHED)]
+    assert all("not tried again" in m.check.reason for m in measurements)
+    assert tries_at_commit == [1, 2]  # each crash is stored before the provider is tried again
+
+
+def test_a_case_that_crashes_leaves_the_same_providers_other_cases_alone(
+    worker: Worker, tmp_path: Path, crashes: list[Crash]
+) -> None:
+    unit = make_unit(tmp_path / "loads", ("crash-once",), tokens=(1, 4))
+    quarantine = Quarantine("run-1", (), crashes.append)
+    bench = UnitBench(worker, unit, 7, quarantine, 20.0)
+    quarantine.note(unit.cases[0], "crash-once", bench.host, Status.HUNG, "no answer within 20 s")
+    checks = check_unit(bench, be_quiet)
+    assert [(check.case.num_tokens, check.status) for check in checks] == [(1, Status.HUNG), (4, Status.OK)]
+
+
+def test_a_layer_that_cannot_be_made_gives_every_check_a_status(
+    worker: Worker, tmp_path: Path, crashes: list[Crash]
+) -> None:
+    log = tmp_path / "loads"
+    bench = open_bench(worker, make_unit(log, ("one", "two"), "broken", (1, 4)), crashes)
     assert bench.load() is None
     checks = check_unit(bench, be_quiet)
     assert [(check.case.num_tokens, check.provider) for check in checks] == [
@@ -107,24 +242,29 @@ def test_a_layer_that_cannot_be_made_gives_every_check_a_status(worker: Worker, 
     assert {(check.status, check.reason) for check in checks} == {
         (Status.CRASHED, "generating weights: MisbehavedError: no such weights")
     }
-    measurements = measure_all(bench, checks)
+    measurements, references = time_unit(bench, checks, "run-1", be_quiet)
     assert [m.status for m in measurements] == [Status.CRASHED] * 4
-    assert len(log.read_text().splitlines()) == 1
+    assert references == []
+    assert len(loads_of(log)) == 1
+    assert crashes == []
 
 
-def test_the_ceilings_of_a_worker_are_those_of_its_host_and_the_run(worker: Worker, tmp_path: Path) -> None:
-    bench = UnitBench(worker, make_unit(tmp_path / "loads", ("one",)), seed=7)
+def test_the_ceilings_of_a_worker_are_those_of_its_host_and_the_run(
+    worker: Worker, tmp_path: Path, crashes: list[Crash]
+) -> None:
+    bench = open_bench(worker, make_unit(tmp_path / "loads", ("one",)), crashes)
     assert bench.measure_ceilings("run-1") == ([Ceiling("run-1", HOST.host_id, "copy", 12.5, "GB/s")], "")
     assert check_all(bench)[0]["one"].status is Status.OK
 
 
 @pytest.mark.parametrize(("bad", "reason"), [("raise", "MisbehavedError: two"), ("crash", "died")])
 def test_ceilings_that_cannot_be_measured_say_why_and_cost_the_unit_nothing(
-    worker: Worker, tmp_path: Path, bad: str, reason: str
+    worker: Worker, tmp_path: Path, crashes: list[Crash], bad: str, reason: str
 ) -> None:
+    worker.stop()  # lets go of its cores
     broken = Worker("cpu", benches.BrokenCeilingsBench)
     try:
-        bench = UnitBench(broken, make_unit(tmp_path / "loads", ("one",), scheme=bad), seed=7)
+        bench = open_bench(broken, make_unit(tmp_path / "loads", ("one",), scheme=bad), crashes)
         bench.load()
         ceilings, told = bench.measure_ceilings("run-1")
         assert (ceilings, reason in told.lower() or reason in told) == ([], True)
@@ -133,23 +273,33 @@ def test_ceilings_that_cannot_be_measured_say_why_and_cost_the_unit_nothing(
         broken.end()
 
 
-def test_every_timer_gives_a_row_also_for_what_failed(worker: Worker, tmp_path: Path) -> None:
-    bench = UnitBench(worker, make_unit(tmp_path / "loads", ("fine", "raise")), seed=7)
+def test_every_timer_gives_a_row_also_for_what_failed(worker: Worker, tmp_path: Path, crashes: list[Crash]) -> None:
+    bench = open_bench(worker, make_unit(tmp_path / "loads", ("fine", "raise"), timers=("a", "b")), crashes)
     checks, _ = check_all(bench)
     told: list[str] = []
-    measurements = time_unit(
-        bench, list(checks.values()), ["a", "b"], "run-1", lambda _, provider: told.append(provider)
+    measurements, references = time_unit(
+        bench, list(checks.values()), "run-1", lambda _, provider: told.append(provider)
     )
-    rows = [(m.check.provider, m.timer, m.status) for m in measurements]
-    assert rows == [
-        ("fine", "a", Status.OK),
-        ("fine", "b", Status.OK),
-        ("raise", "a", Status.CRASHED),
-        ("raise", "b", Status.CRASHED),
+    assert [(m.timer, m.check.provider, m.status) for m in measurements] == [
+        ("a", "fine", Status.OK),
+        ("a", "raise", Status.CRASHED),
+        ("b", "fine", Status.OK),
+        ("b", "raise", Status.CRASHED),
     ]
+    assert [(r.timer, r.name) for r in references] == [("a", "copy"), ("b", "copy")]
     assert told == ["fine", "raise"]
     assert {m.run_id for m in measurements} == {"run-1"}
     assert all(m.measured_at.tzinfo is not None for m in measurements)
+
+
+def test_a_unit_says_what_its_seconds_went_into(worker: Worker, tmp_path: Path, crashes: list[Crash]) -> None:
+    bench = open_bench(worker, make_unit(tmp_path / "loads", ("fine",)), crashes)
+    with bench.clock.measure("verify"):
+        check_unit(bench, be_quiet)
+    cost = bench.take_cost("run-1")
+    assert (cost.run_id, cost.layer_key, cost.host_id) == ("run-1", bench.unit.key, HOST.host_id)
+    assert set(cost.seconds) == {"verify", "total", "sampling"}
+    assert cost.seconds["total"] == cost.seconds["verify"] > 0
 
 
 @pytest.mark.parametrize(

@@ -1,78 +1,162 @@
 """The pool on a real local Ray: which unit goes where, what comes back, and what is left when nobody is."""
 
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import benches
 import pytest
 import ray
-from benches import HOST, NeverStartingBench, TestBench
+from benches import HOST, NeverStartingBench, SlowlyStartingBench, TestBench
 
 from kernels.spec import Layer
 from tasks.errors import WorkerCrashed, WorkerError, WorkerLost
 from tasks.pool import WorkerPool, open_workers
 from tasks.records import WorkUnit
-from tasks.workers import Worker, start_ray
+from tasks.workers import Worker, list_nodes, start_ray
 
 pytestmark = pytest.mark.timeout(90)
 
 LIMIT = 60.0
 DEVICE = HOST.device.name
-
-
-class SlowlyStartingBench(TestBench):
-    """Would be started only after the test has ended."""
-
-    __test__ = False
-
-    def __init__(self, device_type: str) -> None:
-        time.sleep(600)
-        super().__init__(device_type)
+UNITS = [WorkUnit(Layer("made_up", name, 1, 1, "fp8_w8a8", "bfloat16", {}), (), ()) for name in ("one", "two", "six")]
 
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
     ray.cloudpickle.register_pickle_by_value(benches)
-    start_ray("", num_cpus=2 * Worker("cpu").num_cpus)
+    start_ray("", num_cpus=2)
     yield
     ray.shutdown()
 
 
-@pytest.fixture(scope="module")
-def started(local_ray: None) -> Iterator[list[Worker]]:
-    """Two workers whose processes all pools of the tests share, as long as none is lost."""
-    workers = [Worker("cpu", TestBench) for _ in range(2)]
-    yield workers
-    for worker in workers:
-        worker.end()
-
-
 @pytest.fixture
-def units() -> list[WorkUnit]:
-    return [WorkUnit(Layer("made_up", name, 1, 1, "fp8_w8a8", "bfloat16", {}), (), ()) for name in ("one", "two", "six")]
+def pools(local_ray: None) -> Iterator[list[WorkerPool]]:
+    """Pools that are closed after the test."""
+    opened: list[WorkerPool] = []
+    yield opened
+    for pool in opened:
+        pool.close()
 
 
-def lose(pool: WorkerPool, worker: Worker, unit: WorkUnit, reason: str = "its GPU fell off") -> None:
+def open_pool(pools: list[WorkerPool], *benches_of_workers: type) -> WorkerPool:
+    [node] = list_nodes()
+    pools.append(WorkerPool([Worker("cpu", bench, replace(node, num_cpus=1)) for bench in benches_of_workers]))
+    return pools[-1]
+
+
+def lose(pool: WorkerPool, worker: Worker, unit: WorkUnit, reason: str) -> None:
     with pytest.raises(WorkerLost, match=reason), pool.returning(worker, unit):
         raise WorkerLost(reason)
 
 
-@pytest.mark.usefixtures("started")
-class TestSharing:
-    def test_a_worker_is_given_back_even_after_an_error(self, started: list[Worker], units: list[WorkUnit]) -> None:
-        pool = WorkerPool(started[:1])
-        assert pool.devices() == {DEVICE: 1}
-        shared = pool.share_out({DEVICE: units[:2]})
-        unit, leased = next(shared)
-        assert unit is units[0]
-        with pytest.raises(KeyError), pool.returning(leased, unit):
-            raise KeyError
-        unit, again = next(shared)
-        assert (unit, again) == (units[1], leased)
-        with pool.returning(again, unit):
-            assert again.call("add", 1, 2, limit_seconds=LIMIT) == 3
-        assert list(shared) == []
-        assert pool.num_left == 0
+def test_a_worker_is_given_back_even_after_an_error(pools: list[WorkerPool]) -> None:
+    pool = open_pool(pools, TestBench)
+    assert pool.devices() == {DEVICE: 1}
+    shared = pool.share_out({DEVICE: UNITS[:2]})
+    unit, leased = next(shared)
+    assert unit is UNITS[0]
+    with pytest.raises(KeyError), pool.returning(leased, unit):
+        raise KeyError
+    unit, again = next(shared)
+    assert (unit, again) == (UNITS[1], leased)
+    with pool.returning(again, unit):
+        assert again.call("add", 1, 2, limit_seconds=LIMIT) == 3
+    assert list(shared) == []
+    assert (pool.num_left, pool.losses) == (0, [])
+    pool.refuse_leftovers()
+    pool.close()
+    with pytest.raises(WorkerError, match="the run is ending"):
+        again.call("add", 1, 2, limit_seconds=LIMIT)
+
+
+def test_a_unit_whose_worker_is_lost_comes_back_once_and_is_then_given_up(pools: list[WorkerPool]) -> None:
+    pool = open_pool(pools, TestBench, TestBench)
+    assert pool.devices() == {DEVICE: 2}
+    told: list[str] = []
+    shared = pool.share_out({DEVICE: UNITS[:1]}, told.append)
+    unit, first = next(shared)
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(next, shared)
+        time.sleep(0.3)
+        assert not waiting.done(), "the unit may come back"
+        lose(pool, first, unit, "its GPU fell off")
+        again, second = waiting.result(timeout=20)
+    assert again is unit
+    assert second is not first
+    lose(pool, second, unit, "its node is gone")
+    given_up, nobody = next(shared)
+    assert given_up is unit
+    with pool.returning(nobody, unit):
+        assert nobody.host() == HOST
+        with pytest.raises(WorkerCrashed, match=r"^2 workers were lost on this unit.* on another; its node is gone$"):
+            nobody.call("add", 1, 2, limit_seconds=LIMIT)
+    assert list(shared) == []
+    assert told == pool.losses == ["its GPU fell off", "its node is gone"]
+    pool.refuse_leftovers()
+
+
+def test_units_for_which_no_worker_is_left_are_refused(pools: list[WorkerPool]) -> None:
+    pool = open_pool(pools, TestBench)
+    pool.devices()
+    shared = pool.share_out({DEVICE: UNITS})
+    unit, worker = next(shared)
+    lose(pool, worker, unit, "its GPU fell off")
+    assert list(shared) == []
+    assert pool.num_left == 3
+    with pytest.raises(WorkerError) as refused:
         pool.refuse_leftovers()
+    assert str(refused.value) == (
+        "no cpu: made up is left, 3 units are not measured, all others are kept; resume with --run-id: its GPU fell off"
+    )
+    assert refused.value.exit_code == 3
+
+
+def test_who_is_idle_on_a_lost_machine_is_lost_with_it(pools: list[WorkerPool]) -> None:
+    pool = open_pool(pools, TestBench, TestBench)
+    pool.devices()
+    shared = pool.share_out({DEVICE: UNITS[:1]})
+    unit, worker = next(shared)
+    with pytest.raises(WorkerLost), pool.returning(worker, unit):
+        raise WorkerLost("its machine is gone", with_machine=True)
+    assert list(shared) == []
+    assert (pool.num_left, pool.losses) == (1, ["its machine is gone"])
+
+
+def test_a_worker_that_does_not_start_is_left_out(pools: list[WorkerPool]) -> None:
+    pool = open_pool(pools, NeverStartingBench, TestBench)
+    assert pool.devices() == {DEVICE: 1}
+    [loss] = pool.losses
+    assert loss.endswith(
+        "is lost: its process does not start: benches.MisbehavedError: CUDA error: no device is detected"
+    )
+    unit, worker = next(pool.share_out({DEVICE: UNITS[:1]}))
+    assert (unit, worker.last_host) == (UNITS[0], HOST)
+
+
+def test_workers_of_which_none_starts_are_told_in_one_line(pools: list[WorkerPool]) -> None:
+    pool = open_pool(pools, NeverStartingBench, NeverStartingBench)
+    with pytest.raises(WorkerError, match=r"^no worker can be started: the cpu worker on .* is lost: ") as refused:
+        pool.devices()
+    assert str(refused.value).count("no device is detected") == 1, "the same of both"
+    assert "\n" not in str(refused.value)
+
+
+def test_a_pool_is_closed_while_its_workers_start(pools: list[WorkerPool]) -> None:
+    pool = open_pool(pools, SlowlyStartingBench)
+    time.sleep(0.5)
+    start = time.monotonic()
+    pool.close()
+    assert time.monotonic() - start < 4
+    assert pool.losses == ["the run is ending: its workers were killed"]
+
+
+def test_gpus_that_are_not_there_are_told_in_one_line() -> None:
+    ray.shutdown()
+    with pytest.raises(WorkerError) as refused, open_workers("cuda"):
+        pass
+    assert str(refused.value) == "the suite needs a CUDA GPU and Ray sees none; use --suite smoke or check nvidia-smi"
+    assert type(refused.value) is WorkerError
+    assert refused.value.exit_code == 3
+    assert not ray.is_initialized()

@@ -1,5 +1,6 @@
 """What a run tells in a terminal, and the exit code it gives a script."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from io import StringIO
@@ -9,6 +10,7 @@ from nights import (
     H200,
     WEIGHTS_BYTES,
     count_weights,
+    divide_rounds,
     find_made_up_kernel,
     make_measurement,
     make_night,
@@ -63,17 +65,79 @@ def test_speed_ups_are_told_against_the_fastest_vllm_provider_that_ran() -> None
         make_measurement(CASE, "vllm-triton-shipped", usual_us=100.0),
         make_measurement(CASE, "vllm-cutlass", Status.WRONG, usual_us=1.0),
     ]
-    best = measurements[1].median_us
-    assert best is not None
     (triton,) = [line for line in report_of(measurements).splitlines() if " triton " in line]
-    assert f"{best / (measurements[0].median_us or 0):.2f}x" in triton
+    assert f"{divide_rounds(measurements[1], measurements[0]):.2f}x" in triton
 
 
 def test_without_a_vllm_provider_speed_ups_are_told_against_the_baseline() -> None:
     measurements = [make_measurement(CASE, "torch", usual_us=90.0), make_measurement(CASE, "triton", usual_us=30.0)]
-    torch_us, triton_us = (m.median_us or 0.0 for m in measurements)
     (triton,) = [line for line in report_of(measurements).splitlines() if " triton " in line]
-    assert f"{torch_us / triton_us:.2f}x" in triton
+    assert f"{divide_rounds(*measurements):.2f}x" in triton
+
+
+def test_a_median_is_told_with_its_interval_its_samples_and_its_share_of_the_floor() -> None:
+    (measured,) = measurements = [make_measurement(CASE, "triton")]
+    (line,) = [line for line in report_of(measurements).splitlines() if " triton " in line]
+    ordered = sorted(measured.samples_us)
+    half = (ordered[20] - ordered[9]) / 2 / (measured.median_us or 0)  # the 10th smallest and largest of 30
+    floor_us = max(measured.check.bytes_moved / 4000e3, measured.check.flops / 1400e6)
+    cells = line.split()
+    assert cells[:2] == ["M=16", "triton"]
+    assert cells[3:6] == [f"{measured.median_us:.1f}", f"\u00b1{half:.2%}", "30"]
+    assert cells[6] == f"{floor_us / (measured.median_us or 0):.0%}"
+
+
+def test_a_slow_clock_is_marked_in_its_row_and_told_beneath_the_table() -> None:
+    told = report_of([make_measurement(Case(moe_layer(), tokens), "triton") for tokens in (16, 4096)])
+    (slow,) = [line for line in told.splitlines() if "slow clock 3/8" in line]
+    assert "M=4096" in slow
+    assert "1 series: slow clock in 3 of 8 trials, 2 set aside; 1785-1980 MHz; sw_power_cap" in told
+
+
+def test_the_reference_kernels_tell_how_steady_each_machine_was() -> None:
+    night = make_night()
+    (copy,) = [line for line in print_night(night).splitlines() if line.startswith("reference copy on NVIDIA H200")]
+    assert re.search(r": 141 us beside 18 cases \(p20-p80 -0.\d% to \+0.\d%\), slowest \+3\.\d% beside fused_moe", copy)
+    assert copy.endswith("M=1024, graph")
+    assert "reference bfloat16 gemm on NVIDIA H200: 190" in print_night(night)
+    assert "reference" not in print_night(replace(night, references=()))
+
+
+def test_what_was_timed_on_a_slow_machine_is_marked() -> None:
+    cases = [Case(moe_layer(), tokens) for tokens in (1, 16, 64, 1024)]
+    told = report_of([make_measurement(case, "triton") for case in cases])
+    assert ["M=1024" in line for line in told.splitlines() if "machine slow +3." in line] == [True]
+
+
+def test_two_gpus_of_one_name_are_told_apart_by_their_ids() -> None:
+    night = make_night(1)
+    other = replace(night.hosts[0], host_id="other", device_uuid="GPU-77aa0000-1111")
+    ceilings = tuple(replace(ceiling, host_id="other") for ceiling in night.ceilings)
+    told = print_night(replace(night, hosts=(*night.hosts, other), ceilings=(*night.ceilings, *ceilings)))
+    assert "at best on NVIDIA H200 GPU-4f2c: copy" in told
+    assert "at best on NVIDIA H200 GPU-77aa0000: copy" in told
+
+
+@pytest.mark.parametrize("width", [100, 120, 160])
+def test_a_long_reason_is_wrapped_and_printed_whole(width: int) -> None:
+    reason = "CUDA error: " + "/a/path/without/a/space" * 12 + " and then some words"
+    crashed = make_measurement(Case(moe_layer(), 16, {"apply_router_weight_on_input": "true"}), "vllm-triton-shipped")
+    crashed = replace(crashed, check=replace(crashed.check, status=Status.CRASHED, reason=reason), samples_us=())
+    stream = StringIO()
+    night = replace(make_night(1, measurements=[crashed]), verdicts=())
+    print_report(Console(file=stream, width=width), night)
+    lines = stream.getvalue().splitlines()
+    (heading,) = [line for line in lines if "median us" in line]
+    table = lines[lines.index(heading) :]
+    assert max(map(len, table)) <= width
+    wrapped = "".join(line[heading.index("verdict") :] for line in table)
+    assert reason.replace(" ", "") in wrapped.replace(" ", "")
+
+
+def test_providers_that_cannot_run_the_same_cases_share_a_line() -> None:
+    measurements = [make_measurement(CASE, name, Status.UNSUPPORTED) for name in ("torch", "triton")]
+    told = report_of(measurements)
+    assert "torch, triton: needs sm_100 (this is sm_90) (1 case)" in told
 
 
 def test_what_cannot_run_stands_once_beneath_its_table() -> None:

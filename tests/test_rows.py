@@ -7,22 +7,30 @@ from pathlib import Path
 import duckdb
 import pytest
 from records import (
+    COMPILED,
     GPU,
     STARTED,
+    insert_known,
     make_case,
     make_ceiling,
+    make_cost,
+    make_crash,
     make_host,
     make_layer,
     make_measurement,
     make_receipt,
+    make_reference,
     make_run,
+    make_trial,
+    make_unit,
 )
 
 from kernels.spec import Case, Layer
 from tasks import rows
-from tasks.records import Measurement, Run, State, Verdict
+from tasks.database import database_path
+from tasks.records import Crash, Measurement, ReferenceTime, Run, State, Status, UnitCost, Verdict
 from tasks.schema import MIGRATIONS
-from tasks.store import Store, database_path
+from tasks.store import Store
 
 VERDICT = Verdict("run-1", make_measurement().series, State.SLOW, "12.0 us against 10.0 us", 12.0, 10.0, 0.2)
 
@@ -61,6 +69,30 @@ def test_a_measurement_comes_back_from_its_row_joined_with_case_and_host() -> No
     assert rows.row_to_measurement(joined) == measurement
 
 
+def test_the_trials_and_the_source_of_a_measurement_come_back_from_its_row() -> None:
+    trials = (make_trial(), make_trial(1, 0, is_slow_clock=True, set_aside_us=(9.5, 1 / 3)), make_trial(2, state=None))
+    of_source = make_measurement(source_sha256="ef" * 32, compiled=(COMPILED, replace(COMPILED, spill_bytes=64)))
+    measurement = replace(of_source, trials=trials)
+    joined = rows.case_to_row(make_case()) | rows.host_to_row(make_host()) | rows.measurement_to_row(measurement)
+    assert rows.row_to_measurement(joined) == measurement
+
+
+def test_a_reference_time_comes_back_from_its_row() -> None:
+    assert rows.row_to_reference(rows.reference_to_row(make_reference())) == make_reference()
+
+
+def test_the_cost_of_a_unit_comes_back_from_its_row_in_order() -> None:
+    cost = rows.row_to_cost(rows.cost_to_row(make_cost()))
+    assert cost == make_cost()
+    assert list(cost.seconds) == list(make_cost().seconds)
+
+
+@pytest.mark.parametrize("status", [Status.CRASHED, Status.HUNG, Status.OUT_OF_MEMORY])
+def test_a_crash_comes_back_from_its_row(status: Status) -> None:
+    crash = make_crash(status=status)
+    assert rows.row_to_crash(rows.crash_to_row(crash)) == crash
+
+
 def test_a_verdict_comes_back_from_its_row() -> None:
     assert rows.row_to_verdict(rows.verdict_to_row(VERDICT)) == VERDICT
 
@@ -92,7 +124,6 @@ def write_first_schema(connection: duckdb.DuckDBPyConnection) -> None:
     """A night as it was stored when keys spelled every option: one layer, its default strategy and another."""
     connection.execute((MIGRATIONS / "001_first_schema.sql").read_text())
     case = rows.case_to_row(Case(SILU, 64))
-    del case["module"]
     stored: list[tuple[str, rows.Row]] = [
         ("runs", rows.run_to_row(make_run(status="complete"))),
         ("hosts", rows.host_to_row(make_host())),
@@ -106,8 +137,7 @@ def write_first_schema(connection: duckdb.DuckDBPyConnection) -> None:
             ("verdicts", rows.verdict_to_row(VERDICT) | key),
         ]
     for table, row in stored:
-        names, marks = ", ".join(row), ", ".join("?" * len(row))
-        connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", list(row.values()))
+        insert_known(connection, table, row)
 
 
 def check_second_schema(store: Store) -> None:
@@ -120,7 +150,7 @@ def check_second_schema(store: Store) -> None:
     }
     assert {verdict.series.case_key for verdict in night.verdicts} == {case.key for case in cases}
     assert {m.check.case.layer.module for m in night.measurements} == {""}
-    assert store.measured_layers("run-1") == {SILU.key}
+    assert store.measured_units("run-1") == {(SILU.key, GPU.name)}
 
 
 def test_a_database_of_the_first_schema_keeps_its_trends(tmp_path: Path) -> None:
@@ -131,7 +161,7 @@ def test_a_database_of_the_first_schema_keeps_its_trends(tmp_path: Path) -> None
         check_second_schema(store)
         tonight = make_run("run-2", nights=1)
         store.begin_run(tonight)
-        store.commit_unit("run-2", make_host(), None, [make_measurement("run-2", Case(SILU, 64))])
+        store.commit_unit("run-2", make_unit([make_measurement("run-2", Case(SILU, 64))]))
         trend = store.trends(tonight)[make_measurement(case=Case(SILU, 64)).series]
         assert [point.run_id for point in trend] == ["run-1", "run-2"]
 
@@ -139,6 +169,7 @@ def test_a_database_of_the_first_schema_keeps_its_trends(tmp_path: Path) -> None
 def test_an_export_of_the_first_schema_is_read_with_the_keys_of_today(tmp_path: Path) -> None:
     with duckdb.connect(":memory:") as connection:
         write_first_schema(connection)
+        connection.execute("CREATE TABLE schema_version (version INTEGER); INSERT INTO schema_version VALUES (1)")
         for (table,) in connection.execute("SELECT table_name FROM information_schema.tables").fetchall():
             connection.execute(f"COPY {table} TO '{tmp_path / table}.parquet' (FORMAT parquet)")
     with Store.from_parquet(tmp_path) as store:
@@ -148,12 +179,15 @@ def test_an_export_of_the_first_schema_is_read_with_the_keys_of_today(tmp_path: 
 @pytest.mark.parametrize(
     ("table", "row"),
     [
-        ("runs", rows.run_to_row(make_run())),
+        ("runs", {**rows.run_to_row(make_run()), "number": 1}),
         ("hosts", rows.host_to_row(make_host())),
         ("cases", rows.case_to_row(make_case())),
         ("weights", rows.receipt_to_row("run-1", make_receipt(make_layer()))),
         ("ceilings", rows.ceiling_to_row(make_ceiling())),
         ("measurements", rows.measurement_to_row(make_measurement())),
+        ("reference_times", rows.reference_to_row(make_reference())),
+        ("unit_costs", rows.cost_to_row(make_cost())),
+        ("crashes", rows.crash_to_row(make_crash())),
         ("verdicts", rows.verdict_to_row(VERDICT)),
     ],
 )
@@ -171,3 +205,6 @@ def test_every_field_of_a_record_is_stored() -> None:
     known = {field.name for field in fields(Measurement)} | {f.name for f in fields(make_measurement().check)}
     assert known - {"check", "device"} <= stored | {"case_key"}
     assert rows.row_to_device(rows.host_to_row(make_host())) == GPU
+    assert set(rows.reference_to_row(make_reference())) == {field.name for field in fields(ReferenceTime)}
+    assert set(rows.cost_to_row(make_cost())) == {field.name for field in fields(UnitCost)}
+    assert set(rows.crash_to_row(make_crash())) == {field.name for field in fields(Crash)}

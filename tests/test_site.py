@@ -6,11 +6,22 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from nights import CPU, H200, HOSTILE, find_made_up_kernel, make_measurement, make_night, moe_layer, silu_layer
+from nights import (
+    CPU,
+    H200,
+    HOSTILE,
+    find_made_up_kernel,
+    make_measurement,
+    make_measurements,
+    make_night,
+    moe_layer,
+    silu_layer,
+)
 
 from dashboards.site import write_site
 from kernels.spec import Case
@@ -202,6 +213,84 @@ def test_the_csv_tells_rates_shares_and_errors(site: Path, night: Night) -> None
     assert jumped == {("64", "vllm-triton-shipped")}
 
 
+def test_the_csv_tells_how_samples_were_taken_and_what_they_are_worth(site: Path, night: Night) -> None:
+    with (site / "data-fused_moe.csv").open(encoding="utf-8", newline="") as file:
+        lines = {
+            (line["case_key"], line["provider"]): line for line in csv.DictReader(file) if line["device"] == H200.name
+        }
+    slow = lines[Case(moe_layer(), 4096).key, "triton"]
+    assert [slow[name] for name in ("num_samples", "num_trials", "num_slow", "num_set_aside")] == ["30", "8", "3", "2"]
+    assert [slow[name] for name in ("lowest_clock_mhz", "highest_clock_mhz")] == ["1785", "1980"]
+    assert slow["throttle_reasons"] == "sw_power_cap"
+    assert float(slow["speedup_low"]) < float(slow["speedup"]) < float(slow["speedup_high"])
+    assert slow["timed_alone"] == "False"
+    assert 0 < float(slow["half_width"]) < 0.02
+    beside_slow = lines[Case(moe_layer(), 1024).key, "torch"]
+    assert beside_slow["machine_kernel"] == "copy"
+    assert float(beside_slow["machine_change"]) == pytest.approx(0.031, abs=0.002)
+
+
+def test_a_row_tells_its_reservations_in_a_word_and_in_a_sentence(pages: dict[str, Page]) -> None:
+    page = pages["kernel-fused_moe.html"]
+    assert "slow clock 3/8" in page.words
+    assert "slow clock in 3 of 8 trials, 2 set aside; 1785-1980 MHz; sw_power_cap" in page.values("title", "span")
+    assert "machine slow +3." in page.words
+    assert any(title.startswith("the machine was slow here: copy") for title in page.values("title", "span"))
+    sampled = [
+        title for title in page.values("title", "td") if "30 samples in 6 trials, 1980 MHz, 660 W, 51 C" in title
+    ]
+    assert sampled
+
+
+def test_the_front_page_tells_a_slow_machine_from_a_slow_kernel(pages: dict[str, Page]) -> None:
+    index = pages["index.html"]
+    assert "Reference kernels" in index.words
+    trends = [label for label in index.values("aria-label", "svg") if "Trend of the reference kernels" in label]
+    assert len(trends) == 2  # a GPU and a CPU
+    assert all("copy +3." in label for label in trends)
+    attention = index.words.partition("Errors that moved")[0]
+    assert "machine slow +3." in attention
+
+
+def test_a_night_without_references_says_nothing_of_them(tmp_path: Path) -> None:
+    night = replace(make_night(2), references=(), reference_trends={})
+    index = Page(write_site(night, tmp_path / "site"))
+    assert "Reference kernels" not in index.words
+
+
+@pytest.fixture(scope="module")
+def two_timers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site of a night that timed everything in two ways."""
+    graph = make_measurements(H200)
+    cold = [make_measurement(m.check.case, m.check.provider, m.status, timer="cold") for m in graph]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dashboards.comparisons.find_kernel", find_made_up_kernel)
+        return write_site(make_night(2, measurements=graph + cold), tmp_path_factory.mktemp("timers") / "out").parent
+
+
+def test_each_timer_has_its_charts_and_the_graph_comes_first(two_timers: Path) -> None:
+    page = Page(two_timers / "kernel-fused_moe.html")
+    panels = [attrs["data-timer"] for tag, attrs in page.tags if tag == "div" and attrs.get("class") == "panel"]
+    assert panels[:2] == ["graph", "cold"]
+    selected = [attrs for tag, attrs in page.tags if tag == "option" and "selected" in attrs]
+    assert len(selected) == 1
+    assert page.values("data-default", "select").count("graph") == 1
+
+
+def test_an_error_that_moved_is_told_once_whatever_the_timers(two_timers: Path) -> None:
+    index = Page(two_timers / "index.html")
+    assert [text for tag, text in index.text if tag == "b" and text.endswith("\u00d7")] == ["1.8\u00d7"] * 2
+
+
+def test_the_front_page_links_to_what_the_timer_of_the_row_gave(two_timers: Path) -> None:
+    index, page = Page(two_timers / "index.html"), Page(two_timers / "kernel-fused_moe.html")
+    anchors = {
+        href.partition("#")[2] for href in index.values("href", "a") if href.startswith("kernel-fused_moe.html#")
+    }
+    assert {anchor.endswith("-cold") for anchor in anchors} == {True, False}
+    assert anchors <= set(page.values("id"))
+
+
 def test_a_jump_of_an_error_is_on_the_front_page_and_in_the_table(pages: dict[str, Page]) -> None:
     index, page = pages["index.html"], pages["kernel-fused_moe.html"]
     assert "Errors that moved" in index.words
@@ -301,6 +390,31 @@ def test_a_folder_with_other_files_is_never_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def browse(page: Path, fragment: str, tmp_path: Path) -> str:
+    """The page as the browser has it after the script ran."""
+    assert CHROMIUM is not None
+    address = f"{page.as_uri()}#{fragment}"
+    command = [CHROMIUM, *CHROMIUM_FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize(
+    ("fragment", "timers"),
+    [("", {"graph"}), ("timer=cold", {"cold"}), ("timer=any", {"graph", "cold"}), ("anchor", {"cold"})],
+)
+def test_a_browser_shows_one_timer_unless_asked(
+    two_timers: Path, tmp_path: Path, fragment: str, timers: set[str]
+) -> None:
+    page = two_timers / "kernel-fused_moe.html"
+    if fragment == "anchor":
+        fragment = next(found for found in Page(page).values("id", "div") if found.endswith("-cold"))
+    dom = browse(page, fragment, tmp_path)
+    tags = re.findall(r'<(?:tr|div) [^>]*data-timer="(\w+)"([^>]*)>', dom)
+    assert {timer for timer, rest in tags if "hidden" not in rest} == timers
+    assert len({timer for timer, _ in tags}) == 2
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 @pytest.mark.parametrize(
     ("fragment", "shown", "total"),
@@ -309,10 +423,7 @@ def test_a_folder_with_other_files_is_never_replaced(tmp_path: Path) -> None:
 def test_a_browser_filters_by_the_hash_of_the_address(
     site: Path, tmp_path: Path, fragment: str, shown: int, total: int
 ) -> None:
-    assert CHROMIUM is not None
-    address = f"{(site / 'kernel-fused_moe.html').as_uri()}#{fragment}"
-    command = [CHROMIUM, *CHROMIUM_FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", address]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    dom = browse(site / "kernel-fused_moe.html", fragment, tmp_path)
     assert f"{shown} of {total} rows" in dom
     visible = [row for row in re.findall(r"<tr [^>]*data-provider[^>]*>", dom) if "hidden" not in row]
     assert len(visible) == shown

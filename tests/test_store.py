@@ -1,8 +1,6 @@
-"""The store on real DuckDB files: what is committed when, who may open it, and what readers see."""
+"""The records of a store on real DuckDB files: what is committed when, resumed, and read again."""
 
 import math
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -11,35 +9,29 @@ from pathlib import Path
 import duckdb
 import pytest
 from records import (
+    COMPILED,
+    GPU,
     STARTED,
     make_case,
     make_ceiling,
+    make_cost,
+    make_crash,
     make_host,
     make_layer,
     make_measurement,
     make_receipt,
+    make_reference,
     make_run,
+    make_trial,
+    make_unit,
 )
 
-from tasks.errors import NewerSchemaError, RunMismatchError, StoreError, StoreLockedError
-from tasks.records import Measurement, Night, Run, Series, State, Status, Verdict
-from tasks.schema import MIGRATIONS
-from tasks.store import ROWS_PER_STATEMENT, TABLES, Store, database_path, snapshot_path
-
-NUM_MIGRATIONS = len(list(MIGRATIONS.glob("*.sql")))
-HOLD_OPEN = """
-import duckdb, sys, time
-connection = duckdb.connect(sys.argv[1])
-print("open", flush=True)
-sys.stdin.read()
-"""
-READ_RUNS = """
-import sys
-from pathlib import Path
+from tasks.database import ROWS_PER_STATEMENT, TABLES, VERSION_TABLE, database_path
+from tasks.errors import RunMismatchError, StoreError
+from tasks.records import Measurement, Night, Run, Series, State, Status, UnitResult, Verdict
 from tasks.store import Store
-with Store.read(Path(sys.argv[1])) as store:
-    print(*(run.run_id for run in store.runs()))
-"""
+
+OTHER_GPU = make_host(replace(GPU, name="NVIDIA A100", capability=(8, 0)), "ffff")
 
 
 @pytest.fixture
@@ -51,7 +43,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def commit_run(store: Store, run: Run, measurements: list[Measurement], status: str = "complete") -> None:
     """A whole run of one unit."""
     store.begin_run(run)
-    store.commit_unit(run.run_id, make_host(), make_receipt(make_layer()), measurements)
+    store.commit_unit(run.run_id, make_unit(measurements, make_receipt(make_layer())))
     store.finish_run(replace(run, status=status, finished_at=run.started_at + timedelta(minutes=5)))
 
 
@@ -60,83 +52,6 @@ def count_rows(path: Path, table: str) -> int:
         found = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
     assert found
     return int(found[0])
-
-
-# Opening
-
-
-def test_a_store_is_made_from_nothing_with_every_table(tmp_path: Path) -> None:
-    Store.open(tmp_path / "new" / "folder").close()
-    path = database_path(tmp_path / "new" / "folder")
-    assert [count_rows(path, table) for table in TABLES] == [0] * len(TABLES)
-    assert count_rows(path, "schema_version") == NUM_MIGRATIONS
-
-
-def test_opening_again_migrates_nothing_and_keeps_everything(tmp_path: Path) -> None:
-    with Store.open(tmp_path) as store:
-        store.begin_run(make_run())
-    with Store.open(tmp_path) as store:
-        assert store.runs() == [make_run()]
-    assert count_rows(database_path(tmp_path), "schema_version") == NUM_MIGRATIONS
-
-
-def test_a_newer_schema_is_refused_in_one_line(tmp_path: Path) -> None:
-    with Store.open(tmp_path) as store:
-        store.publish()
-    for path in (database_path(tmp_path), snapshot_path(tmp_path)):
-        with duckdb.connect(str(path)) as connection:
-            connection.execute("INSERT INTO schema_version VALUES (99)")
-    for open_store, path in ((Store.open, database_path(tmp_path)), (Store.read, snapshot_path(tmp_path))):
-        with pytest.raises(NewerSchemaError) as refused:
-            open_store(tmp_path)
-        message = str(refused.value)
-        assert f"{path} has schema version 99" in message
-        assert "upgrade kernel-nightly" in message
-        assert "\n" not in message
-        duckdb.connect(str(path)).close()  # the refused store let go of the file
-
-
-def test_a_file_held_by_another_process_names_that_process(tmp_path: Path) -> None:
-    Store.open(tmp_path).close()
-    path = database_path(tmp_path)
-    command = [sys.executable, "-c", HOLD_OPEN, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdin
-        assert holder.stdout
-        assert holder.stdout.readline() == "open\n"
-        with pytest.raises(StoreLockedError, match=rf"is held by process {holder.pid}; wait for it") as refused:
-            Store.open(tmp_path)
-        holder.stdin.close()
-    assert "\n" not in str(refused.value)
-    Store.open(tmp_path).close()
-
-
-@pytest.mark.parametrize("content", [b"notes on kernels\n" * 1000, b"\x00" * 20_000, b"short"])
-def test_a_file_that_is_no_duckdb_database_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
-    path = database_path(tmp_path)
-    path.write_bytes(content)
-    with pytest.raises(StoreError, match=r"is not a DuckDB database; move it away or choose another --save-dir"):
-        Store.open(tmp_path)
-    assert path.read_bytes() == content
-
-
-def test_a_save_dir_under_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    for save_dir in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(StoreError, match=r"cannot create .*file.*; choose another --save-dir"):
-            Store.open(save_dir)
-
-
-def test_a_folder_in_the_place_of_the_database_is_refused(tmp_path: Path) -> None:
-    database_path(tmp_path).mkdir()
-    with pytest.raises(StoreError, match=r"cannot open .*nightly.duckdb.*; choose another --save-dir"):
-        Store.open(tmp_path)
-
-
-def test_reading_where_nothing_was_published_says_how_to_start(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=f"no finished run under {tmp_path}; start one: kernel-nightly run"):
-        Store.read(tmp_path)
-    assert list(tmp_path.iterdir()) == []
 
 
 # Runs
@@ -170,17 +85,40 @@ def test_a_run_is_not_resumed_with_anything_else(store: Store, name: str, value:
     assert store.runs() == [make_run()]
 
 
-def test_runs_are_listed_oldest_first_and_the_newest_is_found(store: Store) -> None:
+@pytest.mark.parametrize(
+    ("was_dirty", "message"),
+    [
+        (True, "was started from a changed working tree, which now is clean; resume it from the same source"),
+        (False, "was started from a clean working tree, which now has uncommitted changes; resume it from the same"),
+    ],
+)
+def test_a_run_is_not_resumed_from_a_tree_that_was_changed_or_cleaned(
+    store: Store, was_dirty: bool, message: str
+) -> None:
+    store.begin_run(make_run(git_dirty=was_dirty))
+    with pytest.raises(RunMismatchError, match=message):
+        store.begin_run(make_run(git_dirty=not was_dirty))
+    assert store.begin_run(make_run(git_dirty=was_dirty)).git_dirty == was_dirty
+
+
+def test_runs_are_in_the_order_they_were_started_whatever_the_clock_said(store: Store) -> None:
     for run_id, nights in (("b", 2), ("a", 3), ("c", 1)):
         store.begin_run(make_run(run_id, nights))
-    assert [run.run_id for run in store.runs()] == ["c", "b", "a"]
-    with pytest.raises(StoreError, match="no run has ended yet; a is running or was killed"):
+    assert [run.run_id for run in store.runs()] == ["b", "a", "c"]
+    with pytest.raises(StoreError, match="no run has ended yet; c is running or was killed"):
         store.find_run()
     for run in store.runs()[:2]:
         store.finish_run(replace(run, status="complete"))
-    assert store.find_run().run_id == "b"
-    assert store.find_run("a").run_id == "a"
+    assert store.find_run().run_id == "a"
+    assert store.find_run("b").run_id == "b"
     assert store.find_run("c").run_id == "c"
+
+
+def test_a_run_without_an_id_gets_one_of_its_own_even_in_the_same_second(store: Store) -> None:
+    begun = [store.begin_run(make_run("")) for _ in range(3)]
+    assert [run.run_id for run in begun] == ["20261120T020000Z", "20261120T020000Z-2", "20261120T020000Z-3"]
+    assert store.runs() == begun
+    assert store.find_resumable(make_run("")) is None
 
 
 def test_an_unknown_run_names_the_newest(store: Store) -> None:
@@ -205,6 +143,14 @@ def every_kind_of_measurement() -> list[Measurement]:
     config = {"BLOCK_SIZE_M": 64, "ratio": 0.5, "from": 'vllm\'s "E=8.json"', "unicode": "µ", "none": None, "deep": {}}
     return [
         make_measurement(provider="a-ok", relative_error=0.0123, share_close=0.999, config=config, flops=2**53),
+        replace(
+            make_measurement(provider="a-trials", source_sha256="ef" * 32, compiled=(COMPILED, COMPILED)),
+            trials=(
+                make_trial(),
+                make_trial(1, 0, is_slow_clock=True, set_aside_us=(1 / 3, 9.5)),
+                make_trial(state=None),
+            ),
+        ),
         make_measurement(provider="b-inf", status=Status.WRONG, relative_error=math.inf, share_close=0.0),
         make_measurement(provider="c-none", status=Status.CRASHED, reason="CUDA error: 'it' broke"),
         make_measurement(provider="d-exact", relative_error=0.0, samples_us=(1 / 3, 1e-9, 1e9, 5e-324)),
@@ -222,7 +168,9 @@ def test_every_record_comes_back_as_it_was(store: Store) -> None:
         Verdict("run-1", replace(series, provider="gone"), State.MISSING, "absent now"),
     )
     store.begin_run(run)
-    store.commit_unit("run-1", make_host(), make_receipt(make_layer()), measurements)
+    references = (make_reference(), make_reference("float8_e4m3fn gemm"))
+    receipt, cost = make_receipt(make_layer()), make_cost()
+    store.commit_unit("run-1", UnitResult(make_host(), receipt, tuple(measurements), references, cost))
     store.commit_verdicts("run-1", verdicts)
     night = store.night("run-1")
     assert night.run == run
@@ -230,13 +178,15 @@ def test_every_record_comes_back_as_it_was(store: Store) -> None:
     assert night.receipts == (make_receipt(make_layer()),)
     assert night.measurements == tuple(measurements)
     assert sorted(night.verdicts, key=str) == sorted(verdicts, key=str)
-    assert set(night.trends) == {measurements[0].series, measurements[3].series}
+    assert set(night.trends) == {m.series for m in measurements if m.samples_us}
+    assert night.references == references
+    assert night.costs == (cost,)
 
 
 def test_a_relative_error_that_is_no_number_comes_back_as_one(store: Store) -> None:
     store.begin_run(make_run())
     measurement = make_measurement(status=Status.WRONG, relative_error=math.nan, config={"scale": math.inf})
-    store.commit_unit("run-1", make_host(), None, [measurement])
+    store.commit_unit("run-1", make_unit([measurement]))
     [stored] = store.measurements("run-1")
     assert stored.check.relative_error is not None
     assert math.isnan(stored.check.relative_error)
@@ -244,14 +194,16 @@ def test_a_relative_error_that_is_no_number_comes_back_as_one(store: Store) -> N
 
 
 def count_unit_rows(path: Path) -> dict[str, int]:
-    return {table: count_rows(path, table) for table in ("hosts", "cases", "weights", "measurements")}
+    tables = ("hosts", "cases", "weights", "measurements", "reference_times", "unit_costs")
+    return {table: count_rows(path, table) for table in tables}
 
 
 def test_a_unit_is_committed_whole_or_not_at_all(store: Store, tmp_path: Path) -> None:
     store.begin_run(make_run())
     twice = [make_measurement(), make_measurement(provider="torch"), make_measurement()]
+    unit = replace(make_unit(twice, make_receipt(make_layer())), references=(make_reference(),), cost=make_cost())
     with pytest.raises(duckdb.ConstraintException):
-        store.commit_unit("run-1", make_host(), make_receipt(make_layer()), twice)
+        store.commit_unit("run-1", unit)
     store.close()
     assert set(count_unit_rows(database_path(tmp_path)).values()) == {0}
 
@@ -262,7 +214,7 @@ def test_a_record_that_has_no_row_takes_its_unit_with_it(store: Store, tmp_path:
     store.begin_run(make_run())
     unit = [make_measurement(), make_measurement(provider="torch", config=endless)]
     with pytest.raises(ValueError, match="Circular reference"):
-        store.commit_unit("run-1", make_host(), make_receipt(make_layer()), unit)
+        store.commit_unit("run-1", make_unit(unit, make_receipt(make_layer())))
     store.close()
     assert set(count_unit_rows(database_path(tmp_path)).values()) == {0}
 
@@ -270,8 +222,8 @@ def test_a_record_that_has_no_row_takes_its_unit_with_it(store: Store, tmp_path:
 def test_a_unit_that_failed_to_commit_can_be_committed_again(store: Store) -> None:
     store.begin_run(make_run())
     with pytest.raises(duckdb.ConstraintException):
-        store.commit_unit("run-1", make_host(), None, [make_measurement()] * 2)
-    store.commit_unit("run-1", make_host(), None, [make_measurement()])
+        store.commit_unit("run-1", make_unit([make_measurement()] * 2))
+    store.commit_unit("run-1", make_unit([make_measurement()]))
     assert store.measurements("run-1") == [make_measurement()]
 
 
@@ -280,24 +232,24 @@ def test_a_unit_of_more_rows_than_a_statement_takes_is_committed_whole(store: St
     providers = [f"provider-{n:04}" for n in range(2 * ROWS_PER_STATEMENT + 1)]
     measurements = [make_measurement(provider=provider) for provider in providers]
     with pytest.raises(duckdb.ConstraintException):
-        store.commit_unit("run-1", make_host(), None, [*measurements, measurements[0]])
-    store.commit_unit("run-1", make_host(), None, measurements)
+        store.commit_unit("run-1", make_unit([*measurements, measurements[0]]))
+    store.commit_unit("run-1", make_unit(measurements))
     assert store.measurements("run-1") == measurements
 
 
 def test_a_host_is_known_after_its_unit_was_committed_and_not_before(store: Store) -> None:
     store.begin_run(make_run())
     with pytest.raises(duckdb.ConstraintException):
-        store.commit_unit("run-1", make_host(), None, [make_measurement()] * 2)
-    store.commit_unit("run-1", make_host(), None, [make_measurement()])
-    other = make_host(host_id="ffff")
-    store.commit_unit("run-1", other, None, [replace_host(make_measurement(provider="torch"), "ffff")])
-    store.commit_unit("run-1", make_host(), None, [make_measurement(provider="triton-2")])
-    assert store.night("run-1").hosts == (make_host(), other)
+        store.commit_unit("run-1", make_unit([make_measurement()] * 2))
+    store.commit_unit("run-1", make_unit([make_measurement()]))
+    store.commit_unit("run-1", make_unit([on_other_gpu(make_measurement(provider="torch"))], host=OTHER_GPU))
+    store.commit_unit("run-1", make_unit([make_measurement(provider="triton-2")]))
+    assert store.night("run-1").hosts == (make_host(), OTHER_GPU)
 
 
-def replace_host(measurement: Measurement, host_id: str) -> Measurement:
-    return replace(measurement, check=replace(measurement.check, host_id=host_id))
+def on_other_gpu(measurement: Measurement) -> Measurement:
+    check = replace(measurement.check, host_id=OTHER_GPU.host_id)
+    return replace(measurement, check=check, device=OTHER_GPU.device)
 
 
 def test_ceilings_belong_to_a_run_and_a_host(store: Store) -> None:
@@ -321,13 +273,48 @@ def test_hosts_and_cases_are_shared_by_runs(store: Store, tmp_path: Path) -> Non
     assert (count_rows(path, "hosts"), count_rows(path, "cases"), count_rows(path, "measurements")) == (1, 1, 3)
 
 
-def test_measured_layers_are_those_of_the_run_alone(store: Store) -> None:
+def test_measured_units_are_those_of_the_run_alone(store: Store) -> None:
     other = make_case(model="DeepSeek-V3")
     commit_run(store, make_run("run-1"), [make_measurement("run-1")])
     commit_run(store, make_run("run-2", 1), [make_measurement("run-2", other)])
-    assert store.measured_layers("run-1") == {make_layer().key}
-    assert store.measured_layers("run-2") == {other.layer.key}
-    assert store.measured_layers("run-3") == set()
+    assert store.measured_units("run-1") == {(make_layer().key, GPU.name)}
+    assert store.measured_units("run-2") == {(other.layer.key, GPU.name)}
+    assert store.measured_units("run-3") == set()
+
+
+def test_one_unit_is_measured_on_every_kind_of_gpu_in_one_run(store: Store) -> None:
+    store.begin_run(make_run())
+    store.commit_unit("run-1", make_unit([make_measurement()], make_receipt(make_layer())))
+    other = [on_other_gpu(make_measurement(samples_us=(20.0,)))]
+    store.commit_unit("run-1", make_unit(other, make_receipt(make_layer(), OTHER_GPU), OTHER_GPU))
+    assert store.measured_units("run-1") == {(make_layer().key, name) for name in (GPU.name, "NVIDIA A100")}
+    night = store.night("run-1")
+    assert {m.device.name: m.samples_us for m in night.measurements} == {
+        GPU.name: make_measurement().samples_us,
+        "NVIDIA A100": (20.0,),
+    }
+    assert {series.device_name for series in night.trends} == {GPU.name, "NVIDIA A100"}
+    assert [receipt.host_id for receipt in night.receipts] == [make_host().host_id, OTHER_GPU.host_id]
+
+
+def test_the_last_time_a_unit_took_is_known_for_each_kind_of_gpu(store: Store) -> None:
+    assert store.last_unit_seconds() == {}
+    for nights, (run_id, total) in enumerate({"slow": 90.0, "fast": 30.0}.items()):
+        store.begin_run(make_run(run_id, -nights))  # the second by a clock that went back
+        unit = make_unit([make_measurement(run_id)])
+        store.commit_unit(run_id, replace(unit, cost=make_cost(run_id, total=total)))
+    other = make_unit([on_other_gpu(make_measurement("slow"))], host=OTHER_GPU)
+    store.commit_unit("slow", replace(other, cost=make_cost("slow", OTHER_GPU, total=50.0)))
+    key = make_layer().key
+    assert store.last_unit_seconds() == {(key, GPU.name): 30.0, (key, "NVIDIA A100"): 50.0}
+
+
+def test_crashes_are_read_back_in_order_and_only_those_of_the_run(store: Store) -> None:
+    later = replace(make_crash("later", status=Status.HUNG), crashed_at=STARTED + timedelta(seconds=1))
+    for crash in (later, make_crash(), make_crash(), make_crash(run_id="run-2")):
+        store.commit_crash(crash)
+    assert store.crashes("run-1") == [make_crash(), make_crash(), later]
+    assert store.crashes("run-3") == []
 
 
 def test_verdicts_of_a_run_are_replaced_not_added(store: Store) -> None:
@@ -340,49 +327,6 @@ def test_verdicts_of_a_run_are_replaced_not_added(store: Store) -> None:
     assert [verdict.evidence for verdict in store.night("run-1").verdicts] == ["judged again"]
     store.begin_run(make_run("run-2", 1))
     assert store.night("run-2").verdicts == (other,)
-
-
-# Readers
-
-
-def test_readers_see_nothing_until_it_is_published(store: Store, tmp_path: Path) -> None:
-    store.begin_run(make_run("first"))
-    store.publish()
-    store.begin_run(make_run("second", 1))
-    with Store.read(tmp_path) as reader:
-        assert [run.run_id for run in reader.runs()] == ["first"]
-
-
-def test_publishing_leaves_an_open_reader_its_view(store: Store, tmp_path: Path) -> None:
-    store.begin_run(make_run("first"))
-    store.publish()
-    with Store.read(tmp_path) as reader:
-        store.begin_run(make_run("second", 1))
-        store.publish()
-        assert [run.run_id for run in reader.runs()] == ["first"]
-    with Store.read(tmp_path) as reader:
-        assert [run.run_id for run in reader.runs()] == ["first", "second"]
-    assert not list(tmp_path.glob("*.tmp"))
-
-
-def test_another_process_reads_the_snapshot_while_the_writer_is_open(store: Store, tmp_path: Path) -> None:
-    store.begin_run(make_run("written"))
-    store.publish()
-    command = [sys.executable, "-c", READ_RUNS, str(tmp_path)]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "written\n"
-    store.begin_run(make_run("still-writing", 1))
-
-
-def test_a_snapshot_under_a_quoted_name_is_published(tmp_path: Path) -> None:
-    with Store.open(tmp_path / "it's") as store:
-        store.begin_run(make_run())
-        assert store.publish().is_file()
-
-
-def test_a_reader_cannot_write(store: Store, tmp_path: Path) -> None:
-    store.publish()
-    with Store.read(tmp_path) as reader, pytest.raises(duckdb.InvalidInputException):
-        reader.begin_run(make_run())
 
 
 def whole_night(store: Store) -> Night:
@@ -398,7 +342,9 @@ def whole_night(store: Store) -> Night:
 def test_a_night_is_the_same_through_parquet(store: Store, tmp_path: Path) -> None:
     night = whole_night(store)
     store.export_parquet(tmp_path / "deep" / "tables")
-    assert {path.name for path in (tmp_path / "deep" / "tables").iterdir()} == {f"{table}.parquet" for table in TABLES}
+    assert {path.name for path in (tmp_path / "deep" / "tables").iterdir()} == {
+        f"{table}.parquet" for table in (*TABLES, VERSION_TABLE)
+    }
     with Store.from_parquet(tmp_path / "deep" / "tables") as loaded:
         assert loaded.night() == night
         assert dict(loaded.night().trends) == dict(night.trends)
@@ -407,61 +353,15 @@ def test_a_night_is_the_same_through_parquet(store: Store, tmp_path: Path) -> No
             loaded.publish()
 
 
-def test_an_export_of_the_same_store_has_the_same_bytes(store: Store, tmp_path: Path) -> None:
-    whole_night(store)
-    for name in ("one", "two"):
-        store.export_parquet(tmp_path / name)
-    for table in TABLES:
-        one, two = ((tmp_path / name / f"{table}.parquet").read_bytes() for name in ("one", "two"))
-        assert one == two
-
-
-def test_an_export_below_a_file_is_refused(store: Store, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(StoreError, match=r"cannot write Parquet to .*file.*; choose another folder"):
-            store.export_parquet(folder)
-    assert (tmp_path / "file").read_text() == "in the way"
-
-
-def test_an_export_that_fails_half_way_leaves_the_older_one_whole(tmp_path: Path) -> None:
-    folder = tmp_path / "tables"
-    with Store.open(tmp_path) as store:
-        store.begin_run(make_run())
-        store.export_parquet(folder)
-        store.begin_run(make_run("run-2", 1))
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with duckdb.connect(str(database_path(tmp_path))) as connection:
-        connection.execute("DROP TABLE tuned_configs")  # the last to be written
-    with Store.open(tmp_path) as store, pytest.raises(StoreError, match=r"cannot write Parquet to .*tuned_configs"):
-        store.export_parquet(folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
-def test_parquet_that_is_missing_a_table_names_it(store: Store, tmp_path: Path) -> None:
-    store.export_parquet(tmp_path / "tables")
-    (tmp_path / "tables" / "weights.parquet").unlink()
-    with pytest.raises(StoreError, match=r"tables lacks weights\.parquet; it must hold runs, "):
-        Store.from_parquet(tmp_path / "tables")
-
-
-def test_parquet_that_cannot_be_read_names_the_file(store: Store, tmp_path: Path) -> None:
-    store.export_parquet(tmp_path / "tables")
-    (tmp_path / "tables" / "runs.parquet").write_text("no Parquet")
-    with pytest.raises(StoreError, match=r"cannot load .*runs\.parquet: .*; export it again") as refused:
-        Store.from_parquet(tmp_path / "tables")
-    assert "\n" not in str(refused.value)
-
-
 # History
 
 
-def test_trends_are_in_order_of_time_and_hold_only_ok_points(store: Store) -> None:
+def test_trends_are_in_the_order_of_runs_and_hold_only_ok_points(store: Store) -> None:
     samples = {"third": (30.0, 31.0), "first": (10.0, 11.0, 12.0), "second": (20.0,)}
-    for run_id, nights in (("third", 3), ("first", 1), ("second", 2)):
+    for run_id, nights in (("first", 1), ("second", 9), ("third", 3)):
         commit_run(store, make_run(run_id, nights), [make_measurement(run_id, samples_us=samples[run_id])])
     commit_run(store, make_run("broken", 4), [make_measurement("broken", status=Status.CRASHED, reason="crash")])
-    trends = store.trends(make_run(nights=9))
+    trends = store.trends(make_run("broken", 4))
     [points] = trends.values()
     assert list(trends) == [make_measurement().series]
     assert [(point.run_id, point.median_us) for point in points] == [("first", 11.0), ("second", 20.0), ("third", 30.5)]
@@ -472,7 +372,7 @@ def test_trends_are_in_order_of_time_and_hold_only_ok_points(store: Store) -> No
 def test_trends_end_at_the_night_asked_for(store: Store) -> None:
     for nights in range(4):
         commit_run(store, make_run(f"run-{nights}", nights), [make_measurement(f"run-{nights}")])
-    [points] = store.trends(make_run(nights=1)).values()
+    [points] = store.trends(make_run("run-1", nights=1)).values()
     assert [point.run_id for point in points] == ["run-0", "run-1"]
     [points] = store.night("run-2").trends.values()
     assert [point.run_id for point in points] == ["run-0", "run-1", "run-2"]
@@ -515,16 +415,17 @@ def test_previous_series_are_those_of_the_newest_comparable_run(store: Store) ->
         "other-suite": make_run("other-suite", 3, suite="smoke"),
         "other-arguments": make_run("other-arguments", 4, arguments={}),
         "interrupted": make_run("interrupted", 5),
-        "later": make_run("later", 10),
     }
     for name, run in nights.items():
         measurements = [make_measurement(name, provider=name)]
         commit_run(store, run, measurements, "interrupted" if name == "interrupted" else "complete")
     store.begin_run(tonight)
+    commit_run(store, make_run("later", 8), [make_measurement("later", provider="later")])
     assert providers_before(store, tonight) == {"newer"}
 
 
 def test_previous_series_count_what_was_tried_and_failed(store: Store) -> None:
     failed = make_measurement("before", status=Status.CRASHED, reason="crash")
     commit_run(store, make_run("before"), [failed], "partial")
+    store.begin_run(make_run("tonight", 1))
     assert store.previous_series(make_run("tonight", 1)) == {failed.series}

@@ -11,6 +11,7 @@ from nights import (
     H200,
     WEIGHTS_BYTES,
     count_weights,
+    divide_rounds,
     find_made_up_kernel,
     make_measurement,
     make_night,
@@ -60,7 +61,7 @@ def median(measurement: Measurement) -> float:
 
 
 def test_every_table_can_be_asked_for() -> None:
-    assert (*VIEWS, "memory", "all") == TABLES
+    assert (*VIEWS, "memory", "costs", "all") == TABLES
 
 
 def test_times_are_microseconds_by_batch_size_and_provider(
@@ -111,11 +112,11 @@ def test_speed_ups_are_over_the_baseline_and_over_the_fastest_vllm_provider(
     night: Night, measured: dict[tuple[int, str], Measurement]
 ) -> None:
     told = print_night(night, "speedup")
-    torch_us, triton_us, vllm_us = (median(measured[16, name]) for name in PROVIDERS)
+    torch, triton, vllm = (measured[16, name] for name in PROVIDERS)
     assert cells_of(told, 16) == [
-        f"1.00x / {vllm_us / torch_us:.2f}x",
-        f"{torch_us / triton_us:.2f}x / {vllm_us / triton_us:.2f}x",
-        f"{torch_us / vllm_us:.2f}x / 1.00x",
+        f"1.00x / {divide_rounds(vllm, torch):.2f}x",
+        f"{divide_rounds(torch, triton):.2f}x / {divide_rounds(vllm, triton):.2f}x",
+        f"{divide_rounds(torch, vllm):.2f}x / 1.00x",
     ]
     assert "speed-up over torch / over the fastest vLLM provider" in told
 
@@ -152,7 +153,7 @@ def test_options_and_devices_have_tables_of_their_own() -> None:
     cases = [Case(silu_layer(), 64), Case(silu_layer(), 64, {"token_strategy": "max_t"})]
     measurements = [make_measurement(case, "triton", device=device) for case in cases for device in (H200, CPU)]
     told = print_night(replace(make_night(1, (H200, CPU), measurements), verdicts=()), "times")
-    for axes in (f"{H200.name}, cuda-graph-warm", f"max_t, {H200.name}", f"max_t, {CPU.name}"):
+    for axes in (f"{H200.name}, graph", f"max_t, {H200.name}", f"max_t, {CPU.name}"):
         assert f"  {axes}" in told
     assert told.count("median us per call") == 4
 
@@ -160,7 +161,7 @@ def test_options_and_devices_have_tables_of_their_own() -> None:
 def test_an_option_that_is_switched_on_is_told_by_its_name() -> None:
     case = Case(moe_layer(), 16, {"apply_router_weight_on_input": "true", "activation_format": "batched"})
     told = print_night(replace(make_night(1, measurements=[make_measurement(case, "triton")]), verdicts=()), "times")
-    assert f"  batched apply_router_weight_on_input, {H200.name}, cuda-graph-warm: median us per call" in told
+    assert f"  batched apply_router_weight_on_input, {H200.name}, graph: median us per call" in told
 
 
 def test_a_table_is_never_wrapped_however_narrow_the_terminal(night: Night) -> None:
@@ -174,3 +175,14 @@ def test_all_is_every_table(night: Night) -> None:
     told = print_night(night, "all")
     assert all(view.title.partition("{")[0] in told for view in VIEWS.values())
     assert "memory of the weights" in told
+    assert "seconds of each unit" in told
+
+
+def test_a_night_of_before_costs_were_noted_says_so(night: Night) -> None:
+    assert "none were noted in this run" in print_night(replace(night, costs=()), "costs")
+
+
+def test_each_timer_has_tables_of_its_own_and_the_main_one_comes_first() -> None:
+    timed = [make_measurement(CASES[0], name, timer=timer) for name in PROVIDERS for timer in ("cold", "graph")]
+    told = print_night(replace(make_night(1, measurements=timed), verdicts=()), "times")
+    assert told.index(f"{H200.name}, graph: median") < told.index(f"{H200.name}, cold: median")

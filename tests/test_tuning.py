@@ -1,5 +1,7 @@
 """Stale configs are found in the night's own measurements."""
 
+from dataclasses import replace
+
 import pytest
 from records import make_case, make_measurement
 
@@ -35,6 +37,14 @@ def test_configs_of_different_cases_or_timers_are_not_compared() -> None:
     slow, _ = measure_both(16, 200.0, 100.0)
     _, fast_at_other_size = measure_both(64, 200.0, 100.0)
     assert find_stale_configs([slow, fast_at_other_size]) == []
+
+
+def test_a_case_is_stale_once_and_only_if_every_timer_says_so() -> None:
+    warm, cold = measure_both(16, 120.0, 100.0), [replace(m, timer="cold") for m in measure_both(16, 110.0, 100.0)]
+    [stale] = find_stale_configs(warm + cold)
+    assert (stale.shipped_us, stale.default_us) == (110.0, 100.0)
+    even = [replace(m, timer="cold") for m in measure_both(16, 100.0, 100.0)]
+    assert find_stale_configs(warm + even) == []
 
 
 def test_a_config_that_failed_or_another_provider_says_nothing() -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from pathlib import Path
 
 import benches
 import pytest
@@ -149,7 +150,8 @@ def test_a_process_that_dies_at_its_start_is_tried_twice_and_then_the_worker_is_
     start = time.monotonic()
     with pytest.raises(WorkerLost) as told:
         lost.call("add", 1, 2, limit_seconds=LIMIT)
-    assert str(told.value) == "the cpu worker is lost: its process does not start: CUDA error: no device is detected"
+    reason = "benches.MisbehavedError: CUDA error: no device is detected"
+    assert str(told.value) == f"the cpu worker is lost: its process does not start: {reason}"
     assert time.monotonic() - start < LIMIT
     lost.end()
 
@@ -187,9 +189,8 @@ def listener() -> Iterator[socket.socket]:
         yield made
 
 
-@pytest.mark.parametrize("prefix", ["", "ray://"])
-def test_a_port_that_is_not_rays_is_told_within_seconds(listener: socket.socket, prefix: str) -> None:
-    address = f"{prefix}127.0.0.1:{listener.getsockname()[1]}"
+def test_a_port_that_is_not_rays_is_told_within_seconds(listener: socket.socket) -> None:
+    address = f"127.0.0.1:{listener.getsockname()[1]}"
     start = time.monotonic()
     with pytest.raises(WorkerError, match=rf"^Ray at '{address}' does not answer: something else than Ray listens"):
         start_ray(address)
@@ -198,6 +199,8 @@ def test_a_port_that_is_not_rays_is_told_within_seconds(listener: socket.socket,
 
 
 def test_a_cluster_of_this_machine_that_is_not_there_is_told_within_seconds() -> None:
+    if "gcs_server" in {path.read_text().strip() for path in Path("/proc").glob("[0-9]*/comm")}:
+        pytest.skip("Ray runs on this machine")
     start = time.monotonic()
     with pytest.raises(WorkerError, match=r"^Ray at 'auto' does not answer: Could not find any running Ray instance"):
         start_ray("auto")

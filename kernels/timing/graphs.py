@@ -9,7 +9,7 @@ from kernels.errors import KernelError
 
 CALLS_PER_GRAPH = 10
 WARMUP_CALLS = 3
-WARMUP_REPLAYS = 5
+MOST_WARMUP_REPLAYS = 5
 WARMUP_US = 300.0
 """Of replays before each trial: while they run the host gets ahead, so that no sample waits for its launch."""
 
@@ -44,13 +44,13 @@ class GraphStopwatch:
         try:
             with torch.cuda.graph(self._graph, stream=stream):
                 for _ in range(rounds):
-                    for run in runs:
-                        run()
-            replay_us = self._time_replays(WARMUP_REPLAYS)[-1]
+                    outputs = [run() for run in runs]  # kept for the round, so that they too lie apart
+                    del outputs
+            [replay_us] = self._time_replays(1)
         except BaseException:
             self.close()
             raise
-        self._num_warmups = max(1, min(WARMUP_REPLAYS, math.ceil(WARMUP_US / replay_us)))
+        self._num_warmups = min(MOST_WARMUP_REPLAYS, math.ceil(WARMUP_US / replay_us))
 
     def take(self, count: int, meanwhile: Callable[[], object]) -> tuple[float, ...]:
         """Microseconds per call of `count` replays, after some that bring back the caches as this graph leaves them.

@@ -114,7 +114,7 @@ class WallStopwatch:
         """Nothing to free."""
 
 
-ON_GPU = Sampling(per_trial=5, least=30, most=200, budget_seconds=1.0, least_over_budget=10)
+ON_GPU = Sampling(per_trial=5, least=30, most=200, budget_seconds=0.5, least_over_budget=10)
 ON_CPU = Sampling(per_trial=5, least=10, most=50, budget_seconds=0.3, least_over_budget=5)
 
 TIMERS: dict[str, Timer] = {

@@ -1,0 +1,59 @@
+"""The machines of a night: what they are called, and what the reference kernels say about each."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tasks.records import Host, Night
+from tasks.references import summarize_references
+
+UUID_DIGITS = 12
+"""Of "GPU-4f2c0d1e-...": enough to tell the GPUs of one machine apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceLine:
+    """One reference kernel on one machine over a run, told for people."""
+
+    machine: str
+    name: str
+    num_times: int
+    """Cases and timers that it was timed beside."""
+    median_us: float
+    low_change: float
+    """p20 and p80 of the times beside each case, as shares of the median."""
+    high_change: float
+    slowest_change: float
+    slowest: str
+    """Kernel, case and timer that it was slowest beside."""
+
+
+def name_machines(hosts: Iterable[Host]) -> dict[str, str]:
+    """By host id, the device's name, with the start of its UUID where several have that name."""
+    found = {host.host_id: host for host in hosts}
+    shared = Counter(host.device.name for host in found.values())
+    return {
+        host_id: f"{host.device.name} {host.device_uuid[:UUID_DIGITS]}".strip()
+        if shared[host.device.name] > 1
+        else host.device.name
+        for host_id, host in found.items()
+    }
+
+
+def list_references(night: Night) -> list[ReferenceLine]:
+    """One line per machine and reference kernel."""
+    machines = name_machines(night.hosts)
+    labels = {m.check.case.key: f"{m.check.case.layer.kernel} {m.check.case.label}" for m in night.measurements}
+    return [
+        ReferenceLine(
+            machine=machines.get(found.host_id, found.host_id),
+            name=found.name,
+            num_times=found.num_times,
+            median_us=found.median_us,
+            low_change=found.p20_us / found.median_us - 1,
+            high_change=found.p80_us / found.median_us - 1,
+            slowest_change=found.slowest_change,
+            slowest=f"{labels.get(found.slowest.case_key, found.slowest.case_key)}, {found.slowest.timer}",
+        )
+        for found in summarize_references(night.references)
+    ]

@@ -1,0 +1,79 @@
+"""Reference kernels by hand, and their trend through a real store."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from records import STARTED, make_host, make_measurement, make_run
+
+from tasks.records import ReferenceTime, UnitResult
+from tasks.references import find_reference_changes, summarize_references
+from tasks.store import Store
+
+HOST = make_host()
+
+
+def timed(case_key: str, *samples_us: float, name: str = "copy", run_id: str = "run-1") -> ReferenceTime:
+    return ReferenceTime(run_id, case_key, "graph", HOST.host_id, name, STARTED, samples_us)
+
+
+USUAL = [timed(f"case-{n}", 99.0, 100.0 + n / 10, 140.0) for n in range(9)]
+
+
+def test_a_summary_is_of_the_medians_beside_each_case() -> None:
+    slow = timed("slow", 103.0, 104.0, 105.0)
+    (summary,) = summarize_references([*USUAL, slow, timed("nothing was timed here")])
+    medians = [100.0 + n / 10 for n in range(9)] + [104.0]
+    assert (summary.name, summary.host_id, summary.num_times) == ("copy", HOST.host_id, 10)
+    assert summary.median_us == np.median(medians)
+    assert (summary.p20_us, summary.p80_us) == pytest.approx(np.percentile(medians, (20, 80)))
+    assert summary.slowest == slow
+    assert summary.slowest_change == pytest.approx(104.0 / np.median(medians) - 1)
+
+
+def test_each_host_and_each_kernel_is_compared_with_itself() -> None:
+    elsewhere = [replace(reference, host_id="other", samples_us=(200.0,)) for reference in USUAL]
+    gemm = [replace(reference, name="bfloat16 gemm", samples_us=(300.0,)) for reference in USUAL]
+    found = summarize_references([*USUAL, *elsewhere, *gemm])
+    assert [(summary.host_id, summary.name) for summary in found] == [
+        (HOST.host_id, "bfloat16 gemm"),
+        (HOST.host_id, "copy"),
+        ("other", "copy"),
+    ]
+    assert [summary.median_us for summary in found] == [300.0, 100.4, 200.0]
+
+
+def test_a_case_is_told_by_the_reference_that_fared_worst_beside_it() -> None:
+    gemm = [timed(f"case-{n}", 300.0 if n != 4 else 309.0, name="bfloat16 gemm") for n in range(9)]
+    changes = find_reference_changes([*USUAL, *gemm])
+    worst = changes[HOST.host_id, "case-4", "graph"]
+    assert (worst.name, worst.is_slow) == ("bfloat16 gemm", True)
+    assert worst.relative_change == pytest.approx(0.03)
+    assert not changes[HOST.host_id, "case-8", "graph"].is_slow
+    assert (HOST.host_id, "case-4", "cold") not in changes
+
+
+def test_the_nightly_medians_of_a_device_are_those_of_its_summary(tmp_path: Path) -> None:
+    nights = {"run-1": 1.0, "run-2": 1.1, "run-3": 1.3}
+    other = make_host(replace(HOST.device, name="NVIDIA B200"), "other")
+    with Store.open(tmp_path) as store:
+        for number, (run_id, factor) in enumerate(nights.items()):
+            store.begin_run(make_run(run_id, nights=number))
+            times = tuple(
+                replace(r, run_id=run_id, samples_us=tuple(us * factor for us in r.samples_us)) for r in USUAL
+            )
+            elsewhere = (replace(times[0], host_id="other", case_key="case", samples_us=(55.0,)),)
+            measured = (make_measurement(run_id),)
+            store.commit_unit(run_id, UnitResult(HOST, None, measured, times))
+            store.commit_unit(run_id, UnitResult(other, None, (), elsewhere))
+        night = store.night("run-2")
+    assert set(night.reference_trends) == {("NVIDIA H200", "copy"), ("NVIDIA B200", "copy")}
+    points = night.reference_trends["NVIDIA H200", "copy"]
+    assert [point.run_id for point in points] == ["run-1", "run-2"]
+    assert [point.median_us for point in points] == pytest.approx([100.4, 100.4 * 1.1])
+    tonight = summarize_references(r for r in night.references if r.host_id == HOST.host_id)[0]
+    last = points[-1]
+    assert (last.median_us, last.p20_us, last.p80_us) == pytest.approx(
+        (tonight.median_us, tonight.p20_us, tonight.p80_us)
+    )
