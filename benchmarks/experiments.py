@@ -1,4 +1,4 @@
-"""The experiments of accuracy.py, each in the process that this file is started in; samples go into a file of JSON lines.
+"""The experiments of accuracy.py, each in a process of its own; samples go into a file of JSON lines.
 
 python benchmarks/experiments.py spread|upstream|slowdown|neighbour --out FILE [--device cuda] [--quick]
 """
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import torch
@@ -35,6 +35,7 @@ PRACTICE_WAITS = (1_000, 20_000)
 ROUNDS_OF_METHODS = 5
 CALLS_PER_GRAPH, WARMUP_REPLAYS, NUM_ITERS = 10, 5, 100
 """Of vLLM's benchmark_moe.py."""
+NUM_ITERS_ON_CPU = 10
 
 Wait = Callable[[], None]
 
@@ -45,12 +46,13 @@ def list_cases(device_type: str, quick: bool) -> list[Case]:
     moe = QWEN3_30B_A3B if on_gpu else {**QWEN3_30B_A3B, "num_experts": 8, "hidden_size": 256, "intermediate_size": 256}
     silu = {"num_experts": 32 if on_gpu else 4, "intermediate_size": 7168 if on_gpu else 256}
     linear = {"n": 8192, "k": 8192} if on_gpu else {"n": 256, "k": 256}
-    few = quick or not on_gpu
-    tokens = {"fused_moe": (16, 1024) if few else (1, 16, 64, 256, 1024, 4096), "silu_mul_fp8": (64, 1024)}
+    tokens = {"fused_moe": (64, 1024) if quick else (1, 16, 64, 256, 1024, 4096), "silu_mul_fp8": (64, 1024)}
     layers = [Layer("fused_moe", "grid", 1, 1, s, "bfloat16", moe) for s in ("fp8_w8a8", "fp8_w8a8_block128")]
     layers.append(Layer("silu_mul_fp8", "grid", 1, 1, "fp8_group128", "bfloat16", silu))
     layers.append(Layer("mxfp4_gemm", "grid", 1, 1, "mxfp4_w4a16", "bfloat16", linear))
-    return [Case(layer, num) for layer in layers for num in tokens.get(layer.kernel, (1, 64, 1024))]
+    return [
+        Case(layer, num) for layer in layers for num in (tokens.get(layer.kernel, (1, 64, 1024)) if on_gpu else (64,))
+    ]
 
 
 class Recorder:
@@ -116,11 +118,11 @@ def time_as_upstream(run: Callable[[], object], device_type: str) -> list[float]
     if device_type == "cpu":
         run()
         starts_ns = []
-        for _ in range(NUM_ITERS + 1):
+        for _ in range(NUM_ITERS_ON_CPU + 1):
             starts_ns.append(time.perf_counter_ns())
             for _ in range(CALLS_PER_GRAPH):
                 run()
-        return [(b - a) / 1e3 / CALLS_PER_GRAPH for a, b in zip(starts_ns, starts_ns[1:], strict=False)]
+        return [(b - a) / 1e3 / CALLS_PER_GRAPH for a, b in pairwise(starts_ns)]
     run()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -146,7 +148,7 @@ def time_as_upstream(run: Callable[[], object], device_type: str) -> list[float]
 
 def compare_methods(recorder: Recorder, cases: Sequence[Case]) -> None:
     """Our timer and upstream's method in turn, on the same launch."""
-    for layer_key, of_layer in groupby(cases, key=lambda case: case.layer.key):
+    for _, of_layer in groupby(cases, key=lambda case: case.layer.key):
         listed = list(of_layer)
         kernel = find_kernel(listed[0].layer.kernel)
         weights = kernel.make_weights(listed[0].layer, 0, recorder.torch_device)

@@ -19,7 +19,7 @@ import torch
 
 from flows.cli import end_quietly, set_prefect_defaults
 from kernels.registry import PACKAGE_DIR, find_kernel, kernels
-from kernels.spec import Case, Launch, Layer, Provider, Tensors, first_output
+from kernels.spec import Case, Launch, Provider, Tensors, first_output
 from tasks.bench import Bench
 from tasks.entries import GridEntry, Suite
 from tasks.records import Night
@@ -49,21 +49,21 @@ class NoopBench(Bench):
         kernels(PACKAGE_DIR)["silu_mul_fp8"] = replace(
             find_kernel("silu_mul_fp8"),
             make_inputs=make_little,
-            reference=lambda case, weights, inputs: inputs["x"],
-            providers={"torch": Provider(prepare_noop, lambda case, device: None)},
+            reference=lambda _case, _weights, inputs: inputs["x"],
+            providers={"torch": Provider(prepare_noop, lambda *_: None)},
             decode=first_output,
-            flops=lambda case, inputs: 16,
-            bytes_moved=lambda case, inputs: 128,
+            flops=lambda *_: 16,
+            bytes_moved=lambda *_: 128,
         )
         super().__init__(device_type)
 
 
-def make_little(case: Case, weights: Tensors, seed: int, device: torch.device) -> Tensors:
+def make_little(_case: Case, _weights: Tensors, _seed: int, device: torch.device) -> Tensors:
     """16 numbers."""
     return {"x": torch.ones(16, device=device)}
 
 
-def prepare_noop(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+def prepare_noop(_case: Case, _weights: Tensors, inputs: Tensors) -> Launch:
     """As little as a provider can do."""
     return Launch(lambda: (inputs["x"].clone(),))
 

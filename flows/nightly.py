@@ -92,7 +92,7 @@ def measure_unit(session: Session, unit: WorkUnit, worker: Worker) -> None:
         checks = verify(session, bench)
         session.workers.compile_ahead(worker)
         result = time_providers(session, bench, receipt, checks)
-    persist(session, unit, result)
+        persist(session, unit, result)
 
 
 def wait_for(attempts: Sequence[PrefectFuture[Any]]) -> None:

@@ -142,10 +142,11 @@ class Bench:
         if len(sets) > MOST_INPUT_SETS:
             return Readings(unsupported=f"{timer_name} needs {len(sets)} input sets, {MOST_INPUT_SETS} is the most")
         references = self._prepare_references()
+        calls_before = {name: stopwatch.num_calls for name, stopwatch in references.items()}
         with self._preparing(kernel, case, providers, timer, sets) as stopwatches:
             with self._clock.measure("sampling"):
                 readings = take_in_turn(stopwatches, references, timer.sampling, self._watch, precision, first_round)
-            self._clock.add("kernels", estimate_busy_seconds(stopwatches, readings))
+            self._clock.add("kernels", estimate_busy_seconds({**stopwatches, **references}, readings, calls_before))
         return readings
 
     @contextmanager
@@ -173,8 +174,8 @@ class Bench:
     def _make_inputs(self, kernel: Kernel, case: Case) -> Tensors:
         """Inputs of a case, made once and kept while its providers take turns."""
         if self._case_key != case.key:
-            self.drop_case()
             with self._clock.measure("inputs"):
+                self.drop_case()
                 self._inputs = kernel.make_inputs(case, self._weights, seed_of_inputs(self._seed), self._device)
             self._case_key = case.key
         return self._inputs
@@ -210,13 +211,16 @@ class Bench:
         return [own, *zip(self._weights_copies, inputs, strict=False)]
 
 
-def estimate_busy_seconds(stopwatches: Mapping[str, Stopwatch], readings: Readings) -> float:
-    """Seconds the device spent in what was timed: calls, those too that only warmed up, times their median."""
+def estimate_busy_seconds(stopwatches: Mapping[str, Stopwatch], readings: Readings, before: Mapping[str, int]) -> float:
+    """Seconds the device spent in what was timed: calls, those too that only warmed up, times their median.
+
+    Args:
+        before: by name, calls that were made earlier.
+    """
+    samples_us = {name: reading.samples_us for name, reading in readings.providers.items()} | dict(readings.references)
     busy_us = 0.0
-    for name, reading in readings.providers.items():
-        busy_us += stopwatches[name].num_calls * statistics.median(reading.samples_us)
-    for samples_us in readings.references.values():
-        busy_us += sum(samples_us)
+    for name, stopwatch in stopwatches.items():
+        busy_us += (stopwatch.num_calls - before.get(name, 0)) * statistics.median(samples_us[name])
     return busy_us / 1e6
 
 

@@ -56,7 +56,7 @@ class Suite:
     min_device: Literal["cpu", "cuda"]
     """The least device it is meant for."""
     timers: tuple[str, ...] = ()
-    """Names of the timers of its cases (kernels/timing.py); () is the first of the device."""
+    """Names of the timers of its cases (kernels/timing/timers.py); () is the first of the device."""
 
 
 SCHEMES_OF_MOE_KERNELS: Mapping[str, tuple[str, ...]] = {

@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from tasks.ahead import AheadBench
+from tasks.ahead import AheadBench, AheadReport
 from tasks.bench import Bench, cpu_threads
 from tasks.errors import WorkerError, WorkerLost
 from tasks.records import WorkUnit
@@ -119,6 +119,9 @@ class WorkerPool:
     def returning(self, worker: Worker, unit: WorkUnit) -> Iterator[None]:
         """Make the worker idle again after the block, whatever happens in it.
 
+        What is raised in it passes through. After anything but a lost worker no unit is handed out any more: a store
+        that cannot take this unit takes no other.
+
         Raises:
             WorkerLost: out of the block; its unit is already in the line again.
         """
@@ -126,6 +129,10 @@ class WorkerPool:
             yield
         except WorkerLost as lost:
             self._drop(worker, unit, lost)
+            raise
+        except BaseException:
+            with self._changed:
+                self._lines = {}
             raise
         finally:
             with self._changed:
@@ -145,7 +152,7 @@ class WorkerPool:
             self.losses.append(str(lost))
             self._losses_of[unit.key, device] += 1
             if self._losses_of[unit.key, device] < MOST_LOSSES:
-                self._lines[device].appendleft(unit)
+                self._lines.get(device, deque()).appendleft(unit)
             else:  # the lost worker says of every case why it was not measured
                 self._spent.append((unit, worker))
         self._tell(str(lost))
@@ -164,6 +171,10 @@ class WorkerPool:
                     self._asked.add(asked)
                     companion.ask("compile_unit", unit, device)
                     return
+
+    def take_ahead_reports(self) -> list[AheadReport]:
+        """What the companions have compiled."""
+        return [report for companion in self._companions.values() for report in companion.take_answers()]
 
     @property
     def num_left(self) -> int:

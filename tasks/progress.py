@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -14,10 +14,14 @@ from tasks.records import WorkUnit
 class RunProgress:
     """Counts units done, and shows the case in hand. Every method may be called from any thread."""
 
-    def __init__(self, console: Console, units: Sequence[WorkUnit]) -> None:
+    def __init__(self, console: Console, lines: Mapping[str, Sequence[WorkUnit]]) -> None:
+        """
+        Args:
+            lines: by device name, the units that it is to measure.
+        """
         self._console = console
-        self._units = units
-        self._steps_per_unit = {unit.key: 2 * len(unit.cases) * len(unit.providers) for unit in units}
+        self._units = [unit for line in lines.values() for unit in line]
+        self._has_several_kinds = len(lines) > 1
         self._units_done = 0
         self._started = time.monotonic()
         self._lock = threading.Lock()
@@ -28,7 +32,7 @@ class RunProgress:
         if self._console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, console=self._console, transient=True)
-            self._bar_task = self._bar.add_task("starting", total=sum(self._steps_per_unit.values()))
+            self._bar_task = self._bar.add_task("starting", total=sum(2 * len(unit.cases) * len(unit.providers) for unit in self._units))
             self._bar.start()
         return self
 
@@ -46,14 +50,16 @@ class RunProgress:
             self._bar.advance(self._bar_task)
             self._describe(f"{case.layer.kernel} {case.label} {provider}")
 
-    def end_unit(self, unit: WorkUnit, summary: str) -> None:
-        """A unit is in the store."""
+    def end_unit(self, unit: WorkUnit, device_name: str, summary: str) -> None:
+        """A unit is in the store, as measured on a device of that name."""
         with self._lock:
             self._units_done += 1
             done, total = self._units_done, len(self._units)
         elapsed = time.monotonic() - self._started
         left = elapsed / done * (total - done)
         where = f"{unit.layer.kernel} {unit.layer.label} {unit.layer.scheme}"
+        if self._has_several_kinds:
+            where += f" on {device_name}"
         self._console.print(
             f"unit {done}/{total}  {where}: {summary}  ({left:.0f} s left)", soft_wrap=True, highlight=False
         )

@@ -164,7 +164,7 @@ class Series:
     case_key: str
     provider: str
     timer: str
-    """The timer's name (kernels/timing.py): two timers never share a series."""
+    """The timer's name (kernels/timing/timers.py): two timers never share a series."""
     device_name: str
     """E.g. "NVIDIA H200"; series of different devices never mix."""
 

@@ -7,9 +7,11 @@ from tasks.errors import NewerSchemaError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
+
 def list_migrations() -> list[Path]:
     """The scripts in order; the number of the last is the newest schema version."""
     return sorted(MIGRATIONS.glob("[0-9][0-9][0-9]_*.sql"))
+
 
 def schema_version(connection: Any) -> int:
     """How many scripts a database has had, 0 for an empty one.
@@ -22,6 +24,7 @@ def schema_version(connection: Any) -> int:
         return 0
     return int(connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchall()[0][0])
 
+
 def refuse_newer_schema(version: int, path: Path) -> None:
     """Raise NewerSchemaError for a schema of a newer version of this program; `path` is where it came from."""
     newest = len(list_migrations())
@@ -30,6 +33,7 @@ def refuse_newer_schema(version: int, path: Path) -> None:
             f"{path} has schema version {version}, this version of kernel-nightly knows {newest}; "
             "upgrade kernel-nightly or choose another --save-dir"
         )
+
 
 def migrate_schema(connection: Any, path: Path, newest: int | None = None) -> None:
     """Run the scripts that a database lacks, all or those up to number `newest`.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tasks.ahead import AheadReport
 from tasks.cases import Plan, Selection
 from tasks.clock import Clock
 from tasks.errors import WorkerError
@@ -117,9 +118,9 @@ def open_session(
                 workers = stack.enter_context(open_workers(device_type, address))
             lines = line_up(plan.units, workers.devices(), done, store.last_unit_seconds())
             _announce_devices(console, workers)
-            left = [unit for line in lines.values() for unit in line]
-            progress = stack.enter_context(RunProgress(console, left))
+            progress = stack.enter_context(RunProgress(console, lines))
             yield Session(run, lines, store, workers, progress, console, clock)
+            _announce_ahead(console, workers.take_ahead_reports())
             status = "partial" if workers.num_left else "complete"
         except WorkerError:
             status = "partial"
@@ -130,6 +131,18 @@ def open_session(
         finally:
             seconds = {stage: round(value, 3) for stage, value in clock.seconds.items()}
             store.finish_run(replace(run, status=status, finished_at=datetime.now(UTC), stage_seconds=seconds))
+
+
+def _announce_ahead(console: Console, reports: Sequence[AheadReport]) -> None:
+    """Say what was compiled while something else was timed."""
+    if reports:
+        compiled, found = sum(report.compiled for report in reports), sum(report.found for report in reports)
+        seconds = sum(report.seconds for report in reports)
+        told = f"compiled ahead: {compiled} kernels of {len(reports)} units in {seconds:.0f} s, {found} were cached"
+        console.print(told, soft_wrap=True, highlight=False)
+    left_out = {f"{name}: {reason}" for report in reports for name, reason in report.left_out.items()}
+    for reason in sorted(left_out):
+        console.print(f"not compiled ahead: {reason}", soft_wrap=True, highlight=False)
 
 
 def _announce(console: Console, run: Run, plan: Plan, done: Set[tuple[str, str]]) -> None:

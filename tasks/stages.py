@@ -77,7 +77,7 @@ def persist(session: Session, unit: WorkUnit, result: UnitResult) -> None:
     """Commit the unit: all of it or nothing."""
     with session.clock.measure("persist"):
         session.store.commit_unit(session.run.run_id, result)
-    session.progress.end_unit(unit, count_statuses(result.measurements))
+    session.progress.end_unit(unit, result.host.device.name, count_statuses(result.measurements))
 
 
 @task(name="find stale configs", cache_policy=NO_CACHE)

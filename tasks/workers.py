@@ -218,10 +218,21 @@ class Companion:
     def __init__(self, node: Node, bench: type) -> None:
         self.node = node
         self._actor = _start_actor(bench, "cuda", node, num_gpus=0, num_cpus=0)
+        self._answers: list[Any] = []
 
     def ask(self, method: str, *arguments: object) -> None:
-        """Begin a call, after those that were begun before, and forget it."""
-        getattr(self._actor, method).remote(*arguments)
+        """Begin a call, after those that were begun before, and wait for nothing."""
+        self._answers.append(getattr(self._actor, method).remote(*arguments))
+
+    def take_answers(self) -> list[Any]:
+        """What has been answered by now, without what failed."""
+        answers = []
+        if self._answers:
+            ready, self._answers = ray.wait(self._answers, num_returns=len(self._answers), timeout=0)
+            for answer in ready:
+                with suppress(ray.exceptions.RayError):
+                    answers.append(ray.get(answer))
+        return answers
 
     def end(self) -> None:
         """Kill the process."""

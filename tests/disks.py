@@ -39,7 +39,7 @@ def mount_small_disk(folder: Path, megabytes: int = 24) -> Iterator[SmallDisk]:
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
     if mounted.returncode:
-        pytest.skip(f"cannot mount a small disk: {mounted.stderr.strip()}; try unshare -rm {' '.join(mount[:1])}")
+        pytest.skip(f"cannot mount a small disk: {mounted.stderr.splitlines()[0]}")
     try:
         yield SmallDisk(folder)
     finally:

@@ -12,10 +12,10 @@ from kernels.registry import find_kernel
 from kernels.source import hash_sources
 from kernels.spec import Case, Launch, Layer, Outputs, Tensors, Tolerance
 from kernels.timing.timers import TIMERS, Run, Sampling, Timer, WallStopwatch
-from tasks.bench import MOST_INPUT_SETS, Bench, compare, judge_output, seed_of_inputs
+from tasks.bench import MOST_INPUT_SETS, Bench, compare, estimate_busy_seconds, judge_output, seed_of_inputs
 from tasks.intervals import find_median_interval, find_paired_ratio
 from tasks.records import Check, Measurement, Status
-from tasks.sampling import Reading
+from tasks.sampling import Reading, Readings
 
 TOLERANCE = Tolerance(relative_error=0.1, element_error=0.05, share_close=0.9, reason="for these tests")
 SILU = Layer("silu_mul_fp8", "grid", 1, 1, "fp8_group128", "bfloat16", {"num_experts": 4, "intermediate_size": 256})
@@ -302,6 +302,14 @@ def test_the_seconds_of_a_worker_are_told_by_activity_and_once(bench: Bench) -> 
     }
     assert seconds["kernels"] > 0
     assert bench.take_seconds() == {}
+
+
+def test_a_device_was_busy_with_every_call_that_was_made_for_a_case() -> None:
+    provider, reference = (WallStopwatch([lambda: None]) for _ in range(2))
+    provider.num_calls, reference.num_calls = 60, 1030
+    readings = Readings({"a": Reading((9.0, 10.0, 14.0), ())}, {"copy": (100.0,)}, 1)
+    busy = estimate_busy_seconds({"a": provider, "copy": reference}, readings, {"copy": 1000})
+    assert busy == pytest.approx((60 * 10.0 + 30 * 100.0) / 1e6)
 
 
 # Rotated input sets: the cold timer's rules, on a device that has no L2 and lets us make one up

@@ -182,7 +182,7 @@ def test_a_folder_that_cannot_be_written_is_refused(
 
 @pytest.mark.parametrize("command", ["show", "site"])
 def test_a_folder_without_parquet_is_refused(command: str, capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
-    assert "nowhere lacks runs.parquet" in refuse(capsys, command, "--from", "nowhere")
+    assert "nowhere lacks schema_version.parquet" in refuse(capsys, command, "--from", "nowhere")
     assert list(elsewhere.iterdir()) == []
 
 

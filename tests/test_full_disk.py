@@ -177,7 +177,7 @@ def test_an_export_that_does_not_fit_leaves_nothing(disk: SmallDisk, store: Stor
 def test_the_command_ends_in_one_line_and_goes_on_where_it_was(disk: SmallDisk, tmp_path: Path) -> None:
     for name in ("one", "two"):
         make_model(tmp_path / name)
-    asked = ("run", *ONE_UNIT, "--batch-size", *range(1, 33), "--model", "./one", "./two")
+    asked = ("run", *ONE_UNIT, "--batch-size", *range(1, 9), "--model", "./one", "./two")
     asked = (*asked, "--run-id", "night", "--save-dir", disk.folder)
     with start_command(*asked, cwd=tmp_path) as process:
         assert process.stdout

@@ -226,7 +226,7 @@ def test_a_killed_run_is_resumed_without_measuring_twice(models: Path, stopped: 
     with Store.open(models / "results") as store:
         assert [run.status for run in store.runs()] == ["running"]
         before = measurements_by_key(tuple(store.measurements("stopped")))
-        units_before = len(store.measured_layers("stopped"))
+        units_before = len(store.measured_units("stopped"))
         ceilings_before = store.ceilings("stopped")
     assert units_before == 1
     resumed = run_command(*THREE_UNITS, cwd=models)

@@ -51,14 +51,14 @@ def lose(pool: WorkerPool, worker: Worker, unit: WorkUnit, reason: str) -> None:
         raise WorkerLost(reason)
 
 
-def test_a_worker_is_given_back_even_after_an_error(pools: list[WorkerPool]) -> None:
+def test_a_worker_is_given_back_and_measures_the_next_unit(pools: list[WorkerPool]) -> None:
     pool = open_pool(pools, TestBench)
     assert pool.devices() == {DEVICE: 1}
     shared = pool.share_out({DEVICE: UNITS[:2]})
     unit, leased = next(shared)
     assert unit is UNITS[0]
-    with pytest.raises(KeyError), pool.returning(leased, unit):
-        raise KeyError
+    with pool.returning(leased, unit):
+        assert leased.call("add", 1, 2, limit_seconds=LIMIT) == 3
     unit, again = next(shared)
     assert (unit, again) == (UNITS[1], leased)
     with pool.returning(again, unit):
@@ -69,6 +69,16 @@ def test_a_worker_is_given_back_even_after_an_error(pools: list[WorkerPool]) -> 
     pool.close()
     with pytest.raises(WorkerError, match="the run is ending"):
         again.call("add", 1, 2, limit_seconds=LIMIT)
+
+
+def test_after_an_error_that_is_no_lost_worker_nothing_more_is_handed_out(pools: list[WorkerPool]) -> None:
+    pool = open_pool(pools, TestBench)
+    assert pool.devices() == {DEVICE: 1}
+    shared = pool.share_out({DEVICE: UNITS})
+    unit, leased = next(shared)
+    with pytest.raises(KeyError), pool.returning(leased, unit):
+        raise KeyError
+    assert list(shared) == []
 
 
 def test_a_unit_whose_worker_is_lost_comes_back_once_and_is_then_given_up(pools: list[WorkerPool]) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from kernels.registry import kernels
-from kernels.timing import timers_for
+from kernels.timing.timers import timers_for
 from tasks.cases import Plan, Selection, plan_units, resolve_shapes
 from tasks.entries import KernelEntry, ModelEntry, Suite
 from tasks.errors import UnknownNameError
