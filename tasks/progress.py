@@ -32,7 +32,8 @@ class RunProgress:
         if self._console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, console=self._console, transient=True)
-            self._bar_task = self._bar.add_task("starting", total=sum(2 * len(unit.cases) * len(unit.providers) for unit in self._units))
+            steps = sum(2 * len(unit.cases) * len(unit.providers) for unit in self._units)
+            self._bar_task = self._bar.add_task("starting", total=steps)
             self._bar.start()
         return self
 

@@ -24,12 +24,13 @@ from tasks.suites import SUITES
 
 ROOT = Path(__file__).resolve().parent.parent
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
-OPERATIONS, KERNELS = ROOT / "docs" / "operations.md", ROOT / "docs" / "kernels.md"
+OPERATIONS, KERNELS, TIMING = (ROOT / "docs" / f"{name}.md" for name in ("operations", "kernels", "timing"))
 PAGES = (
     README,
     CONTRIBUTING,
     OPERATIONS,
     KERNELS,
+    TIMING,
     ROOT / "CHANGELOG.md",
     ROOT / "tasks" / "model_configs" / "README.md",
 )
@@ -117,7 +118,7 @@ def test_every_kernel_has_a_section_with_its_formula_tensors_providers_and_log()
 
 
 def test_every_timer_is_documented() -> None:
-    assert missing_from(KERNELS, list(TIMERS)) == []
+    assert missing_from(TIMING, list(TIMERS)) == []
 
 
 def test_every_suite_state_and_table_name_is_documented() -> None:
@@ -207,7 +208,7 @@ def test_the_limits_that_are_told_are_those_of_the_code() -> None:
 # Commands
 
 
-@pytest.mark.parametrize("page", [README, CONTRIBUTING, OPERATIONS, KERNELS], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, CONTRIBUTING, OPERATIONS, KERNELS, TIMING], ids=lambda page: page.name)
 def test_every_command_that_is_shown_parses(page: Path) -> None:
     for command in commands_of(page):
         make_parser().parse_args(shlex.split(command)[1:])

@@ -71,7 +71,7 @@ def test_a_run_says_once_for_each_kind_of_gpu_that_its_clocks_were_not_seen(tmp_
     console = Console(file=StringIO())
     unseen, other = make_trial(state=None), replace(GPU, name="NVIDIA A100")
     with Store.open(tmp_path) as store:
-        session = Session(make_run(), {}, store, WorkerPool([]), RunProgress(console, []), console, Clock())
+        session = Session(make_run(), {}, store, WorkerPool([]), RunProgress(console, {}), console, Clock())
         session.tell_of_missing_clocks(timed_on(GPU, make_trial()))
         session.tell_of_missing_clocks(timed_on(Device("cpu", "a CPU"), unseen))
         session.tell_of_missing_clocks(timed_on(GPU))
