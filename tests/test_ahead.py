@@ -80,7 +80,8 @@ def units_of(kernel: Kernel, prefix: str) -> list[WorkUnit]:
 def run_script(script: str, cache: Path, *arguments: str) -> Any:
     """What a script prints as JSON, line by line, in a process of its own that compiles into `cache`."""
     env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    env["PYTHONPATH"] = os.pathsep.join([str(PACKAGE_DIR.parent), str(Path(__file__).parent)])
+    folders = (str(PACKAGE_DIR.parent), str(Path(__file__).parent), env.get("PYTHONPATH", ""))
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
     done = subprocess.run(
         [sys.executable, "-c", UNITS + script, *arguments],
         env={**env, "TRITON_CACHE_DIR": str(cache)},

@@ -180,7 +180,7 @@ def test_units_are_timed_with_the_devices_first_timer_unless_others_are_asked_fo
     [
         ("grap", "cuda", "^unknown timer 'grap'; nearest: graph "),
         ("eager", "cpu", "^--timer eager works on cuda, this run is on cpu; give wall$"),
-        ("wall", "cuda", "^--timer wall works on cpu, this run is on cuda; give graph or eager$"),
+        ("wall", "cuda", "^--timer wall works on cpu, this run is on cuda; give graph or cold or eager$"),
     ],
 )
 def test_a_timer_that_does_not_exist_or_fit_is_one_clear_line(timer: str, device_type: str, message: str) -> None:
