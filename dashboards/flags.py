@@ -24,7 +24,8 @@ def list_flags(row: Row) -> tuple[Flag, ...]:
     if row.machine and row.machine.is_slow:
         change = row.machine.relative_change
         longer = f"{row.machine.name}, which never changes, took {change:.1%} longer beside this case than over the run"
-        flags.append(Flag(f"machine slow {tell_change(change)}", f"the machine was slow here: {longer}"))
+        cause = "the machine was slow, or the case takes it to its power limit"
+        flags.append(Flag(f"reference slow {tell_change(change)}", f"{longer}: {cause}"))
     if row.speedup and row.speedup.is_timed_alone:
         sentence = f"shares no round with {row.reference}: the speed-up is the ratio of the two medians"
         flags.append(Flag("timed alone", sentence))

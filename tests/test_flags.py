@@ -30,8 +30,9 @@ def test_a_row_that_nothing_is_wrong_with_has_no_flag() -> None:
         (row_of(4096), "slow clock 3/8", "slow clock in 3 of 8 trials, 2 set aside; 1785-1980 MHz; sw_power_cap"),
         (
             replace(row_of(), machine=ReferenceChange("copy", 0.0312)),
-            "machine slow +3.1%",
-            "the machine was slow here: copy, which never changes, took 3.1% longer beside this case than over the run",
+            "reference slow +3.1%",
+            "copy, which never changes, took 3.1% longer beside this case than over the run: "
+            "the machine was slow, or the case takes it to its power limit",
         ),
         (
             replace(row_of(), reference="torch", speedup_over_baseline=Speedup(1.1, is_timed_alone=True)),

@@ -106,7 +106,7 @@ def test_the_reference_kernels_tell_how_steady_each_machine_was() -> None:
 def test_what_was_timed_on_a_slow_machine_is_marked() -> None:
     cases = [Case(moe_layer(), tokens) for tokens in (1, 16, 64, 1024)]
     told = report_of([make_measurement(case, "triton") for case in cases])
-    assert ["M=1024" in line for line in told.splitlines() if "machine slow +3." in line] == [True]
+    assert ["M=1024" in line for line in told.splitlines() if "reference slow +3." in line] == [True]
 
 
 def test_two_gpus_of_one_name_are_told_apart_by_their_ids() -> None:

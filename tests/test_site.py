@@ -234,7 +234,7 @@ def test_a_row_tells_its_reservations_in_a_word_and_in_a_sentence(pages: dict[st
     page = pages["kernel-fused_moe.html"]
     assert "slow clock 3/8" in page.words
     assert "slow clock in 3 of 8 trials, 2 set aside; 1785-1980 MHz; sw_power_cap" in page.values("title", "span")
-    assert "machine slow +3." in page.words
+    assert "reference slow +3." in page.words
     assert any(title.startswith("the machine was slow here: copy") for title in page.values("title", "span"))
     sampled = [
         title for title in page.values("title", "td") if "30 samples in 6 trials, 1980 MHz, 660 W, 51 C" in title
@@ -249,7 +249,7 @@ def test_the_front_page_tells_a_slow_machine_from_a_slow_kernel(pages: dict[str,
     assert len(trends) == 2  # a GPU and a CPU
     assert all("copy +3." in label for label in trends)
     attention = index.words.partition("Errors that moved")[0]
-    assert "machine slow +3." in attention
+    assert "reference slow +3." in attention
 
 
 def test_a_night_without_references_says_nothing_of_them(tmp_path: Path) -> None:
