@@ -7,7 +7,7 @@ import numpy as np
 from dashboards.comparisons import About, add_errors, add_floors, add_machines, compare_rows, describe_kernel
 from dashboards.rows import MAIN_TIMER, Footprint, KernelRows, LayerRows, Panel, Row, group
 from kernels.spec import Layer, label_option
-from tasks.intervals import find_median_interval
+from tasks.intervals import find_interval
 from tasks.records import Measurement, Night, Series, Verdict
 
 
@@ -84,5 +84,5 @@ def make_row(series: Series, measurement: Measurement | None, verdict: Verdict |
     if measurement is None or not measurement.samples_us:
         return row
     p20, p80 = np.percentile(measurement.samples_us, (20, 80))
-    interval = find_median_interval(measurement.samples_us)
+    interval = find_interval(measurement)
     return replace(row, median_us=interval.median, p20_us=float(p20), p80_us=float(p80), interval=interval)

@@ -45,9 +45,12 @@ def assign_marks(pages: Iterable[Iterable[str]]) -> dict[str, Mark]:
 
 
 def draw_latency(panel: Panel, marks: Mapping[str, Mark], chart_id: str) -> str | None:
-    """Microseconds per call by tokens, both logarithmic, with the band from p20 to p80; None if nothing was timed."""
+    """Microseconds per call by tokens, both logarithmic, with the band from p20 to p80.
+
+    None for fewer than two sizes: the table and the bars tell a single one.
+    """
     timed = [row for row in panel.rows if row.median_us is not None]
-    if not timed:
+    if len({row.num_tokens for row in timed}) < 2:
         return None
     shortest, tallest = LATENCY_HEIGHTS
     height = min(max(_measure_bars(panel)[1], shortest), tallest)  # as tall as the bars beside it, within reason
@@ -61,8 +64,6 @@ def draw_latency(panel: Panel, marks: Mapping[str, Mark], chart_id: str) -> str 
         tags[f"line-{marks[provider].slot}"] = Tag(provider, tuple(_tell_row(row) for row in rows))
         tags |= {f"{part}-{marks[provider].slot}": Tag(provider) for part in ("band", "spread")}
     tokens = sorted({row.num_tokens for row in timed})
-    if len(tokens) == 1:  # a log axis of no width would put the points outside of it
-        axes.set_xlim(tokens[0] / 2, tokens[0] * 2)
     _tick_tokens(axes, tokens)
     _tick_microseconds(axes)
     axes.set_xlabel("tokens in the batch (M)")

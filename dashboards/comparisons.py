@@ -99,7 +99,7 @@ def add_errors(rows: list[Row], night: Night) -> list[Row]:
 
 def add_machines(rows: list[Row], night: Night) -> list[Row]:
     """Give every row what the reference kernels say of the machine beside its case."""
-    changes = find_reference_changes(night.references)
+    changes = find_reference_changes(night)
     told = []
     for row in rows:
         host_id = row.measurement.check.host_id if row.measurement and row.median_us else ""

@@ -13,6 +13,8 @@ class Flag:
 
     label: str
     sentence: str
+    is_of_case: bool = False
+    """Whether it holds for every row of the case: a table tells it once."""
 
 
 def list_flags(row: Row) -> tuple[Flag, ...]:
@@ -20,12 +22,12 @@ def list_flags(row: Row) -> tuple[Flag, ...]:
     flags = []
     trials = row.trials
     if trials and trials.num_slow:
-        flags.append(Flag(f"slow clock {trials.num_slow}/{trials.num_trials}", tell_slow_clocks(trials)))
+        flags.append(Flag(f"clock {trials.num_slow}/{trials.num_trials}", tell_slow_clocks(trials)))
     if row.machine and row.machine.is_slow:
         change = row.machine.relative_change
-        longer = f"{row.machine.name}, which never changes, took {change:.1%} longer beside this case than over the run"
-        cause = "the machine was slow, or the case takes it to its power limit"
-        flags.append(Flag(f"reference slow {tell_change(change)}", f"{longer}: {cause}"))
+        longer = f"{row.machine.name}, which no commit changes, took {change:.1%} longer beside this case"
+        sentence = f"{longer} than in the run before: the machine was slower"
+        flags.append(Flag(f"reference slow {tell_change(change)}", sentence, is_of_case=True))
     if row.speedup and row.speedup.is_timed_alone:
         sentence = f"shares no round with {row.reference}: the speed-up is the ratio of the two medians"
         flags.append(Flag("timed alone", sentence))

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from dashboards.rows import Row
 from tasks.records import Host, Night
 from tasks.references import summarize_references
 
@@ -38,6 +39,23 @@ def name_machines(hosts: Iterable[Host]) -> dict[str, str]:
         else host.device.name
         for host_id, host in found.items()
     }
+
+
+def tell_card(row: Row, night: Night) -> str:
+    """Which GPU measured a row, and which the last time if that is another: "GPU-8f036074, before GPU-3f34e549".
+
+    "" on a CPU, and where the run had one GPU of that name and it is the same as before.
+    """
+    if row.measurement is None:
+        return ""
+    device, host_id = row.measurement.device, row.measurement.check.host_id
+    cards = {host.host_id: host.device_uuid for host in night.hosts if host.device.name == device.name}
+    card = cards.get(host_id, "")
+    points = night.trends.get(row.series, ())
+    earlier = [point.device_uuid for point in points if point.run_id != night.run.run_id and point.device_uuid]
+    if earlier and card and earlier[-1] != card:
+        return f"{card[:UUID_DIGITS]}, before {earlier[-1][:UUID_DIGITS]}"
+    return card[:UUID_DIGITS] if len(set(cards.values())) > 1 else ""
 
 
 def list_references(night: Night) -> list[ReferenceLine]:

@@ -11,13 +11,14 @@ from markupsafe import Markup
 
 from dashboards.charts import draw_latency, draw_speedups
 from dashboards.flags import list_flags
-from dashboards.machines import list_references, name_machines
+from dashboards.machines import list_references, name_machines, tell_card
 from dashboards.rows import QUIET_STATES, STATE_ORDER, KernelRows, LayerRows, Panel, Row, count_states, group, is_vllm
 from dashboards.svg import Mark, draw_key
-from dashboards.trends import draw_errors, draw_references, draw_trend
+from dashboards.trends import MIN_TREND, draw_errors, draw_references, draw_trend
 from dashboards.trials import tell_device
 from dashboards.words import tell_change, tell_figure, tell_half_width, tell_ratio, tell_size, tell_utc
 from tasks.records import Night, Point
+from tasks.references import SLOW_MACHINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class PanelView:
     latency: Markup | None
     speedups: Markup | None
     trends: tuple[tuple[str, Markup], ...]
-    """(case, chart) of every case with at least two nights."""
+    """(case, chart) of every case with nights enough."""
     errors: Markup | None
     """The relative errors of all cases over the nights."""
 
@@ -56,6 +57,8 @@ class Attention:
     row: Row
     href: str
     """The layer's section on the page of its kernel, or there what the row's timer gave, if that is not shown first."""
+    card: str
+    """Which GPU measured the row, "" where there is but one."""
 
 
 def render_index(night: Night, kernels: tuple[KernelRows, ...]) -> str:
@@ -66,8 +69,8 @@ def render_index(night: Night, kernels: tuple[KernelRows, ...]) -> str:
         night,
         kernels,
         counts=count_states(night.verdicts),
-        attention=_list_attention(kernels),
-        jumps=_list_jumps(kernels),
+        attention=_list_attention(night, kernels),
+        jumps=_list_jumps(night, kernels),
         wall_time=_tell_wall_time(night),
         longest_stage=max([*seconds, 1e-9]),
         hosts=night.hosts,
@@ -92,7 +95,8 @@ def render_kernel(night: Night, kernels: tuple[KernelRows, ...], kernel: KernelR
         kernel=kernel,
         layers=[_view_layer(layer, kernel, marks, numbers) for layer in kernel.layers],
         legend={name: Markup(draw_key(marks[name], dashed=is_vllm(name))) for name in providers},
-        first_night=all(len(points) < 2 for points in kernel.trends.values()),
+        num_nights=max(map(len, kernel.trends.values()), default=1),
+        min_trend=MIN_TREND,
     )
 
 
@@ -127,12 +131,17 @@ def _mark_references(night: Night) -> dict[str, Mark]:
 
 
 def _draw_references(night: Night) -> list[tuple[str, Markup]]:
-    """(device, chart of its reference kernels) of every device with at least two nights of them."""
+    """(device, chart of its reference kernels) of every device with nights enough."""
     marks = _mark_references(night)
     devices: dict[str, dict[str, tuple[Point, ...]]] = {}
     for (device_name, name), points in night.reference_trends.items():
         devices.setdefault(device_name, {})[name] = points
-    charts = [(device, draw_references(trends, marks, f"r{n}")) for n, (device, trends) in enumerate(devices.items())]
+    slow = {host.device.name: SLOW_MACHINE[host.device.type] for host in night.hosts}
+    charts = [
+        (device, draw_references(trends, marks, f"r{n}", slow[device]))
+        for n, (device, trends) in enumerate(devices.items())
+        if device in slow
+    ]
     return [(device, Markup(svg)) for device, svg in charts if svg]
 
 
@@ -170,26 +179,32 @@ def _trust(svg: str | None) -> Markup | None:
     return Markup(svg) if svg else None
 
 
-def _list_attention(kernels: tuple[KernelRows, ...]) -> list[Attention]:
+def _list_attention(night: Night, kernels: tuple[KernelRows, ...]) -> list[Attention]:
     """Every row that is neither same nor new nor unsupported, worst state first."""
-    found = _list_rows(kernels, lambda row: row.state is not None and row.state not in QUIET_STATES)
+    found = _list_rows(night, kernels, lambda row: row.state is not None and row.state not in QUIET_STATES)
     return sorted(found, key=lambda item: STATE_ORDER.index(item.row.verdict.state) if item.row.verdict else 0)
 
 
-def _list_jumps(kernels: tuple[KernelRows, ...]) -> list[Attention]:
+def _list_jumps(night: Night, kernels: tuple[KernelRows, ...]) -> list[Attention]:
     """Every check that is still within tolerance, with another error than before, largest growth first.
 
     The timers of a case share one check: it is told once.
     """
-    found = _list_rows(kernels, lambda row: row.error_jumped)
+    found = _list_rows(night, kernels, lambda row: row.error_jumped)
     checks = {(item.row.series.case_key, item.row.provider, item.row.series.device_name): item for item in found[::-1]}
     return sorted(checks.values(), key=lambda item: item.row.error_ratio or 0.0, reverse=True)
 
 
-def _list_rows(kernels: tuple[KernelRows, ...], wanted: Callable[[Row], bool]) -> list[Attention]:
+def _list_rows(night: Night, kernels: tuple[KernelRows, ...], wanted: Callable[[Row], bool]) -> list[Attention]:
     """The wanted rows of all kernels, with the link to their layer."""
     return [
-        Attention(kernel.name, layer, row, f"kernel-{kernel.slug}.html#{_find_anchor(kernel, layer, row)}")
+        Attention(
+            kernel=kernel.name,
+            layer=layer,
+            row=row,
+            href=f"kernel-{kernel.slug}.html#{_find_anchor(kernel, layer, row)}",
+            card=tell_card(row, night),
+        )
         for kernel in kernels
         for layer in kernel.layers
         for row in layer.rows

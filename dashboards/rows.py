@@ -77,7 +77,7 @@ class Row:
     speedup_over_baseline: Speedup | None = None
     """The same against the kernel's baseline."""
     machine: ReferenceChange | None = None
-    """The reference kernel that fared worst beside the case; None where none was timed there."""
+    """The reference kernel that fared worst beside the case since the run before; None where that timed none there."""
     floor_us: float | None = None
     """Least time of the case on this host (tasks/floors.py); None where a ceiling was not measured."""
     earlier_error: float | None = None

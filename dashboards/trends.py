@@ -15,10 +15,11 @@ from dashboards.svg import BAD, GOOD, INK, SURFACE, Mark, Tag, finish_svg
 from dashboards.words import tell_ratio
 from tasks.accuracy import ERROR_JUMP, compare_errors
 from tasks.records import Point, Series, State
-from tasks.references import SLOW_MACHINE
 
 TREND_WIDTH = 320
 TREND_HEIGHT = 180
+MIN_TREND = 3
+"""Nights that make a trend: how two differ is told by the verdicts."""
 MOST_ERROR_RATIO = 16.0
 """Where the axis of errors ends: what is further from 1 is drawn there."""
 NIGHT_FORMATS = ("%d %b", "%d %b %Y", "%d %b %H:%M", "%d %b %H:%M:%S")
@@ -30,9 +31,9 @@ def draw_trend(
     """Every provider of one case over the nights, in percent of its own earlier nights.
 
     Percent, because providers differ by factors and a regression by a few percent would vanish on shared microseconds.
-    None if no provider has two nights.
+    None if no provider has MIN_TREND nights.
     """
-    told = [row for row in rows if len(trends.get(row.series, ())) > 1]
+    told = [row for row in rows if len(trends.get(row.series, ())) >= MIN_TREND]
     if not told:
         return None
     figure, axes = make_axes(TREND_WIDTH, TREND_HEIGHT, left=46, bottom=26)
@@ -45,7 +46,7 @@ def draw_trend(
         tags |= _tag_trend(row.provider, points, marks[row.provider])
     _tick_nights(axes, nights)
     _tick_percents(axes, 6)
-    changes = ", ".join(f"{row.provider} {_percents(trends[row.series])[-1][0]:+.1f}%" for row in told)
+    changes = ", ".join(f"{row.provider} {_percents(trends[row.series])[-1][0]:+z.1f}%" for row in told)
     label = f"Trend of {rows[0].case_label} over the nights; the last night against the earlier ones: {changes}."
     return finish_svg(figure, chart_id, label, tags)
 
@@ -56,19 +57,20 @@ def draw_errors(
     """The relative error of every series over the nights, as a multiple of its own earlier nights' median.
 
     The band is what nobody needs to look at; tonight's largest jump of each provider is told in words. None if no
-    series has two nights.
+    series has MIN_TREND nights.
     """
-    curves = {row: ratios for row in rows if len(ratios := _error_ratios(row, trends.get(row.series, ()))) > 1}
+    ratios = {row: _error_ratios(row, trends.get(row.series, ())) for row in rows}
+    curves = {row: found for row, found in ratios.items() if len(found) >= MIN_TREND}
     if not curves:
         return None
     figure, axes = make_axes(TREND_WIDTH, TREND_HEIGHT, left=46, bottom=26)
     axes.set_yscale("log", base=2)
     axes.axhspan(1 / ERROR_JUMP, ERROR_JUMP, color=INK, alpha=0.06, linewidth=0)
     tags: dict[str, Tag] = {}
-    nights = _place_nights([[point for point, _ in ratios] for ratios in curves.values()])
-    for n, (row, ratios) in enumerate(curves.items()):
-        _plot_errors(axes, row, ratios, nights, marks[row.provider], f"line-{n}")
-        tags[f"line-{n}"] = Tag(row.provider, tuple(_tell_error(row, *pair) for pair in ratios))
+    nights = _place_nights([[point for point, _ in found] for found in curves.values()])
+    for n, (row, found) in enumerate(curves.items()):
+        _plot_errors(axes, row, found, nights, marks[row.provider], f"line-{n}")
+        tags[f"line-{n}"] = Tag(row.provider, tuple(_tell_error(row, *pair) for pair in found))
     jumped = [row for row in curves if row.error_jumped]
     for row in _furthest_of_each_provider(jumped):
         slot = marks[row.provider].slot
@@ -85,12 +87,18 @@ def draw_errors(
     return finish_svg(figure, chart_id, label, tags)
 
 
-def draw_references(trends: Mapping[str, tuple[Point, ...]], marks: Mapping[str, Mark], chart_id: str) -> str | None:
-    """The reference kernels of one device over the nights, in percent of their earlier nights; None for one night.
+def draw_references(
+    trends: Mapping[str, tuple[Point, ...]], marks: Mapping[str, Mark], chart_id: str, slow: float
+) -> str | None:
+    """The reference kernels of one device over the nights, in percent of their earlier nights.
 
-    They never change: a night on which they moved is one of another machine, whatever its series say.
+    They never change: a night on which they moved is one of another machine, whatever its series say. None if none
+    has MIN_TREND nights.
+
+    Args:
+        slow: the share from which a change has a colour.
     """
-    told = {name: points for name, points in trends.items() if len(points) > 1}
+    told = {name: points for name, points in trends.items() if len(points) >= MIN_TREND}
     if not told:
         return None
     figure, axes = make_axes(TREND_WIDTH, TREND_HEIGHT, left=46, bottom=26)
@@ -98,12 +106,12 @@ def draw_references(trends: Mapping[str, tuple[Point, ...]], marks: Mapping[str,
     tags: dict[str, Tag] = {}
     for name, points in told.items():
         change = _percents(points)[-1][0] / 100
-        edge = BAD if change > SLOW_MACHINE else GOOD if change < -SLOW_MACHINE else ""
+        edge = BAD if change > slow else GOOD if change < -slow else ""
         _plot_trend(axes, name, points, nights, marks[name], edge)
         tags |= _tag_trend(name, points, marks[name])
     _tick_nights(axes, nights)
     _tick_percents(axes, 2.5)
-    changes = ", ".join(f"{name} {_percents(points)[-1][0]:+.1f}%" for name, points in told.items())
+    changes = ", ".join(f"{name} {_percents(points)[-1][0]:+z.1f}%" for name, points in told.items())
     label = f"Trend of the reference kernels over the nights; the last night against the earlier ones: {changes}."
     return finish_svg(figure, chart_id, label, tags)
 

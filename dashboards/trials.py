@@ -17,8 +17,9 @@ class TrialSummary:
     num_set_aside: int
     """Repeated for their slow clock, and not counted; part of num_slow."""
     clock_mhz: tuple[int, int] | None
-    """Lowest and highest SM clock; None where no state was read, as the next two."""
+    """Lowest and highest SM clock; None where no state was read."""
     power_watts: tuple[float, float] | None
+    """None too where the device does not tell it, as the next."""
     temperature_celsius: tuple[int, int] | None
     throttle_reasons: tuple[str, ...]
     """Of any trial, in order of first appearance."""
@@ -29,8 +30,8 @@ def summarize_trials(trials: Iterable[Trial]) -> TrialSummary:
     found = tuple(trials)
     states = [trial.state for trial in found if trial.state]
     clocks = [state.sm_clock_mhz for state in states]
-    watts = [state.power_watts for state in states]
-    degrees = [state.temperature_celsius for state in states]
+    watts = [state.power_watts for state in states if state.power_watts is not None]
+    degrees = [state.temperature_celsius for state in states if state.temperature_celsius is not None]
     return TrialSummary(
         num_trials=len(found),
         num_slow=sum(trial.is_slow_clock for trial in found),
@@ -61,9 +62,8 @@ def tell_clocks(trials: TrialSummary) -> str:
 
 
 def tell_device(trials: TrialSummary) -> str:
-    """Clocks, power and temperature, e.g. "1785-1980 MHz, 402-690 W, 48-55 C"; "" where no state was read."""
-    if trials.power_watts is None or trials.temperature_celsius is None:
-        return ""
-    watts = "-".join(dict.fromkeys(f"{value:.0f}" for value in trials.power_watts))
-    degrees = "-".join(dict.fromkeys(str(value) for value in trials.temperature_celsius))
-    return f"{tell_clocks(trials)}, {watts} W, {degrees} C"
+    """Clocks, power and temperature, e.g. "1785-1980 MHz, 402-690 W, 48-55 C", without what is not told of them."""
+    watts = "-".join(dict.fromkeys(f"{value:.0f}" for value in trials.power_watts or ()))
+    degrees = "-".join(dict.fromkeys(str(value) for value in trials.temperature_celsius or ()))
+    told = (tell_clocks(trials), f"{watts} W" if watts else "", f"{degrees} C" if degrees else "")
+    return ", ".join(filter(None, told))

@@ -12,8 +12,8 @@ def tell_figure(value: float | None) -> str:
 
 
 def tell_change(value: float | None) -> str:
-    """A relative change in percent, "" for None."""
-    return "" if value is None else f"{value:+.1%}"
+    """A relative change in percent, "" for None; what rounds to nothing is +0.0%."""
+    return "" if value is None else f"{value:+z.1%}"
 
 
 def tell_half_width(value: float | None) -> str:

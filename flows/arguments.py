@@ -46,8 +46,8 @@ def make_parser() -> argparse.ArgumentParser:
     show.add_argument("--table", choices=TABLES, help="batch sizes x providers, as vLLM's scripts print them")
     _add_source(show)
     changes = commands.add_parser("changes", help="print what differs between two runs, and how times moved with it")
-    changes.add_argument("older", nargs="?", default="", help="default: the run of the same suite before the newer")
-    changes.add_argument("newer", nargs="?", default="", help="default: the newest run that has ended")
+    runs = "the newer run, or the older and the newer; default: the newest that ended, and that of its suite before"
+    changes.add_argument("run_ids", nargs="*", metavar="RUN", help=runs)
     _add_source(changes)
     site = commands.add_parser("site", help="draw the site of a run")
     site.add_argument("run_id", nargs="?", default="", help="default: the newest run")

@@ -128,7 +128,7 @@ def changes(arguments: argparse.Namespace, console: Console) -> int:
     from flows.changes import print_changes, read_nights
 
     with closing(open_source(arguments)) as store:
-        older, newer = read_nights(store, arguments.older, arguments.newer)
+        older, newer = read_nights(store, arguments.run_ids)
     print_changes(console, older, newer)
     return 0
 

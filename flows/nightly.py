@@ -71,7 +71,7 @@ def nightly(
     plan = list_cases(chosen.suite, shapes, selection, chosen.device_type)
     run = new_run(chosen.suite.name, selection, chosen.device_type, seed, run_id)
     with open_session(run, plan, chosen.device_type, save_dir, chosen.address, console) as session:
-        measured = [measure_unit.submit(session, unit, worker) for unit, worker in session.share_out()]
+        measured = [attempt(session, unit, worker) for unit, worker in session.share_out()]
         wait_for(measured)
         retune_stale_configs(session)
         verdicts = judge(session)
@@ -79,6 +79,13 @@ def nightly(
     site = draw_site(save_dir, session.run.run_id)
     session.workers.refuse_leftovers()
     return site
+
+
+def attempt(session: Session, unit: WorkUnit, worker: Worker) -> PrefectFuture[Any]:
+    """Have a unit measured; the pool hears of the end even of an attempt that Prefect fails before it has begun."""
+    future = measure_unit.submit(session, unit, worker)
+    future.add_done_callback(lambda _: session.workers.end_attempt())
+    return future
 
 
 @task(name="measure unit", task_run_name="{unit.layer.kernel} {unit.layer.label}", cache_policy=NO_CACHE)
@@ -97,8 +104,8 @@ def measure_unit(session: Session, unit: WorkUnit, worker: Worker) -> None:
 
 def wait_for(attempts: Sequence[PrefectFuture[Any]]) -> None:
     """Wait until every attempt at a unit has ended; of one that lost its worker the unit was handed out again."""
-    for attempt in attempts:
-        ended = attempt.result(raise_on_failure=False)
+    for future in attempts:
+        ended = future.result(raise_on_failure=False)
         if isinstance(ended, BaseException) and not isinstance(ended, WorkerLost):
             raise ended
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from dashboards.arrangement import arrange_night
 from dashboards.comparisons import same_case
-from dashboards.flags import list_flags
+from dashboards.flags import Flag, list_flags
 from dashboards.machines import ReferenceLine, list_references, name_machines
 from dashboards.rows import KernelRows, LayerRows, Row, group
 from dashboards.trials import summarize_trials, tell_slow_clocks
@@ -87,12 +87,15 @@ def layer_table(layer: LayerRows) -> Table:
         key=lambda row: (row.num_tokens, row.series.case_key, row.series.timer),
     )
     for rows in group(ran, same_case).values():
+        told: set[Flag] = set()
         for index, row in enumerate(rows):
-            table.add_row(row.case_label if index == 0 else "", *row_cells(row))
+            flags = [flag for flag in list_flags(row) if flag not in told]
+            told |= {flag for flag in flags if flag.is_of_case}
+            table.add_row(row.case_label if index == 0 else "", *row_cells(row, flags))
     return table
 
 
-def row_cells(row: Row) -> tuple[str, ...]:
+def row_cells(row: Row, flags: Sequence[Flag]) -> tuple[str, ...]:
     """Provider, timer, time, samples, speed-up against the case's reference, share of the floor, error and verdict."""
     style = STYLES.get(row.state, "dim") if row.state else "dim"
     explained = row.measurement.check.reason if row.measurement else row.verdict.evidence if row.verdict else ""
@@ -108,7 +111,7 @@ def row_cells(row: Row) -> tuple[str, ...]:
         f"{row.speedup.ratio:5.2f}x {tell_half_width(row.speedup.half_width):>6}" if row.speedup else "",
         f"{row.share_of_floor:.0%}" if row.share_of_floor is not None else "",
         f"{row.relative_error:.1e}" if row.relative_error is not None else "",
-        ", ".join((verdict, *(flag.label for flag in list_flags(row)))),
+        ", ".join((verdict, *(flag.label for flag in flags))),
     )
 
 

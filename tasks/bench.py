@@ -26,7 +26,7 @@ from tasks.nvml import GpuMonitor
 from tasks.provenance import describe_host
 from tasks.records import Check, Host, Status, WeightsReceipt
 from tasks.sampling import ClockWatch, Readings, take_in_turn
-from tasks.weights import generate_weights
+from tasks.weights import generate_weights, require_free
 
 MOST_INPUT_SETS = 256
 """Of a timer that rotates them: a case so small would cost more to prepare than to time."""
@@ -71,7 +71,6 @@ class Bench:
         self._references: dict[str, Stopwatch] = {}
         self._seed = 0
         self._weights: Tensors = {}
-        self._weights_copies: list[Tensors] = []
         self._case_key = ""
         self._inputs: Tensors = {}
         self._reference: torch.Tensor | None = None
@@ -93,7 +92,7 @@ class Bench:
 
     def load_layer(self, layer: Layer, seed: int) -> WeightsReceipt:
         """Generate the layer's weights and keep them, instead of those of the layer before."""
-        self._weights, self._weights_copies = {}, []
+        self._weights = {}
         self.drop_case()
         self._weights, receipt = generate_weights(layer, seed, self._device, self._host.host_id)
         self._seed = seed
@@ -200,15 +199,31 @@ class Bench:
         """Weights and inputs of equal values in so many places that none is in the L2 when its turn comes again."""
         [own] = self._own_set(kernel, case)
         moved, l2 = kernel.bytes_moved(case, own[1]), l2_bytes(self._device)
-        num_sets = count_input_sets(moved, l2)
-        require_cold(num_sets * moved, l2)
-        if num_sets > MOST_INPUT_SETS:
-            return [own] * num_sets
+        num_copies = count_input_sets(moved, l2) - 1
+        if num_copies >= MOST_INPUT_SETS:
+            return [own] * (num_copies + 1)
+        require_free(num_copies * count_bytes(own), self._device, f"{num_copies} copies of weights and inputs")
         with self._clock.measure("inputs"):
-            while len(self._weights_copies) < num_sets - 1:
-                self._weights_copies.append(copy_tensors(self._weights))
-            inputs = [copy_tensors(own[1]) for _ in range(num_sets - 1)]
-        return [own, *zip(self._weights_copies, inputs, strict=False)]
+            sets = [own, *((copy_tensors(own[0]), copy_tensors(own[1])) for _ in range(num_copies))]
+        require_cold(count_distinct(sets) * moved, l2)
+        return sets
+
+
+def count_bytes(tensors: tuple[Tensors, Tensors]) -> int:
+    """What weights and inputs take of memory."""
+    return sum(tensor.untyped_storage().nbytes() for part in tensors for tensor in part.values())
+
+
+def count_distinct(sets: Sequence[tuple[Tensors, Tensors]]) -> int:
+    """How many of the sets share no memory with one before."""
+    seen: set[int] = set()
+    num_distinct = 0
+    for weights, inputs in sets:
+        tensors = [tensor for tensor in (*weights.values(), *inputs.values()) if tensor.numel()]
+        places = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+        num_distinct += not places & seen
+        seen |= places
+    return num_distinct
 
 
 def estimate_busy_seconds(stopwatches: Mapping[str, Stopwatch], readings: Readings, before: Mapping[str, int]) -> float:
@@ -225,8 +240,15 @@ def estimate_busy_seconds(stopwatches: Mapping[str, Stopwatch], readings: Readin
 
 
 def copy_tensors(tensors: Tensors) -> Tensors:
-    """The same values and strides elsewhere in memory."""
-    return {name: tensor.clone(memory_format=torch.preserve_format) for name, tensor in tensors.items()}
+    """The same values elsewhere in memory, in the same layout, padding and all."""
+    return {name: copy_tensor(tensor) for name, tensor in tensors.items()}
+
+
+def copy_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor like it on a copy of its whole storage: clone() would leave out what a view leaves out."""
+    storage = tensor.untyped_storage().clone()  # type: ignore[no-untyped-call]
+    empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return empty.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
 def seed_of_inputs(seed: int) -> int:

@@ -5,6 +5,7 @@ version did not note is no difference.
 """
 
 import json
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,10 +14,9 @@ from itertools import zip_longest
 
 from kernels.spec import CompiledKernel
 from tasks.errors import UsageError
-from tasks.records import Host, Measurement, Night, Run, Series
+from tasks.records import Host, Measurement, Night, Run, Series, Status
 
-ABSENT = "absent"
-"""Status of a series that a run has no row of."""
+ANOTHER_CARD = "another card"
 MACHINE_CODE = "machine code"
 COUNTED = {
     "num_warps": "warps",
@@ -46,7 +46,7 @@ class Change:
     what: str
     """E.g. "commit", "triton", "config BLOCK_SIZE_M", "registers"."""
     before: str
-    """"" if there was none; of several digests, how many."""
+    """"" if there was none, or of several cards; of several digests, how many."""
     after: str
     num_series: int
     """Series that it concerns."""
@@ -88,14 +88,12 @@ Weights = Mapping[tuple[str, str], str]
 def find_changes(older: Night, newer: Night) -> list[Change]:
     """Everything that differs: of the run, of devices, of weights, of providers, of compiled kernels.
 
-    Within each, what many series share comes first. Empty if nothing that both runs noted differs.
+    Within each, what many series share comes first. Empty if nothing that both runs noted differs; which series only
+    one of them has, `count_alone` tells.
     """
     pairs = pair_series(older, newer)
     changes = [make_change("run", d, pairs) for d in differences(run_facts(older), run_facts(newer))]
-    before, after = host_facts(older.hosts), host_facts(newer.hosts)
-    for device in (name for name in before if name in after):
-        concerned = [pair for pair in pairs if pair.series.device_name == device]
-        changes += [make_change(device, d, concerned) for d in differences(before[device], after[device])]
+    changes += most_first(host_changes(pairs, older.hosts, newer.hosts))
     changes += most_first(weights_changes(pairs, digests_of_weights(older), digests_of_weights(newer)))
     changes += most_first(provider_changes(pairs))
     changes += most_first(compiled_changes(pairs))
@@ -106,6 +104,18 @@ def summarize_times(pairs: Iterable[Pair]) -> TimeRatios | None:
     """How the times of some series moved; None if none was timed in both runs."""
     ratios = [pair.ratio for pair in pairs if pair.ratio is not None]
     return TimeRatios(len(ratios), statistics.median(ratios), min(ratios), max(ratios)) if ratios else None
+
+
+def find_most_moved(pairs: Iterable[Pair], number: int) -> list[Pair]:
+    """Those whose times moved furthest, in either direction, first."""
+    timed = [(abs(math.log(pair.ratio)), pair) for pair in pairs if pair.ratio]
+    return [pair for _, pair in sorted(timed, key=lambda moved: -moved[0])[:number]]
+
+
+def count_alone(pairs: Iterable[Pair]) -> tuple[int, int]:
+    """How many series only the older run has, and how many only the newer."""
+    found = [(pair.newer is None, pair.older is None) for pair in pairs]
+    return sum(gone for gone, _ in found), sum(new for _, new in found)
 
 
 def pair_series(older: Night, newer: Night) -> list[Pair]:
@@ -184,24 +194,38 @@ def run_facts(night: Night) -> dict[str, str]:
     }
 
 
-def host_facts(hosts: Iterable[Host]) -> dict[str, dict[str, str]]:
-    """The environment on every device, by its name; several hosts with the same device are told together."""
-    found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for host in hosts:
-        facts = {
-            "UUID": host.device_uuid,
-            "driver": host.driver,
-            "CUDA": host.cuda,
-            "capability": ".".join(map(str, host.device.capability)),
-            "torch": host.torch,
-            "triton": host.triton,
-            "vLLM": host.vllm,
-            "python": host.python,
-            "CPUs": str(host.num_cpus),
-        }
-        for name, value in facts.items():
-            found[host.device.name][name].add(value)
-    return {device: {name: ", ".join(sorted(v - {""})) for name, v in of.items()} for device, of in found.items()}
+def host_facts(host: Host) -> dict[str, str]:
+    """What a series was measured on and with."""
+    return {
+        ANOTHER_CARD: host.device_uuid,
+        "driver": host.driver,
+        "CUDA": host.cuda,
+        "capability": ".".join(map(str, host.device.capability)),
+        "torch": host.torch,
+        "triton": host.triton,
+        "vLLM": host.vllm,
+        "python": host.python,
+        "CPUs": str(host.num_cpus),
+    }
+
+
+def host_changes(pairs: Iterable[Pair], older: Iterable[Host], newer: Iterable[Host]) -> list[Change]:
+    """Card and environment of every series that ran in both runs; the cards of one device are told together."""
+    before, after = ({host.host_id: host_facts(host) for host in hosts} for hosts in (older, newer))
+    grouped: dict[tuple[str, Difference], list[tuple[Difference, Pair]]] = defaultdict(list)
+    for pair in pairs:
+        if pair.older is None or pair.newer is None or Status.UNSUPPORTED in (pair.older.status, pair.newer.status):
+            continue
+        was, now = before[pair.older.check.host_id], after[pair.newer.check.host_id]
+        for difference in differences(was, now):
+            together = (ANOTHER_CARD, "", "") if difference[0] == ANOTHER_CARD else difference
+            grouped[pair.series.device_name, together].append((difference, pair))
+    changes = []
+    for (device, together), found in grouped.items():
+        told = {difference for difference, _ in found}
+        difference = told.pop() if len(told) == 1 else together
+        changes.append(make_change(device, difference, [pair for _, pair in found]))
+    return changes
 
 
 def digests_of_weights(night: Night) -> Weights:
@@ -235,11 +259,10 @@ def provider_changes(pairs: Iterable[Pair]) -> list[Change]:
 
 
 def provider_differences(older: Measurement | None, newer: Measurement | None) -> list[Difference]:
-    """Of one series; its source where both runs noted it, its configuration where both got an output."""
-    status = [("status", str(older.status) if older else ABSENT, str(newer.status) if newer else ABSENT)]
-    found = [(what, was, now) for what, was, now in status if was != now]
+    """Of one series of both runs; its source where both noted it, its configuration where both got an output."""
     if older is None or newer is None:
-        return found
+        return []
+    found = differences({"status": str(older.status)}, {"status": str(newer.status)})
     before, after = older.check, newer.check
     if before.source_sha256 and after.source_sha256 and before.source_sha256 != after.source_sha256:
         found.append(("source", before.source_sha256, after.source_sha256))

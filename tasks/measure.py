@@ -7,7 +7,7 @@ from typing import Any
 
 from kernels.spec import Case
 from tasks.clock import Clock
-from tasks.errors import WorkerCrashed, WorkerHung, WorkerRaised
+from tasks.errors import WorkerCrashed, WorkerHung, WorkerLost, WorkerRaised
 from tasks.quarantine import Quarantine
 from tasks.records import (
     Ceiling,
@@ -24,9 +24,12 @@ from tasks.sampling import Reading, Readings
 from tasks.workers import Worker
 
 WEIGHTS_LIMIT_SECONDS = 600.0
-CASE_LIMIT_SECONDS = 180.0
-"""Longest one provider may take to compile, run and be compared, or to be timed, on one case."""
-
+CHECK_LIMIT_SECONDS = 180.0
+"""Longest one provider may take to compile, run and be compared on one case."""
+TIMING_LIMIT_SECONDS = 60.0
+"""Longest to time the providers of one case, whose kernels are compiled by then, in turn or alone; and for each ..."""
+TIMING_LIMIT_SECONDS_PER_PROVIDER = 15.0
+"""... as much more."""
 CEILINGS_LIMIT_SECONDS = 60.0
 
 Tell = Callable[[Case, str], None]
@@ -35,6 +38,22 @@ Tell = Callable[[Case, str], None]
 
 Failure = tuple[Status, str]
 """A status other than ok, and the reason in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Longest that a worker may take to answer."""
+
+    check_seconds: float = CHECK_LIMIT_SECONDS
+    timing_seconds: float = TIMING_LIMIT_SECONDS
+    timing_seconds_per_provider: float = TIMING_LIMIT_SECONDS_PER_PROVIDER
+
+    def find_timing_seconds(self, num_providers: int) -> float:
+        """Of timing so many providers in one call."""
+        return self.timing_seconds + num_providers * self.timing_seconds_per_provider
+
+
+LIMITS = Limits()
 
 
 class UnitBench:
@@ -46,14 +65,14 @@ class UnitBench:
         unit: WorkUnit,
         seed: int,
         quarantine: Quarantine,
-        case_limit_seconds: float = CASE_LIMIT_SECONDS,
+        limits: Limits = LIMITS,
     ) -> None:
         self.unit = unit
         self.clock = Clock()
         self._worker = worker
         self._seed = seed
         self._quarantine = quarantine
-        self._case_limit_seconds = case_limit_seconds
+        self._limits = limits
         self._loaded = False
         self._load_failure: Failure | None = None
         self.host: Host = worker.host()
@@ -82,32 +101,43 @@ class UnitBench:
 
     def check(self, case: Case, provider: str) -> Check:
         """Check one provider on one case, twice if it kills its worker."""
-        answer, failure = self._try_alone(case, provider, "check", case, provider)
+        limit_seconds = self._limits.check_seconds
+        answer, failure = self._try_alone(limit_seconds, case, provider, "check", case, provider)
         return Check(case, provider, failure[0], self.host.host_id, failure[1]) if failure else answer
 
     def time(self, checks: Sequence[Check], timer: str) -> "TimedCase":
         """Time the providers whose checks of one case are ok, in turn; if that fails, each alone.
 
-        Alone, who failed gets the status, and the others keep their times, which share no round.
+        Alone, who failed gets the status. The others take turns again without it; if that fails too, or nobody failed
+        alone, they keep the times that they had alone, which share no round.
         """
         fit = [check for check in checks if check.status is Status.OK and not self._find_quarantined(check)]
         timed = TimedCase()
         if not fit:
             return timed
         case, names = fit[0].case, [check.provider for check in fit]
-        if len(names) > 1:
-            readings, failure = self._attempt(len(names), "time", case, names, timer, self.unit.precision)
-            if not failure:
-                timed.add(readings, names)
-                return timed
+        if len(names) > 1 and self._time_together(case, names, timer, timed):
+            return timed
+        limit_seconds = self._limits.find_timing_seconds(1)
         for name in names:
             arguments = (case, [name], timer, self.unit.precision, timed.rounds)
-            readings, failure = self._try_alone(case, name, "time", *arguments)
+            readings, failure = self._try_alone(limit_seconds, case, name, "time", *arguments)
             if failure:
                 timed.failures[name] = failure
             else:
                 timed.add(readings, [name])
+        if timed.failures and len(timed.readings) > 1:
+            self._time_together(case, list(timed.readings), timer, timed)
         return timed
+
+    def _time_together(self, case: Case, names: Sequence[str], timer: str, timed: "TimedCase") -> bool:
+        """Time providers in turn; whether that went well, and replaced what they had."""
+        arguments = (case, names, timer, self.unit.precision, timed.rounds)
+        readings, failure = self._attempt(self._limits.find_timing_seconds(len(names)), "time", *arguments)
+        if failure:
+            return False
+        timed.add(readings, names)
+        return True
 
     def find_failure(self, check: Check, timed: "TimedCase") -> Failure | None:
         """Why a provider whose check was ok has no samples."""
@@ -121,7 +151,7 @@ class UnitBench:
         seconds["total"] = sum(seconds.values())
         try:
             seconds |= self._worker.call("take_seconds", limit_seconds=CEILINGS_LIMIT_SECONDS)
-        except (WorkerRaised, WorkerCrashed, WorkerHung):
+        except (WorkerRaised, WorkerCrashed, WorkerHung, WorkerLost):  # the unit itself is measured
             self._loaded = False
         rounded = {activity: round(value, 4) for activity, value in seconds.items()}
         return UnitCost(run_id, self.unit.key, self.host.host_id, rounded)
@@ -129,24 +159,25 @@ class UnitBench:
     def _find_quarantined(self, check: Check) -> Failure | None:
         return self._quarantine.find(check.case, check.provider, self.host)
 
-    def _try_alone(self, case: Case, provider: str, method: str, *arguments: object) -> tuple[Any, Failure | None]:
+    def _try_alone(
+        self, limit_seconds: float, case: Case, provider: str, method: str, *arguments: object
+    ) -> tuple[Any, Failure | None]:
         """What one provider answers; it is tried again where its worker died, until it is quarantined."""
         while True:
             quarantined = self._quarantine.find(case, provider, self.host)
             if quarantined:
                 return None, quarantined
-            answer, failure = self._attempt(1, method, *arguments)
+            answer, failure = self._attempt(limit_seconds, method, *arguments)
             if failure is None or self._loaded or self._load_failure:
                 return answer, failure
             self._quarantine.note(case, provider, self.host, *failure)
 
-    def _attempt(self, num_providers: int, method: str, *arguments: object) -> tuple[Any, Failure | None]:
+    def _attempt(self, limit_seconds: float, method: str, *arguments: object) -> tuple[Any, Failure | None]:
         """The worker's answer and None, or None and why it failed."""
         if not self._loaded and self._load_failure is None:
             self.load()
         if self._load_failure:
             return None, self._load_failure
-        limit_seconds = num_providers * self._case_limit_seconds
         try:
             return self._worker.call(method, *arguments, limit_seconds=limit_seconds), None
         except (WorkerRaised, WorkerCrashed, WorkerHung) as failure:

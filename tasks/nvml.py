@@ -3,7 +3,7 @@
 It only reads: clocks and settings are never changed, and CUDA is never initialized.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pynvml
@@ -68,7 +68,10 @@ class GpuMonitor:
             self._give_up(error)
 
     def read(self) -> DeviceState | None:
-        """Clocks, power, temperature and throttle reasons now; None if they cannot be read, and never again then."""
+        """Clocks, power, temperature and throttle reasons now; None if the SM clock cannot be read, and ever after.
+
+        What else a GPU or its driver does not tell is None in the state, or no reason.
+        """
         if self.missing:
             return None
         try:
@@ -81,11 +84,19 @@ class GpuMonitor:
         self.missing = f"NVML does not answer for {self._name}: {error}"
 
     def _ask(self) -> DeviceState:
-        bits = pynvml.nvmlDeviceGetCurrentClocksEventReasons(self._handle)
+        milliwatts = self._ask_if_told(pynvml.nvmlDeviceGetPowerUsage)
+        bits = self._ask_if_told(pynvml.nvmlDeviceGetCurrentClocksEventReasons) or 0
         return DeviceState(
             sm_clock_mhz=pynvml.nvmlDeviceGetClockInfo(self._handle, pynvml.NVML_CLOCK_SM),
-            memory_clock_mhz=pynvml.nvmlDeviceGetClockInfo(self._handle, pynvml.NVML_CLOCK_MEM),
-            power_watts=pynvml.nvmlDeviceGetPowerUsage(self._handle) / 1e3,
-            temperature_celsius=pynvml.nvmlDeviceGetTemperature(self._handle, pynvml.NVML_TEMPERATURE_GPU),
+            memory_clock_mhz=self._ask_if_told(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_MEM),
+            power_watts=None if milliwatts is None else milliwatts / 1e3,
+            temperature_celsius=self._ask_if_told(pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU),
             throttle_reasons=tuple(name for name, bit in THROTTLE_REASONS.items() if bits & bit),
         )
+
+    def _ask_if_told(self, question: Callable[..., int], *arguments: int) -> int | None:
+        """What NVML answers; None where the GPU or its driver does not tell."""
+        try:
+            return question(self._handle, *arguments)
+        except pynvml.NVMLError:
+            return None

@@ -38,6 +38,7 @@ class WorkerPool:
         self._lines: dict[str, deque[WorkUnit]] = {}
         """Units that wait, by the name of the device that is to measure them."""
         self._in_flight = 0
+        """Units handed out whose attempts have not ended."""
         self._spent: deque[tuple[WorkUnit, Worker]] = deque()
         self._losses_of: Counter[tuple[str, str]] = Counter()
         self._asked: set[tuple[str, str, str]] = set()
@@ -86,7 +87,8 @@ class WorkerPool:
     ) -> Iterator[tuple[WorkUnit, Worker]]:
         """Each unit with the next idle worker of its device, which `returning` gives back.
 
-        Ends when no unit is left, in the line or on a worker that may still be lost, or no worker that could take one.
+        Every attempt is to be ended by `end_attempt`, one too that never came to `returning`. Ends when no unit is
+        left, in the line or on a worker that may still be lost, or no worker that could take one.
 
         Args:
             lines: by device name, what is to be measured on it, in order.
@@ -115,6 +117,12 @@ class WorkerPool:
         """An idle worker for whose device units wait."""
         return next((worker for worker in self._idle if self._lines.get(self._device_of[worker])), None)
 
+    def end_attempt(self) -> None:
+        """Hear that an attempt at a unit has ended, however it did; its worker, unless given back, gets no other."""
+        with self._changed:
+            self._in_flight -= 1
+            self._changed.notify_all()
+
     @contextmanager
     def returning(self, worker: Worker, unit: WorkUnit) -> Iterator[None]:
         """Make the worker idle again after the block, whatever happens in it.
@@ -136,13 +144,16 @@ class WorkerPool:
             raise
         finally:
             with self._changed:
-                self._in_flight -= 1
                 if worker in self._device_of:
                     self._idle.append(worker)
                 self._changed.notify_all()
 
     def _drop(self, worker: Worker, unit: WorkUnit, lost: WorkerLost) -> None:
-        """Take a lost worker out of the pool, and put its unit back at the head of the line."""
+        """Take a lost worker out of the pool, and put its unit back at the head of the line.
+
+        The worker is retired first: once the unit can be had, another thread may call it.
+        """
+        worker.retire(f"{MOST_LOSSES} workers were lost on this unit, it is not tried on another; {lost}")
         with self._changed:
             device = self._device_of.pop(worker)
             if lost.with_machine:  # nobody is to find that out again with another unit
@@ -155,8 +166,8 @@ class WorkerPool:
                 self._lines.get(device, deque()).appendleft(unit)
             else:  # the lost worker says of every case why it was not measured
                 self._spent.append((unit, worker))
+            self._changed.notify_all()
         self._tell(str(lost))
-        worker.retire(f"{MOST_LOSSES} workers were lost on this unit, it is not tried on another; {lost}")
 
     def compile_ahead(self, worker: Worker) -> None:
         """Have the worker's companion compile the next unit in its line that nobody has yet on that machine."""

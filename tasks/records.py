@@ -171,13 +171,13 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class DeviceState:
-    """What a GPU says of itself at one moment."""
+    """What a GPU says of itself at one moment; None is what this GPU or its driver does not tell."""
 
     sm_clock_mhz: int
-    memory_clock_mhz: int
-    power_watts: float
+    memory_clock_mhz: int | None
+    power_watts: float | None
     """NVML's average over the last second."""
-    temperature_celsius: int
+    temperature_celsius: int | None
     throttle_reasons: tuple[str, ...] = ()
     """Why the clocks are not higher, in NVML's words, e.g. "sw_power_cap"."""
 
@@ -322,6 +322,8 @@ class Point:
     relative_error: float | None = None
     """Of the check before the timing, as Check.relative_error."""
     share_close: float | None = None
+    device_uuid: str = ""
+    """Of the GPU that measured the series; "" on a CPU, and of a reference kernel, whose point may be of several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,3 +343,5 @@ class Night:
     costs: tuple[UnitCost, ...] = ()
     reference_trends: Mapping[tuple[str, str], tuple[Point, ...]] = field(hash=False, default_factory=dict)
     """By device name and reference kernel, this run and every earlier one, oldest first: medians over the cases."""
+    earlier_references: Mapping[tuple[str, str, str, str], float] = field(hash=False, default_factory=dict)
+    """By device name, case key, timer and reference kernel, its median in the newest earlier run of the suite."""

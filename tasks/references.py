@@ -1,4 +1,8 @@
-"""What the reference kernels of a run say about its machines: how fast each was, and beside which case it was slow."""
+"""What the reference kernels of a run say about its machines: how fast each was, and beside which case it was slow.
+
+A case that takes the device to its power limit slows the GEMM beside it, on every night: a reference kernel is
+compared with itself beside the same case in the run before.
+"""
 
 import statistics
 from collections.abc import Iterable, Mapping
@@ -6,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.records import ReferenceTime
+from kernels.spec import Device
+from tasks.records import Night, ReferenceTime
 
-SLOW_MACHINE = 0.02
-"""A case is marked when a reference kernel beside it took this share longer than its median over the run."""
+SLOW_MACHINE = {"cuda": 0.02, "cpu": 0.20}
+"""By device type: a case is marked when a reference kernel took this share longer; shared CPUs are that noisy."""
 
 Beside = tuple[str, str, str]
 """Host id, case key and timer: what a reference kernel was timed beside."""
@@ -43,12 +48,13 @@ class ReferenceChange:
 
     name: str
     relative_change: float
-    """Its median beside the case / its median over the run - 1."""
+    """Its median beside the case / its median beside it in the run before - 1."""
+    device: Device
 
     @property
     def is_slow(self) -> bool:
         """Whether the machine was slow there, whatever was timed."""
-        return self.relative_change > SLOW_MACHINE
+        return self.relative_change > SLOW_MACHINE[self.device.type]
 
 
 def summarize_references(references: Iterable[ReferenceTime]) -> list[ReferenceSummary]:
@@ -67,15 +73,23 @@ def summarize_references(references: Iterable[ReferenceTime]) -> list[ReferenceS
     return summaries
 
 
-def find_reference_changes(references: Iterable[ReferenceTime]) -> Mapping[Beside, ReferenceChange]:
-    """Beside each case, the reference kernel that was slowed down most, or sped up least."""
-    timed = [reference for reference in references if reference.samples_us]
-    usual_us = {(summary.host_id, summary.name): summary.median_us for summary in summarize_references(timed)}
+def find_reference_changes(night: Night) -> Mapping[Beside, ReferenceChange]:
+    """Beside each case, the reference kernel that was slowed down most, or sped up least, since the run before.
+
+    Nothing beside a case where no earlier run of the suite timed one on such a device.
+    """
+    devices = {host.host_id: host.device for host in night.hosts}
     worst: dict[Beside, ReferenceChange] = {}
-    for reference in timed:
+    for reference in night.references:
+        device = devices.get(reference.host_id)
+        if device is None or not reference.samples_us:
+            continue
+        key = device.name, reference.case_key, reference.timer, reference.name
+        if key not in night.earlier_references:
+            continue
+        earlier_us = night.earlier_references[key]
+        change = ReferenceChange(reference.name, statistics.median(reference.samples_us) / earlier_us - 1, device)
         beside = reference.host_id, reference.case_key, reference.timer
-        usual = usual_us[reference.host_id, reference.name]
-        change = ReferenceChange(reference.name, statistics.median(reference.samples_us) / usual - 1)
         if beside not in worst or change.relative_change > worst[beside].relative_change:
             worst[beside] = change
     return worst

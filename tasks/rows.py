@@ -316,6 +316,7 @@ def row_to_point(row: Row) -> Point:
         p80_us=row["p80_us"],
         relative_error=row["relative_error"],
         share_close=row["share_close"],
+        device_uuid=row["device_uuid"],
     )
 
 

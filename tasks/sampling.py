@@ -1,11 +1,12 @@
 """When to take which sample: providers in turn, in rotated order, until each median is known well enough.
 
 Drift of the machine falls on all providers of a case alike and cancels in their ratios. A trial at a slow clock is
-repeated, a few times at most; what is left of slow clocks is kept and marked.
+repeated, a few times at most, unless it is the kernel's own power that slows it; what is left is kept and marked.
 """
 
+import statistics
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kernels.timing.timers import Sampling, Stopwatch
@@ -15,6 +16,8 @@ from tasks.records import PRECISION, DeviceState, Trial
 
 SLOW_CLOCK = 0.95
 """A trial at less than this share of the fastest SM clock is repeated or marked."""
+POWER_LIMIT = "sw_power_cap"
+"""NVML's reason for the clock of a kernel that takes the card to its power limit: that is how fast it runs."""
 MOST_REPEATS = 2
 """Trials of one provider on one case that may be set aside for a slow clock."""
 REFERENCE_SAMPLES = 3
@@ -60,6 +63,11 @@ class ClockWatch:
             self._top_mhz = max(self._top_mhz, self.last.sm_clock_mhz)
 
     @property
+    def may_pass(self) -> bool:
+        """Whether another trial could find a faster clock: not where only the power that is drawn holds it down."""
+        return self.last is not None and self.last.throttle_reasons != (POWER_LIMIT,)
+
+    @property
     def is_slow(self) -> bool:
         """Whether the last clock was well below the fastest."""
         return self.last is not None and self.last.sm_clock_mhz < SLOW_CLOCK * self._top_mhz
@@ -75,37 +83,53 @@ class _Subject:
         self._watch = watch
         self._repeats_left = MOST_REPEATS
         self._clock = Clock()
+        self._medians: list[float] = []
+        """Of the trials that count."""
         self.samples_us: list[float] = []
         self.trials: list[Trial] = []
 
     def take_trial(self, number: int) -> None:
         """Take one trial that counts, after those that are set aside."""
+        count = self._sampling.count_samples(self._stopwatch.sample_seconds)
         while True:
             with self._clock.measure("trial"):
-                taken = self._stopwatch.take(self._sampling.per_trial, self._watch.read)
+                taken = self._stopwatch.take(count, self._watch.read)
             state, is_slow = self._watch.last, self._watch.is_slow
-            if not (is_slow and self._repeats_left):
+            if not (self._repeats_left and is_slow and self._watch.may_pass):
                 break
             self._repeats_left -= 1
             self.trials.append(Trial(number, 0, state, is_slow, taken))
         self.samples_us.extend(taken)
         self.trials.append(Trial(number, len(taken), state, is_slow))
+        self._medians.append(statistics.median(taken))
 
     @property
     def is_at_its_limit(self) -> bool:
-        """Whether it has as many samples as it may have, or its time is up and it has those that it needs at least."""
-        num_samples, spent = len(self.samples_us), self._clock.seconds.get("trial", 0.0)
-        is_late = spent >= self._sampling.budget_seconds and num_samples >= self._sampling.least_over_budget
-        return is_late or num_samples >= self._sampling.most
+        """Whether it has as many trials as it may have, or its time is up and it has those that it needs at least."""
+        num_trials, spent = len(self._medians), self._clock.seconds.get("trial", 0.0)
+        is_late = spent >= self._sampling.budget_seconds and num_trials >= self._sampling.least_trials
+        return is_late or num_trials >= self._sampling.most_trials
 
     @property
     def is_known(self) -> bool:
-        """Whether more samples would tell no more, or it may have no more."""
+        """Whether more trials would tell no more, or it may have no more."""
         if self.is_at_its_limit:
             return True
-        if len(self.samples_us) < self._sampling.least:
+        if len(self._medians) < self._sampling.least_trials:
             return False
-        return find_median_interval(self.samples_us).relative_half_width <= self._precision
+        return find_median_interval(self._medians).relative_half_width <= self._precision
+
+
+def list_turns(names: Sequence[str], number: int) -> list[str]:
+    """The order of one round: over the rounds everybody has every place, and different neighbours before it.
+
+    Every other round is reversed: in a mere rotation the same provider would come after the same other one for ever,
+    and with it what that one leaves behind, such as the clocks of a card at its power limit.
+    """
+    turns = deque(names)
+    is_reversed = number % 2
+    turns.rotate(-(number // 2 + is_reversed * (len(names) // 2)))
+    return list(reversed(turns)) if is_reversed else list(turns)
 
 
 def take_in_turn(
@@ -116,7 +140,7 @@ def take_in_turn(
     precision: float = PRECISION,
     first_round: int = 0,
 ) -> Readings:
-    """Sample providers round by round until each is known; each round begins with the next one.
+    """Sample providers round by round until each is known; each round has another order.
 
     Who is known goes on while others are not, up to its limit, so that their rounds stay side by side.
 
@@ -126,15 +150,13 @@ def take_in_turn(
     """
     subjects = {name: _Subject(stopwatch, sampling, precision, watch) for name, stopwatch in stopwatches.items()}
     reference_us: dict[str, list[float]] = {name: [] for name in references}
-    order = deque([*subjects, *references])
     number = first_round
     while not all(subject.is_known for subject in subjects.values()):
-        for name in order:
+        for name in list_turns([*subjects, *references], number):
             if name in reference_us:
                 reference_us[name].extend(references[name].take(REFERENCE_SAMPLES, watch.read))
             elif not subjects[name].is_at_its_limit:
                 subjects[name].take_trial(number)
-        order.rotate(-1)
         number += 1
     return Readings(
         providers={name: Reading(tuple(s.samples_us), tuple(s.trials)) for name, s in subjects.items()},

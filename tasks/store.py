@@ -225,6 +225,7 @@ class Store:
         """By device name and reference kernel, the median of its cases' medians in each run up to and with `run`."""
         query = """
             SELECT r.run_id, r.started_at, h.device_name, t.name, NULL AS relative_error, NULL AS share_close,
+                   '' AS device_uuid,
                    quantile_cont(t.median_us, 0.5) AS median_us,
                    quantile_cont(t.median_us, 0.2) AS p20_us, quantile_cont(t.median_us, 0.8) AS p80_us
             FROM (SELECT *, list_aggregate(samples_us, 'median') AS median_us FROM reference_times) AS t
@@ -236,6 +237,21 @@ class Store:
         for row in self._database.rows(query, [run.run_id]):
             trends.setdefault((row["device_name"], row["name"]), []).append(rows.row_to_point(row))
         return {kernel: tuple(points) for kernel, points in trends.items()}
+
+    def earlier_references(self, run: Run) -> dict[tuple[str, str, str, str], float]:
+        """By device name, case key, timer and reference kernel, its median in the newest earlier run of the suite.
+
+        Each is of the newest run that timed it beside that case.
+        """
+        query = """
+            SELECT h.device_name, t.case_key, t.timer, t.name,
+                   arg_max(list_aggregate(t.samples_us, 'median'), r.number) AS median_us
+            FROM reference_times t JOIN runs r USING (run_id) JOIN hosts h USING (host_id)
+            WHERE r.suite = ? AND r.number < (SELECT number FROM runs WHERE run_id = ?) AND len(t.samples_us) > 0
+            GROUP BY ALL
+        """
+        found = self._database.rows(query, [run.suite, run.run_id])
+        return {(row["device_name"], row["case_key"], row["timer"], row["name"]): row["median_us"] for row in found}
 
     def unit_costs(self, run_id: str) -> list[UnitCost]:
         """Where the seconds of each unit of a run went."""
@@ -258,7 +274,7 @@ class Store:
     def trends(self, run: Run) -> dict[Series, tuple[Point, ...]]:
         """Every series' nights up to and with `run`, oldest first; only of its seed, which draws the routing."""
         query = """
-            SELECT m.case_key, m.provider, m.timer, h.device_name, m.run_id, r.started_at,
+            SELECT m.case_key, m.provider, m.timer, h.device_name, h.device_uuid, m.run_id, r.started_at,
                    m.relative_error, m.share_close,
                    list_aggregate(m.samples_us, 'median') AS median_us,
                    list_aggregate(m.samples_us, 'quantile_cont', 0.2) AS p20_us,
@@ -312,6 +328,7 @@ class Store:
             references=tuple(self.references(run.run_id)),
             costs=tuple(self.unit_costs(run.run_id)),
             reference_trends=self.reference_trends(run),
+            earlier_references=self.earlier_references(run),
         )
 
 

@@ -69,10 +69,9 @@ def judge_series(measurement: Measurement, earlier: Sequence[Point]) -> Verdict:
     change = median_us / baseline_us - 1
     spread = robust_spread(medians) / baseline_us
     state = judge_change(change, spread, len(medians))
-    evidence = (
-        f"{median_us:.1f} us against {baseline_us:.1f} us ({change:+.1%}), the median of {len(medians)} earlier "
-        f"night{'s' if len(medians) > 1 else ''} with a spread of {spread:.1%}"
-    )
+    several = f"the median of {len(medians)} earlier nights with a spread of {spread:.1%}"
+    earlier_nights = several if len(medians) > 1 else "one earlier night"
+    evidence = f"{median_us:.1f} us against {baseline_us:.1f} us ({change:+z.1%}), {earlier_nights}"
     return Verdict(run_id, series, state, evidence, median_us, baseline_us, change)
 
 

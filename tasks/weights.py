@@ -43,6 +43,20 @@ def require_memory(layer: Layer, device: torch.device) -> None:
         )
 
 
+def require_free(size_bytes: int, device: torch.device, what: str) -> None:
+    """Refuse what does not fit beside what is there, before it is allocated.
+
+    Raises:
+        OutOfMemoryError: less is free.
+    """
+    free_bytes = free_memory(device) if size_bytes else 0
+    if size_bytes > free_bytes:
+        raise OutOfMemoryError(
+            f"{what} are {size_bytes / GIB:.2f} GiB, {free_bytes / GIB:.2f} GiB are free on {device}: "
+            "use a larger tp_size or ep_size, or a device with more memory"
+        )
+
+
 def free_memory(device: torch.device, meminfo: Path = Path("/proc/meminfo")) -> int:
     """Bytes that can be allocated on the device; on a CPU without swapping, as Linux estimates."""
     if device.type == "cuda":

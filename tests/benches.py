@@ -108,7 +108,8 @@ class UnitTestBench:
     """Does to each provider what its name says: when it is checked, or timed if the name begins with "late-".
 
     It writes every layer it loads into the file that the layer's model names, and every try of a provider into that
-    file's neighbour ".tries"; a scheme of "broken" makes the layer fail to load.
+    file's neighbour ".tries"; a scheme of "broken" makes the layer fail to load, and who is "lonely" cannot be timed
+    with others.
     """
 
     __test__ = False
@@ -139,6 +140,8 @@ class UnitTestBench:
     def time(
         self, case: Case, providers: Sequence[str], _timer: str, _precision: float, first_round: int = 0
     ) -> Readings:
+        if "lonely" in providers and len(providers) > 1:
+            raise MisbehavedError("not in company")
         for provider in providers:
             if provider.startswith("late-"):
                 self._try(provider.removeprefix("late-"), case.layer)

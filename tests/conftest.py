@@ -67,6 +67,14 @@ def create_si_to_fp(self, src, dst_type):
     return cast_of_triton(self, src, dst_type)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
 @pytest.fixture(autouse=True)
 def interpreter_as_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let Triton's interpreter compute what a GPU does, in every supported version of Triton."""

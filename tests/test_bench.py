@@ -8,12 +8,22 @@ from datetime import UTC, datetime
 import pytest
 import torch
 
+from kernels.errors import OutOfMemoryError
 from kernels.registry import find_kernel
 from kernels.source import hash_sources
 from kernels.spec import Case, Launch, Layer, Outputs, Tensors, Tolerance
 from kernels.timing.timers import TIMERS, Run, Sampling, Timer, WallStopwatch
-from tasks.bench import MOST_INPUT_SETS, Bench, compare, estimate_busy_seconds, judge_output, seed_of_inputs
-from tasks.intervals import find_median_interval, find_paired_ratio
+from tasks.bench import (
+    MOST_INPUT_SETS,
+    Bench,
+    compare,
+    copy_tensors,
+    count_distinct,
+    estimate_busy_seconds,
+    judge_output,
+    seed_of_inputs,
+)
+from tasks.intervals import find_paired_ratio
 from tasks.records import Check, Measurement, Status
 from tasks.sampling import Reading, Readings
 
@@ -264,9 +274,8 @@ def test_providers_of_a_case_share_their_rounds_and_stop_when_known_or_at_a_limi
     assert one.trials[0].round == other.trials[0].round == 3
     assert {trial.round for trial in one.trials} & {trial.round for trial in other.trials}
     for reading in (one, other):
-        is_known = find_median_interval(reading.samples_us).relative_half_width <= 0.02
         sampling = TIMERS["wall"].sampling
-        assert is_known or len(reading.samples_us) in range(sampling.least_over_budget, sampling.most + 1)
+        assert sampling.least_trials <= len(reading.trials) <= sampling.most_trials
     ratio = find_paired_ratio(
         *(as_measurement(bench, case, name, readings.providers[name]) for name in ("one", "other"))
     )
@@ -314,7 +323,7 @@ def test_a_device_was_busy_with_every_call_that_was_made_for_a_case() -> None:
 
 # Rotated input sets: the cold timer's rules, on a device that has no L2 and lets us make one up
 
-QUICK = Sampling(per_trial=1, least=1, most=1, budget_seconds=1.0, least_over_budget=1)
+QUICK = Sampling(per_trial=1, trial_seconds=1.0, least_trials=1, most_trials=1, budget_seconds=1.0)
 
 
 class InTurn(WallStopwatch):
@@ -392,6 +401,27 @@ def test_a_case_too_small_to_be_cold_is_unsupported_and_prepares_nothing(
     assert f"sets, {MOST_INPUT_SETS} is the most" in readings.unsupported
     assert readings.unsupported.startswith("rotated needs ")
     assert (readings.providers, seen) == ({}, [])
+
+
+def test_a_copy_keeps_the_layout_and_the_padding_of_a_view() -> None:
+    padded = torch.arange(60).reshape(6, 10)[:, :7]
+    tensors = {"padded": padded, "spread": torch.ones(1).expand(4), "none": torch.empty(0, 3)}
+    copies = copy_tensors(tensors)
+    for name, tensor in tensors.items():
+        assert torch.equal(copies[name], tensor)
+        assert (copies[name].stride(), copies[name].storage_offset()) == (tensor.stride(), tensor.storage_offset())
+    assert copies["padded"].untyped_storage().nbytes() == padded.untyped_storage().nbytes()
+    assert count_distinct([(tensors, {}), (copies, {}), ({}, copies)]) == 2
+
+
+def test_copies_that_do_not_fit_are_refused_before_they_are_made(
+    bench: Bench, rotated: Timer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.load_layer(MOE, 7)
+    monkeypatch.setattr("tasks.bench.l2_bytes", lambda _: 1 << 20)
+    monkeypatch.setattr("tasks.weights.free_memory", lambda _: 1000)
+    with pytest.raises(OutOfMemoryError, match=r"copies of weights and inputs are .* are free on cpu: use a larger tp"):
+        bench.time(Case(MOE, 4), ["torch"], rotated.name, 0.005)
 
 
 def test_every_stopwatch_is_closed_even_if_the_last_cannot_be_prepared(

@@ -50,6 +50,11 @@ def make_night(
     **run: object,
 ) -> Night:
     measurements = make_series(run_id) if measurements is None else measurements
+    host_ids = [host.host_id for host in hosts]
+    measurements = [
+        m if m.check.host_id in host_ids else replace(m, check=replace(m.check, host_id=host_ids[0]))
+        for m in measurements
+    ]
     made = make_run(run_id, run_id == "newer", status="complete", **run)
     return Night(made, tuple(hosts), tuple(receipts), tuple(measurements), (), {})
 
@@ -71,7 +76,8 @@ def print_nights(older: Night, newer: Night) -> list[str]:
 
 def lines_between(older: Night, newer: Night) -> list[str]:
     """What is printed between the two runs' lines and the summary of all times."""
-    return print_nights(older, newer)[2:-1]
+    lines = print_nights(older, newer)
+    return lines[2 : next(n for n, line in enumerate(lines) if line.startswith("all series: "))]
 
 
 # Finding
@@ -100,7 +106,7 @@ def test_what_differs_of_the_run_concerns_every_series(run: dict[str, object], e
 @pytest.mark.parametrize(
     ("host", "expected"),
     [
-        ({"device_uuid": "GPU-9"}, ("UUID", "GPU-4f2c", "GPU-9")),
+        ({"device_uuid": "GPU-9"}, ("another card", "GPU-4f2c", "GPU-9")),
         ({"driver": "590.1"}, ("driver", "580.159.04", "590.1")),
         ({"cuda": "13.1"}, ("CUDA", "13.0", "13.1")),
         ({"device": replace(GPU, capability=(9, 1))}, ("capability", "9.0", "9.1")),
@@ -117,21 +123,39 @@ def test_what_differs_of_a_host_is_told_of_its_device(host: dict[str, object], e
 
 
 def test_devices_are_compared_with_their_like_and_concern_their_own_series() -> None:
-    on_b200 = [replace(m, device=B200) for m in make_series(times_us=(1.0, 2.0, 3.0))]
+    on_b200 = [
+        replace(m, device=B200, check=replace(m.check, host_id="b200")) for m in make_series(times_us=(1.0, 2.0, 3.0))
+    ]
     hosts = [make_host(), make_host(B200, "b200")]
     older = make_night(measurements=[*make_series(), *on_b200], hosts=hosts)
     newer = replace(older, hosts=(hosts[0], replace(hosts[1], triton="3.7.1")))
     assert [(c.subject, c.what, c.num_series) for c in find_changes(older, newer)] == [(B200.name, "triton", 3)]
     alone = replace(older, hosts=(hosts[0],), measurements=tuple(make_series()))
-    devices, status = find_changes(alone, older)
+    [devices] = find_changes(alone, older)
     assert (devices.subject, devices.what, devices.after) == ("run", "devices", "NVIDIA B200, NVIDIA H200")
-    assert (status.what, status.before, status.after, status.num_series) == ("status", "absent", "ok", 3)
 
 
-def test_hosts_with_the_same_device_are_told_together() -> None:
-    hosts = [replace(make_host(), host_id=str(index), device_uuid=f"GPU-{index}") for index in range(3)]
-    [change] = find_changes(make_night(hosts=hosts[:2]), make_night("newer", hosts=[hosts[2], hosts[0]]))
-    assert (change.what, change.before, change.after) == ("UUID", "GPU-0, GPU-1", "GPU-0, GPU-2")
+def spread_over(run_id: str, times_us: Sequence[float], host_ids: Sequence[str]) -> Night:
+    """A night on cards of one model, each series on the card that is named."""
+    hosts = [replace(make_host(), host_id=name, device_uuid=f"GPU-{name}") for name in sorted(set(host_ids))]
+    made = zip(make_series(run_id, times_us), host_ids, strict=True)
+    return make_night(run_id, [replace(m, check=replace(m.check, host_id=name)) for m, name in made], hosts)
+
+
+def test_series_that_ran_on_another_card_of_the_same_hosts_are_counted() -> None:
+    older = spread_over("older", (10.0, 20.0, 30.0), "abc")
+    newer = spread_over("newer", (11.0, 20.0, 36.0), "bba")
+    assert {host.device_uuid for host in older.hosts} > {host.device_uuid for host in newer.hosts}
+    assert find_changes(older, newer) == [Change(GPU.name, "another card", "", "", 2, TimeRatios(2, 1.15, 1.1, 1.2))]
+    assert lines_between(older, newer) == ["NVIDIA H200: another card (2 series; times +15.0% (+10.0% to +20.0%))"]
+    same = spread_over("newer", (10.0, 20.0, 30.0), "abc")
+    assert find_changes(older, same) == []
+
+
+def test_what_cannot_run_is_on_no_card() -> None:
+    unsupported = [make_measurement("older", make_case(tokens), status=Status.UNSUPPORTED) for tokens in TOKENS]
+    other = replace(make_host(), host_id="other", device_uuid="GPU-9")
+    assert find_changes(make_night(measurements=unsupported), make_night("newer", unsupported, [other])) == []
 
 
 def test_other_weights_are_one_change_per_kernel_and_device() -> None:
@@ -288,7 +312,25 @@ def test_both_runs_are_named_and_all_times_are_summed_up() -> None:
         "newer: run newer, suite nightly, 252e9d4c, complete",
         "run: uncommitted edits yes -> no (3 series; times +0.0% (-20.0% to +10.0%))",
         "all series: times +0.0% (-20.0% to +10.0%)",
+        "  -20.0% fused_moe Mixtral-8x7B TP2 fp8_w8a8 M=16 silu uniform, triton, graph: 20 -> 16 us",
+        "  +10.0% fused_moe Mixtral-8x7B TP2 fp8_w8a8 M=1 silu uniform, triton, graph: 10 -> 11 us",
     ]
+
+
+def test_the_five_series_that_moved_most_are_told_and_nothing_moved_is_never_minus_zero() -> None:
+    cases = [make_case(tokens) for tokens in (1, 2, 4, 8, 16, 32, 64)]
+    nights = []
+    for run_id, times in (("older", [10.0] * 7), ("newer", [10.1, 10.2, 8.0, 10.3, 12.0, 10.4, 9.9999])):
+        nights.append(
+            make_night(
+                run_id, [make_measurement(run_id, c, samples_us=[t] * 3) for c, t in zip(cases, times, strict=True)]
+            )
+        )
+    lines = print_nights(*nights)
+    moved = lines[lines.index("all series: times +2.0% (-20.0% to +20.0%)") + 1 :]
+    assert [line.split()[0] for line in moved] == ["-20.0%", "+20.0%", "+4.0%", "+3.0%", "+2.0%"]
+    last = [replace(night, measurements=night.measurements[-1:]) for night in nights]
+    assert print_nights(*last)[-1] == "all series: times +0.0%"
 
 
 def test_a_run_that_did_not_note_its_sources_is_named() -> None:
@@ -301,8 +343,12 @@ def test_a_run_that_did_not_note_its_sources_is_named() -> None:
 
 def test_without_a_series_in_common_no_times_are_told() -> None:
     lines = print_nights(make_night(), make_night("newer", make_series("newer", provider="torch")))
-    assert lines[-1] == "all series: none was timed in both runs"
-    assert lines[2] == "fused_moe torch: status absent -> ok (3 series)"
+    assert lines[2:] == [
+        "nothing that both runs noted differs",
+        "3 series only in the older run",
+        "3 series only in the newer run",
+        "all series: none was timed in both runs",
+    ]
 
 
 # The command
@@ -338,7 +384,7 @@ def told_by(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 @pytest.mark.usefixtures("nights")
 def test_the_last_two_runs_of_a_suite_that_have_ended_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     told = told_by(capsys)
-    assert told == told_by(capsys, "older", "newer") == told_by(capsys, "older")
+    assert told == told_by(capsys, "older", "newer") == told_by(capsys, "newer")
     assert "older: run older, suite nightly" in told
     assert "newer: run newer, suite nightly" in told
     assert "run: commit 252e9d4c -> ffffffff (3 series; " in told
@@ -360,10 +406,13 @@ def test_exported_nights_are_compared_as_stored_ones(capsys: pytest.CaptureFixtu
 def test_the_published_nights_are_compared_as_the_operations_page_says(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They are of a version that noted neither sources nor machine code."""
     monkeypatch.chdir(ROOT)
-    [command] = re.findall(r"^kernel-nightly changes (.*examples.*)$", OPERATIONS.read_text(), re.MULTILINE)
-    assert "all series: times " in told_by(capsys, *command.split())
+    one, two = re.findall(r"^kernel-nightly changes (.*examples.*)$", OPERATIONS.read_text(), re.MULTILINE)
+    told = told_by(capsys, *two.split())
+    assert told == told_by(capsys, *one.split())
+    assert "NVIDIA H200: another card (926 series; times " in told
+    assert len(told.partition("all series: times ")[2].splitlines()) == 6
+    assert "-0.0%" not in told
 
 
 @pytest.mark.usefixtures("nights")
@@ -372,7 +421,9 @@ def test_the_published_nights_are_compared_as_the_operations_page_says(
     [
         (("lost",), "no run 'lost'; the newest is going-on"),
         (("older", "lost"), "no run 'lost'"),
-        (("newer",), "newer is the older and the newer run: name another"),
+        (("newer", "newer"), "newer is the older and the newer run: name another"),
+        (("older",), "no run of suite nightly ended before older; name two: "),
+        (("older", "smoke", "newer"), "two runs are compared, not 3"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_one_line(

@@ -11,7 +11,7 @@ import torch
 from faults import BAD_TOKENS, FAULTS, FaultyBench
 
 from kernels.spec import Case, Layer
-from tasks.measure import UnitBench, check_unit, time_unit
+from tasks.measure import Limits, UnitBench, check_unit, time_unit
 from tasks.quarantine import Quarantine
 from tasks.records import Crash, Measurement, Status, WorkUnit
 from tasks.workers import Worker, start_ray
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(240)
 
 LAYER = Layer("silu_mul_fp8", "grid", 1, 1, "fp8_group128", "bfloat16", {"num_experts": 4, "intermediate_size": 256})
 CASES = (Case(LAYER, BAD_TOKENS), Case(LAYER, 16))
-LIMIT_SECONDS = 8.0
+LIMITS = Limits(8.0, 8.0, 4.0)
 TIMERS = {"cpu": ("wall",), "cuda": ("graph", "eager")}
 STATUSES = {"out-of-memory": Status.OUT_OF_MEMORY, "endless-kernel": Status.HUNG, "spin": Status.HUNG}
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
@@ -60,7 +60,7 @@ def test_a_fault_costs_its_own_case_and_the_others_nothing(
 ) -> None:
     crashes: list[Crash] = []
     unit = WorkUnit(LAYER, CASES, (fault, "torch"), TIMERS[device_type])
-    bench = UnitBench(start_worker(device_type), unit, 7, Quarantine("run-1", (), crashes.append), LIMIT_SECONDS)
+    bench = UnitBench(start_worker(device_type), unit, 7, Quarantine("run-1", (), crashes.append), LIMITS)
     checks = check_unit(bench, lambda *_: None)
     measurements, _ = time_unit(bench, checks, "run-1", lambda *_: None)
     assert len(measurements) == len(CASES) * 2 * len(unit.timers)
@@ -86,7 +86,7 @@ def is_bad(measurement: Measurement) -> bool:
 def test_a_hang_ends_within_two_seconds_of_its_limit(start_worker: StartWorker, device_type: str) -> None:
     fault = "endless-kernel" if device_type == "cuda" else "spin"
     unit = WorkUnit(LAYER, CASES, (fault, "torch"), TIMERS[device_type])
-    bench = UnitBench(start_worker(device_type), unit, 7, Quarantine("run-1", (), lambda _: None), 3.0)
+    bench = UnitBench(start_worker(device_type), unit, 7, Quarantine("run-1", (), lambda _: None), Limits(3.0))
     bench.load()
     start = time.monotonic()
     hung = bench.check(CASES[0], fault)
@@ -99,5 +99,5 @@ def test_a_hang_ends_within_two_seconds_of_its_limit(start_worker: StartWorker, 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_an_illegal_access_is_told_as_such(start_worker: StartWorker) -> None:
     unit = WorkUnit(LAYER, CASES, ("illegal-access",), TIMERS["cuda"])
-    bench = UnitBench(start_worker("cuda"), unit, 7, Quarantine("run-1", (), lambda _: None), LIMIT_SECONDS)
+    bench = UnitBench(start_worker("cuda"), unit, 7, Quarantine("run-1", (), lambda _: None), LIMITS)
     assert "illegal memory access" in bench.check(CASES[0], "illegal-access").reason

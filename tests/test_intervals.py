@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from records import make_measurement
 
-from tasks.intervals import find_median_interval, find_paired_ratio, group_rounds, interval_rank
+from tasks.intervals import find_interval, find_median_interval, find_paired_ratio, group_rounds, interval_rank
 from tasks.records import Measurement, Trial
 
 
@@ -109,4 +109,16 @@ def test_samples_that_were_set_aside_are_in_no_round() -> None:
             Trial(1, 2, is_slow_clock=True),
         ),
     )
-    assert group_rounds(measured) == {0: [1.0], 1: [2.0, 3.0]}
+    assert group_rounds(measured) == {0: (1.0,), 1: (2.0, 3.0)}
+
+
+def test_a_trial_counts_once_however_many_alike_samples_it_has() -> None:
+    levels = (100.0, 104.0, 96.0, 102.0, 98.0, 101.0)
+    measured = replace(
+        make_measurement(samples_us=tuple(level for level in levels for _ in range(5))),
+        trials=tuple(Trial(number, 5) for number in range(len(levels))),
+    )
+    interval = find_interval(measured)
+    assert (interval.median, interval.low, interval.high) == (100.5, 96.0, 104.0)
+    assert find_median_interval(measured.samples_us).high < 104.0
+    assert find_interval(replace(measured, trials=())) == find_median_interval(measured.samples_us)

@@ -10,11 +10,11 @@ import ray
 from benches import CPU, HOST, UnitTestBench
 
 from kernels.spec import Case, Layer
-from tasks.errors import WorkerCrashed, WorkerHung, WorkerRaised
-from tasks.measure import UnitBench, check_unit, classify_failure, time_unit
+from tasks.errors import WorkerCrashed, WorkerHung, WorkerLost, WorkerRaised
+from tasks.measure import CHECK_LIMIT_SECONDS, Limits, UnitBench, check_unit, classify_failure, time_unit
 from tasks.quarantine import Quarantine
 from tasks.records import Ceiling, Check, Crash, Measurement, Status, WorkUnit
-from tasks.workers import Worker, start_ray
+from tasks.workers import Node, Worker, start_ray
 
 MISBEHAVED = ("crash", "hang", "raise", "out-of-memory", "lose-device")
 PROVIDERS = ("first", *(name for bad in MISBEHAVED for name in (bad, f"after-{bad}")))
@@ -58,7 +58,8 @@ def make_unit(
 def open_bench(
     worker: Worker, unit: WorkUnit, crashes: list[Crash], earlier: Sequence[Crash] = (), limit_seconds: float = 20.0
 ) -> UnitBench:
-    return UnitBench(worker, unit, 7, Quarantine("run-1", earlier, crashes.append), limit_seconds)
+    limits = Limits(limit_seconds, limit_seconds / 2, limit_seconds / 2)
+    return UnitBench(worker, unit, 7, Quarantine("run-1", earlier, crashes.append), limits)
 
 
 def check_all(bench: UnitBench) -> tuple[dict[str, Check], list[tuple[int, str]]]:
@@ -160,13 +161,29 @@ def test_who_fails_while_a_case_is_timed_costs_the_others_no_sample(
     assert [crash.provider for crash in crashes] == ["late-crash", "late-crash"]
 
 
-def test_providers_that_were_timed_alone_share_no_round(worker: Worker, tmp_path: Path, crashes: list[Crash]) -> None:
-    unit = make_unit(tmp_path / "loads", ("fine", "late-raise", "also-fine"))
+@pytest.mark.parametrize(
+    ("providers", "rounds", "calls"),
+    [
+        (("fine", "late-raise", "also-fine"), [{2}, set(), {2}], 3),
+        (("fine", "late-raise"), [{0}, set()], 1),
+        (("fine", "lonely", "late-raise"), [{0}, {1}, set()], 2),
+        (("fine", "lonely"), [{0}, {1}], 2),
+    ],
+)
+def test_who_fails_leaves_the_others_to_take_turns_and_only_if_that_fails_too_they_share_no_round(
+    worker: Worker,
+    tmp_path: Path,
+    crashes: list[Crash],
+    providers: tuple[str, ...],
+    rounds: list[set[int]],
+    calls: int,
+) -> None:
+    unit = make_unit(tmp_path / "loads", providers)
     bench = open_bench(worker, unit, crashes)
     measurements, references = time_unit(bench, check_unit(bench, be_quiet), "run-1", be_quiet)
-    rounds = [{trial.round for trial in m.trials} for m in measurements]
-    assert rounds == [{0}, set(), {1}]
-    assert [(r.name, r.samples_us, r.case_key) for r in references] == [("copy", (5.0, 5.0), unit.cases[0].key)]
+    assert [{trial.round for trial in m.trials} for m in measurements] == rounds
+    assert all((m.samples_us == SAMPLES_US) == (m.status is Status.OK) == bool(m.trials) for m in measurements)
+    assert [(r.name, r.samples_us, r.case_key) for r in references] == [("copy", (5.0,) * calls, unit.cases[0].key)]
 
 
 def test_providers_that_were_timed_together_share_their_rounds(
@@ -195,6 +212,19 @@ def test_a_hang_while_a_case_is_timed_is_not_tried_again_and_the_others_keep_the
     assert len(crashes) == 1
 
 
+def test_timing_has_a_limit_of_its_own_that_grows_with_the_providers(worker: Worker, tmp_path: Path) -> None:
+    unit = make_unit(tmp_path / "loads", ("fine", "late-hang", "also-fine"))
+    limits = Limits(20.0, 0.5, 0.25)
+    assert Limits().find_timing_seconds(4) == 120.0 < CHECK_LIMIT_SECONDS
+    bench = UnitBench(worker, unit, 7, Quarantine("run-1", (), lambda _: None), limits)
+    checks = check_unit(bench, be_quiet)
+    start = time.monotonic()
+    timed = bench.time(checks, "wall")
+    assert time.monotonic() - start > limits.find_timing_seconds(3) + limits.find_timing_seconds(1)
+    assert set(timed.readings) == {"fine", "also-fine"}
+    assert timed.failures["late-hang"][1].startswith("no answer within 0.75 s (")
+
+
 def test_a_hang_ends_within_two_seconds_of_its_limit(worker: Worker, tmp_path: Path, crashes: list[Crash]) -> None:
     bench = open_bench(worker, make_unit(tmp_path / "loads", ("hang",)), crashes, limit_seconds=1.0)
     assert bench.load() is not None
@@ -208,7 +238,7 @@ def test_what_is_quarantined_with_one_timer_is_not_tried_with_the_next(worker: W
     log, tries_at_commit = tmp_path / "loads", list[int]()
     unit = make_unit(log, ("late-crash",), timers=("a", "b"))
     quarantine = Quarantine("run-1", (), lambda crash: tries_at_commit.append(tries_of(log).count("crash")))
-    bench = UnitBench(worker, unit, 7, quarantine, 20.0)
+    bench = UnitBench(worker, unit, 7, quarantine)
     measurements, _ = time_unit(bench, check_unit(bench, be_quiet), "run-1", be_quiet)
     assert [(m.timer, m.status) for m in measurements] == [("a", Status.CRASHED), ("b", Status.CRASHED)]
     assert all("not tried again" in m.check.reason for m in measurements)
@@ -220,7 +250,7 @@ def test_a_case_that_crashes_leaves_the_same_providers_other_cases_alone(
 ) -> None:
     unit = make_unit(tmp_path / "loads", ("crash-once",), tokens=(1, 4))
     quarantine = Quarantine("run-1", (), crashes.append)
-    bench = UnitBench(worker, unit, 7, quarantine, 20.0)
+    bench = UnitBench(worker, unit, 7, quarantine)
     quarantine.note(unit.cases[0], "crash-once", bench.host, Status.HUNG, "no answer within 20 s")
     checks = check_unit(bench, be_quiet)
     assert [(check.case.num_tokens, check.status) for check in checks] == [(1, Status.HUNG), (4, Status.OK)]
@@ -300,6 +330,24 @@ def test_a_unit_says_what_its_seconds_went_into(worker: Worker, tmp_path: Path, 
     assert (cost.run_id, cost.layer_key, cost.host_id) == ("run-1", bench.unit.key, HOST.host_id)
     assert set(cost.seconds) == {"verify", "total", "sampling"}
     assert cost.seconds["total"] == cost.seconds["verify"] > 0
+
+
+def test_a_worker_that_is_lost_after_its_unit_was_timed_costs_nothing_but_its_own_seconds(
+    worker: Worker, tmp_path: Path, crashes: list[Crash]
+) -> None:
+    worker.stop()  # lets go of its cores
+    lost = Worker("cpu", UnitTestBench)
+    try:
+        bench = open_bench(lost, make_unit(tmp_path / "loads", ("fine",)), crashes)
+        with bench.clock.measure("time"):
+            assert measure_all(bench)["fine"].samples_us == SAMPLES_US
+        lost.stop()
+        lost.node = Node("f" * 56, "10.0.0.9", 0, 1)  # no machine of the cluster
+        assert set(bench.take_cost("run-1").seconds) == {"time", "total"}
+        with pytest.raises(WorkerLost):
+            lost.host()
+    finally:
+        lost.end()
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,27 @@ def test_a_gpu_that_stops_answering_is_measured_on_without_its_clocks(monkeypatc
     assert monitor.read() is None
 
 
+def test_what_a_gpu_or_its_driver_does_not_tell_leaves_the_sm_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tell_sm_clock_only(_handle: object, kind: int) -> int:
+        if kind != pynvml.NVML_CLOCK_SM:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return 1980
+
+    def be_missing(*_: object) -> int:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+
+    for name in ("nvmlInit", "nvmlDeviceGetHandleByUUID"):
+        monkeypatch.setattr(pynvml, name, lambda *_: 63)
+    for name in ("PowerUsage", "Temperature", "CurrentClocksEventReasons"):
+        monkeypatch.setattr(pynvml, f"nvmlDeviceGet{name}", be_missing)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetClockInfo", tell_sm_clock_only)
+    monitor = GpuMonitor("GPU-4f2c")
+    assert (monitor.read(), monitor.missing) == (DeviceState(1980, None, None, None), "")
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetClockInfo", be_missing)
+    assert monitor.read() is None
+    assert monitor.missing.startswith("NVML does not answer for GPU-4f2c: ")
+
+
 def timed_on(device: Device, *trials: Trial) -> UnitResult:
     return make_unit([replace(make_measurement(), trials=trials)], host=make_host(device))
 
@@ -106,8 +127,8 @@ def test_a_gpu_tells_its_driver_and_its_state() -> None:
     assert monitor.missing == ""
     assert state
     assert state.sm_clock_mhz > 0
-    assert state.power_watts > 0
-    assert state.temperature_celsius > 0
+    assert (state.power_watts or 0) > 0
+    assert (state.temperature_celsius or 0) > 0
     assert set(state.throttle_reasons) <= set(THROTTLE_REASONS)
 
 

@@ -1,15 +1,22 @@
 """The pool on a real local Ray: which unit goes where, what comes back, and what is left when nobody is."""
 
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import benches
 import pytest
 import ray
 from benches import HOST, NeverStartingBench, SlowlyStartingBench, TestBench
+from prefect import flow
+from prefect.testing.utilities import prefect_test_harness
 
+from flows.nightly import attempt, wait_for
 from kernels.spec import Layer
 from tasks.errors import WorkerCrashed, WorkerError, WorkerLost
 from tasks.pool import WorkerPool, open_workers
@@ -46,8 +53,18 @@ def open_pool(pools: list[WorkerPool], *benches_of_workers: type) -> WorkerPool:
     return pools[-1]
 
 
+@contextmanager
+def attempting(pool: WorkerPool, worker: Worker, unit: WorkUnit) -> Iterator[None]:
+    """What a task does with a unit, and the flow when the task has ended."""
+    try:
+        with pool.returning(worker, unit):
+            yield
+    finally:
+        pool.end_attempt()
+
+
 def lose(pool: WorkerPool, worker: Worker, unit: WorkUnit, reason: str) -> None:
-    with pytest.raises(WorkerLost, match=reason), pool.returning(worker, unit):
+    with pytest.raises(WorkerLost, match=reason), attempting(pool, worker, unit):
         raise WorkerLost(reason)
 
 
@@ -57,11 +74,11 @@ def test_a_worker_is_given_back_and_measures_the_next_unit(pools: list[WorkerPoo
     shared = pool.share_out({DEVICE: UNITS[:2]})
     unit, leased = next(shared)
     assert unit is UNITS[0]
-    with pool.returning(leased, unit):
+    with attempting(pool, leased, unit):
         assert leased.call("add", 1, 2, limit_seconds=LIMIT) == 3
     unit, again = next(shared)
     assert (unit, again) == (UNITS[1], leased)
-    with pool.returning(again, unit):
+    with attempting(pool, again, unit):
         assert again.call("add", 1, 2, limit_seconds=LIMIT) == 3
     assert list(shared) == []
     assert (pool.num_left, pool.losses) == (0, [])
@@ -76,7 +93,7 @@ def test_after_an_error_that_is_no_lost_worker_nothing_more_is_handed_out(pools:
     assert pool.devices() == {DEVICE: 1}
     shared = pool.share_out({DEVICE: UNITS})
     unit, leased = next(shared)
-    with pytest.raises(KeyError), pool.returning(leased, unit):
+    with pytest.raises(KeyError), attempting(pool, leased, unit):
         raise KeyError
     assert list(shared) == []
 
@@ -98,13 +115,59 @@ def test_a_unit_whose_worker_is_lost_comes_back_once_and_is_then_given_up(pools:
     lose(pool, second, unit, "its node is gone")
     given_up, nobody = next(shared)
     assert given_up is unit
-    with pool.returning(nobody, unit):
+    with attempting(pool, nobody, unit):
         assert nobody.host() == HOST
         with pytest.raises(WorkerCrashed, match=r"^2 workers were lost on this unit.* on another; its node is gone$"):
             nobody.call("add", 1, 2, limit_seconds=LIMIT)
     assert list(shared) == []
     assert told == pool.losses == ["its GPU fell off", "its node is gone"]
     pool.refuse_leftovers()
+
+
+def test_a_unit_is_given_up_on_a_worker_that_is_retired_however_slow_the_console_is(pools: list[WorkerPool]) -> None:
+    pool = open_pool(pools, TestBench, TestBench)
+    pool.devices()
+    printed = threading.Event()
+
+    def print_slowly(line: str) -> None:
+        if line == "two":
+            printed.wait(20)
+
+    shared = pool.share_out({DEVICE: UNITS[:1]}, print_slowly)
+    unit, first = next(shared)
+    lose(pool, first, unit, "one")
+    unit, second = next(shared)
+    with ThreadPoolExecutor(1) as thread:
+        losing = thread.submit(lose, pool, second, unit, "two")
+        given_up, nobody = next(shared)
+        assert (given_up, nobody, losing.done()) == (unit, second, False)
+        with (
+            pytest.raises(WorkerCrashed, match=r"^2 workers were lost on this unit"),
+            attempting(pool, nobody, unit),
+        ):
+            nobody.call("add", 1, 2, limit_seconds=LIMIT)
+        printed.set()
+        losing.result()
+    assert list(shared) == []
+
+
+@pytest.mark.timeout(200)
+def test_an_attempt_that_fails_before_it_has_begun_ends_the_run_and_does_not_hang(pools: list[WorkerPool]) -> None:
+    pool = open_pool(pools, TestBench)
+    pool.devices()
+    nameless: Any = SimpleNamespace(key="nameless")  # Prefect cannot make the task's name of it
+    session: Any = SimpleNamespace(workers=pool)
+
+    @flow
+    def measure() -> int:
+        attempts = [attempt(session, unit, worker) for unit, worker in pool.share_out({DEVICE: [nameless, UNITS[0]]})]
+        with pytest.raises(AttributeError, match="layer"):
+            wait_for(attempts)
+        return len(attempts)
+
+    with prefect_test_harness(server_startup_timeout=120):
+        assert measure() == 1
+    assert pool.num_left == 1
 
 
 def test_units_for_which_no_worker_is_left_are_refused(pools: list[WorkerPool]) -> None:
@@ -128,7 +191,7 @@ def test_who_is_idle_on_a_lost_machine_is_lost_with_it(pools: list[WorkerPool]) 
     pool.devices()
     shared = pool.share_out({DEVICE: UNITS[:1]})
     unit, worker = next(shared)
-    with pytest.raises(WorkerLost), pool.returning(worker, unit):
+    with pytest.raises(WorkerLost), attempting(pool, worker, unit):
         raise WorkerLost("its machine is gone", with_machine=True)
     assert list(shared) == []
     assert (pool.num_left, pool.losses) == (1, ["its machine is gone"])

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from records import STARTED, make_host, make_measurement, make_run
 
-from tasks.records import ReferenceTime, UnitResult
+from kernels.spec import Device
+from tasks.records import Night, ReferenceTime, UnitResult
 from tasks.references import find_reference_changes, summarize_references
 from tasks.store import Store
 
@@ -44,14 +45,63 @@ def test_each_host_and_each_kernel_is_compared_with_itself() -> None:
     assert [summary.median_us for summary in found] == [300.0, 100.4, 200.0]
 
 
-def test_a_case_is_told_by_the_reference_that_fared_worst_beside_it() -> None:
-    gemm = [timed(f"case-{n}", 300.0 if n != 4 else 309.0, name="bfloat16 gemm") for n in range(9)]
-    changes = find_reference_changes([*USUAL, *gemm])
-    worst = changes[HOST.host_id, "case-4", "graph"]
+def night_of(*references: ReferenceTime, device: Device = HOST.device, **earlier_us: float) -> Night:
+    """A night with references, and by "<case>", what a GEMM took beside it in the run before; the copy took 100 us."""
+    copies = {(device.name, f"case_{n}", "graph", "copy"): 100.0 for n in range(9)}
+    gemms = {(device.name, case_key, "graph", "bfloat16 gemm"): us for case_key, us in earlier_us.items()}
+    host = replace(HOST, device=device)
+    return Night(make_run(), (host,), (), (), (), {}, references=references, earlier_references=copies | gemms)
+
+
+def test_a_case_is_told_by_the_reference_that_fared_worst_since_the_run_before() -> None:
+    references = [timed("case_4", 101.0), timed("case_4", 309.0, name="bfloat16 gemm"), timed("case_5", 101.0)]
+    changes = find_reference_changes(night_of(*references, case_4=300.0))
+    worst = changes[HOST.host_id, "case_4", "graph"]
     assert (worst.name, worst.is_slow) == ("bfloat16 gemm", True)
     assert worst.relative_change == pytest.approx(0.03)
-    assert not changes[HOST.host_id, "case-8", "graph"].is_slow
-    assert (HOST.host_id, "case-4", "cold") not in changes
+    assert not changes[HOST.host_id, "case_5", "graph"].is_slow
+    assert (HOST.host_id, "case_4", "cold") not in changes
+
+
+def test_a_case_that_slows_its_neighbour_on_every_night_is_no_slow_machine() -> None:
+    usual, hot = timed("case_1", 160.0, name="bfloat16 gemm"), timed("case_4", 216.0, name="bfloat16 gemm")
+    changes = find_reference_changes(night_of(usual, hot, case_1=160.0, case_4=214.0))
+    assert [change.is_slow for change in changes.values()] == [False, False]
+
+
+@pytest.mark.parametrize(("type_", "slow_us", "fine_us"), [("cuda", 102.1, 101.9), ("cpu", 120.1, 119.9)])
+def test_shared_cpus_may_be_ten_times_as_noisy(type_: str, slow_us: float, fine_us: float) -> None:
+    device = Device(type_, "a device")
+    slow, fine = timed("case_1", slow_us), timed("case_2", fine_us)
+    assert [c.is_slow for c in find_reference_changes(night_of(slow, fine, device=device)).values()] == [True, False]
+
+
+def test_without_an_earlier_run_no_machine_is_slow() -> None:
+    assert find_reference_changes(replace(night_of(timed("case_1", 900.0)), earlier_references={})) == {}
+    assert find_reference_changes(night_of(timed("case_1"))) == {}
+
+
+def test_the_run_before_is_the_newest_of_the_suite_that_timed_the_reference_beside_the_case(tmp_path: Path) -> None:
+    def commit(store: Store, number: int, suite: str, *references: ReferenceTime) -> str:
+        run_id = f"run-{number}"
+        store.begin_run(make_run(run_id, nights=-number, suite=suite))  # the clock went back: runs are numbered
+        times = tuple(replace(reference, run_id=run_id) for reference in references)
+        store.commit_unit(run_id, UnitResult(HOST, None, (make_measurement(run_id),), times))
+        return run_id
+
+    with Store.open(tmp_path) as store:
+        commit(store, 1, "nightly", timed("a", 10.0, 11.0, 15.0), timed("b", 20.0))
+        commit(store, 2, "nightly", timed("a", 12.0), timed("a", 30.0, name="bfloat16 gemm"), timed("c"))
+        commit(store, 3, "smoke", timed("a", 99.0))
+        first, tonight = "run-1", commit(store, 4, "nightly", timed("a", 13.0))
+        earlier = store.night(tonight).earlier_references
+        assert store.night(first).earlier_references == {}
+        assert store.night("run-2").earlier_references["NVIDIA H200", "a", "graph", "copy"] == 11.0
+    assert earlier == {
+        ("NVIDIA H200", "a", "graph", "copy"): 12.0,
+        ("NVIDIA H200", "b", "graph", "copy"): 20.0,
+        ("NVIDIA H200", "a", "graph", "bfloat16 gemm"): 30.0,
+    }
 
 
 def test_the_nightly_medians_of_a_device_are_those_of_its_summary(tmp_path: Path) -> None:

@@ -17,13 +17,16 @@ from tasks.sampling import (
     ClockWatch,
     Reading,
     Readings,
+    list_turns,
     take_in_turn,
 )
 
-SAMPLING = Sampling(per_trial=5, least=30, most=200, budget_seconds=60.0, least_over_budget=10)
+SAMPLING = Sampling(per_trial=5, trial_seconds=0.05, least_trials=6, most_trials=40, budget_seconds=60.0)
+LEAST, MOST = 30, 200
+"""Samples that follow from it where a sample is quick."""
 ALIKE = (100.0,)
-FAR_APART = (95.0, 105.0)
-"""Repeated, the interval of their median is +- 5 % however many there are."""
+FAR_APART = (95.0,) * 5 + (105.0,) * 5
+"""One trial reads the one, the next the other: the interval of their median is +- 5 % however many there are."""
 
 
 class Scripted:
@@ -31,13 +34,14 @@ class Scripted:
 
     def __init__(self, name: str, samples_us: Sequence[float], turns: list[str], seconds: float = 0.0) -> None:
         self.num_calls = 0
+        self.sample_seconds = seconds
         self._name, self._turns, self._seconds = name, turns, seconds
         self._samples_us: Iterator[float] = itertools.cycle(samples_us)
 
     def take(self, count: int, meanwhile: Callable[[], object]) -> tuple[float, ...]:
         self._turns.append(self._name)
         meanwhile()
-        time.sleep(self._seconds)
+        time.sleep(count * self._seconds)
         self.num_calls += count
         return tuple(itertools.islice(self._samples_us, count))
 
@@ -45,13 +49,13 @@ class Scripted:
         """Nothing to free."""
 
 
-def see_clocks(clocks_mhz: Iterable[int]) -> ClockWatch:
+def see_clocks(clocks_mhz: Iterable[int], reason: str = "sw_thermal_slowdown") -> ClockWatch:
     """A device whose clock reads one figure after the other, and the last one from then on."""
     left, last = iter(clocks_mhz), [0]
 
     def read_state() -> DeviceState:
         last[0] = next(left, last[0])
-        return DeviceState(last[0], 3201, 700.0, 60, ("sw_power_cap",) if last[0] < 1900 else ())
+        return DeviceState(last[0], 3201, 700.0, 60, (reason,) if last[0] < 1900 else ())
 
     return ClockWatch(read_state)
 
@@ -78,10 +82,19 @@ def rounds_of(reading: Reading) -> list[int]:
 # Turns
 
 
-def test_each_round_begins_with_the_next_provider_and_references_take_turns_too() -> None:
+def test_rounds_are_rotated_and_every_other_one_is_reversed_references_too() -> None:
     readings, turns = sample({"a": ALIKE, "b": ALIKE}, ("copy",))
-    assert turns[:12] == ["a", "b", "copy", "b", "copy", "a", "copy", "a", "b", "a", "b", "copy"]
+    assert turns[:12] == ["a", "b", "copy", "a", "copy", "b", "b", "copy", "a", "b", "a", "copy"]
     assert readings.rounds == len(turns) / 3 == 6
+
+
+@pytest.mark.parametrize("num_names", [3, 4, 5, 8])
+def test_nobody_comes_after_the_same_other_for_ever(num_names: int) -> None:
+    names = [str(index) for index in range(num_names)]
+    turns = [name for number in range(2 * num_names) for name in list_turns(names, number)]
+    before = {name: {turns[i - 1] for i in range(1, len(turns)) if turns[i] == name} for name in names}
+    assert all(len(others) >= 2 for others in before.values())
+    assert all(turns.count(name) == 2 * num_names for name in names)
 
 
 def test_over_many_rounds_every_provider_is_in_every_place_equally_often() -> None:
@@ -115,7 +128,7 @@ def test_rounds_may_begin_at_a_later_number() -> None:
 
 def test_samples_are_kept_in_the_order_they_were_taken() -> None:
     script = tuple(float(number) for number in range(100, 130))
-    readings, _ = sample({"a": script}, sampling=replace(SAMPLING, most=30))
+    readings, _ = sample({"a": script}, sampling=replace(SAMPLING, most_trials=6))
     reading = readings.providers["a"]
     assert reading.samples_us == script
     assert sum(trial.num_samples for trial in reading.trials) == len(script)
@@ -130,40 +143,51 @@ def test_without_providers_nothing_is_sampled() -> None:
 
 
 def test_samples_that_are_alike_end_at_the_least() -> None:
-    assert len(sample({"a": ALIKE})[0].providers["a"].samples_us) == SAMPLING.least
+    assert len(sample({"a": ALIKE})[0].providers["a"].samples_us) == LEAST
 
 
 def test_samples_that_stay_far_apart_end_at_the_most() -> None:
     readings, _ = sample({"a": FAR_APART})
-    assert len(readings.providers["a"].samples_us) == SAMPLING.most
+    assert len(readings.providers["a"].samples_us) == MOST
 
 
 def test_sampling_ends_with_the_first_trial_after_which_the_interval_is_narrow_enough() -> None:
-    script = (98.0, 102.0) * 20 + (100.0,) * 160
+    script = (98.0,) * 5 + (102.0,) * 5 + (98.0,) * 5 + (100.0,) * 185
     samples_us = sample({"a": script})[0].providers["a"].samples_us
-    assert SAMPLING.least < len(samples_us) < SAMPLING.most
-    assert find_median_interval(samples_us).relative_half_width <= 0.005
-    assert find_median_interval(samples_us[: -SAMPLING.per_trial]).relative_half_width > 0.005
+    assert LEAST < len(samples_us) < MOST
+    medians = samples_us[:: SAMPLING.per_trial]
+    assert find_median_interval(medians).relative_half_width <= 0.005
+    assert find_median_interval(medians[:-1]).relative_half_width > 0.005
+
+
+def test_samples_of_one_trial_count_once_however_alike_they_are() -> None:
+    script = [level for level in (98.0, 102.0) * 20 for _ in range(5)]
+    assert len(sample({"a": script})[0].providers["a"].samples_us) == MOST
 
 
 def test_a_coarser_precision_is_reached_sooner() -> None:
-    assert len(sample({"a": FAR_APART}, precision=0.051)[0].providers["a"].samples_us) == SAMPLING.least
+    assert len(sample({"a": FAR_APART}, precision=0.051)[0].providers["a"].samples_us) == LEAST
 
 
-def test_over_its_budget_a_provider_needs_fewer_samples_alike_or_not() -> None:
+def test_over_its_budget_a_provider_ends_with_the_fewest_trials_alike_or_not() -> None:
     none_left = replace(SAMPLING, budget_seconds=0.0)
     readings, _ = sample({"a": FAR_APART, "b": ALIKE}, sampling=none_left)
-    assert {name: len(r.samples_us) for name, r in readings.providers.items()} == {"a": 10, "b": 10}
+    assert {name: len(r.samples_us) for name, r in readings.providers.items()} == {"a": LEAST, "b": LEAST}
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(0.0, 5), (1e-5, 5), (0.012, 4), (0.04, 1), (3.0, 1)])
+def test_a_trial_has_fewer_samples_where_they_take_long(seconds: float, count: int) -> None:
+    assert SAMPLING.count_samples(seconds) == count
 
 
 def test_a_budget_is_of_each_provider_so_a_slow_one_does_not_end_the_others() -> None:
     turns: list[str] = []
-    slow = Scripted("slow", FAR_APART, turns, seconds=0.03)
+    slow = Scripted("slow", ALIKE + FAR_APART, turns, seconds=0.03)
     stopwatches = {"slow": slow, "noisy": Scripted("noisy", FAR_APART, turns)}
     in_short = replace(SAMPLING, budget_seconds=0.1)
     readings = take_in_turn(stopwatches, {}, in_short, ClockWatch(lambda: None))
-    assert 10 <= len(readings.providers["slow"].samples_us) <= 20
-    assert len(readings.providers["noisy"].samples_us) == SAMPLING.most
+    assert len(readings.providers["slow"].samples_us) == SAMPLING.least_trials
+    assert len(readings.providers["noisy"].samples_us) > LEAST
 
 
 # Clocks
@@ -200,7 +224,7 @@ def test_a_trial_at_a_slow_clock_is_set_aside_kept_and_repeated() -> None:
     assert (aside.round, aside.num_samples, aside.is_slow_clock) == (1, 0, True)
     assert aside.set_aside_us == (140.0,) * 5
     assert aside.state is not None
-    assert (aside.state.sm_clock_mhz, aside.state.throttle_reasons) == (1500, ("sw_power_cap",))
+    assert (aside.state.sm_clock_mhz, aside.state.throttle_reasons) == (1500, ("sw_thermal_slowdown",))
     assert rounds_of(reading) == [0, 1, 1, 2, 3, 4, 5]
     assert sum(trial.num_samples for trial in reading.trials) == 30
 
@@ -211,8 +235,15 @@ def test_a_clock_that_stays_slow_is_repeated_up_to_the_limit_then_kept_and_marke
     assert MOST_REPEATS == 2
     assert [bool(trial.set_aside_us) for trial in trials] == [False, True, True, False, False, False, False, False]
     assert [trial.is_slow_clock for trial in trials] == [False] + [True] * 7
-    assert len(readings.providers["a"].samples_us) == SAMPLING.least
-    assert len(turns) == SAMPLING.least / SAMPLING.per_trial + MOST_REPEATS
+    assert len(readings.providers["a"].samples_us) == LEAST
+    assert len(turns) == SAMPLING.least_trials + MOST_REPEATS
+
+
+def test_a_clock_that_only_the_kernels_own_power_holds_down_is_marked_and_not_repeated() -> None:
+    watch = see_clocks((1980, 1500), "sw_power_cap")
+    trials = sample({"a": ALIKE}, watch=watch)[0].providers["a"].trials
+    assert [trial.is_slow_clock for trial in trials] == [False] + [True] * 5
+    assert not any(trial.set_aside_us for trial in trials)
 
 
 def test_every_provider_has_repeats_of_its_own_and_rounds_stay_side_by_side() -> None:

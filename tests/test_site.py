@@ -232,10 +232,10 @@ def test_the_csv_tells_how_samples_were_taken_and_what_they_are_worth(site: Path
 
 def test_a_row_tells_its_reservations_in_a_word_and_in_a_sentence(pages: dict[str, Page]) -> None:
     page = pages["kernel-fused_moe.html"]
-    assert "slow clock 3/8" in page.words
+    assert "clock 3/8" in page.words
     assert "slow clock in 3 of 8 trials, 2 set aside; 1785-1980 MHz; sw_power_cap" in page.values("title", "span")
     assert "reference slow +3." in page.words
-    assert any(title.startswith("the machine was slow here: copy") for title in page.values("title", "span"))
+    assert any(title.startswith("copy, which no commit changes, took 3.") for title in page.values("title", "span"))
     sampled = [
         title for title in page.values("title", "td") if "30 samples in 6 trials, 1980 MHz, 660 W, 51 C" in title
     ]
@@ -247,6 +247,7 @@ def test_the_front_page_tells_a_slow_machine_from_a_slow_kernel(pages: dict[str,
     assert "Reference kernels" in index.words
     trends = [label for label in index.values("aria-label", "svg") if "Trend of the reference kernels" in label]
     assert len(trends) == 2  # a GPU and a CPU
+    assert "where they are slower than the night before, the machine is" in index.words
     assert all("copy +3." in label for label in trends)
     attention = index.words.partition("Errors that moved")[0]
     assert "reference slow +3." in attention
@@ -318,6 +319,30 @@ def test_the_first_night_says_that_it_has_no_history(tmp_path: Path) -> None:
     page = Page(write_site(make_night(1), tmp_path / "site").with_name("kernel-fused_moe.html"))
     assert "First night: no history yet" in page.words
     assert "Over the nights" not in page.words
+
+
+def test_two_nights_are_told_apart_by_their_verdicts_and_not_drawn(tmp_path: Path) -> None:
+    index = write_site(make_night(2), tmp_path / "site")
+    page = Page(index.with_name("kernel-fused_moe.html"))
+    assert (
+        "Second night: the verdicts tell how it differs from the first. Trends are drawn from 3 nights on."
+        in page.words
+    )
+    assert "Over the nights" not in page.words
+    assert not [label for label in Page(index).values("aria-label", "svg") if "Trend" in label]
+
+
+def test_what_needs_a_look_is_told_with_its_card_where_there_are_several(tmp_path: Path) -> None:
+    night = make_night(3)
+    other = replace(night.hosts[0], host_id="other", device_uuid="GPU-77aa0000-1111")
+    slow = next(verdict.series for verdict in night.verdicts if verdict.state is State.SLOW)
+    moved = tuple(replace(point, device_uuid=other.device_uuid) for point in night.trends[slow])
+    swapped = replace(night, trends={**night.trends, slow: moved})
+    for name, several in (("several", replace(swapped, hosts=(*night.hosts, other))), ("swapped", swapped)):
+        cells = [text for tag, text in Page(write_site(several, tmp_path / name)).text if tag == "td"]
+        assert cells.count("GPU-4f2c, before GPU-77aa0000") == 1
+        assert ("GPU-4f2c" in cells) == (name == "several")
+    assert "GPU-4f2c" not in [text for tag, text in Page(write_site(night, tmp_path / "one")).text if tag == "td"][:-1]
 
 
 def test_later_nights_have_a_trend_per_case(pages: dict[str, Page]) -> None:

@@ -59,8 +59,9 @@ def test_a_slow_last_night_is_told_in_percent_on_the_trend() -> None:
     assert "2026-11-18 02:00 UTC" in nights[0]
 
 
-def test_one_night_is_no_trend() -> None:
-    kernel = arrange(num_nights=1)
+@pytest.mark.parametrize("num_nights", [1, 2])
+def test_fewer_than_three_nights_are_no_trend(num_nights: int) -> None:
+    kernel = arrange(num_nights)
     assert draw_trend(kernel.layers[0].rows, kernel.trends, MARKS, "c0") is None
 
 
@@ -150,15 +151,16 @@ def without_errors(night: Night) -> Night:
 def test_two_nights_never_share_a_label(apart: timedelta, labels: list[str]) -> None:
     measurement = ok("triton")
     last = replace(make_trend(measurement, 1)[0], started_at=STARTED + timedelta(seconds=50))
-    first: Point = replace(last, run_id="run-2", started_at=last.started_at - apart)
-    night = replace(make_night(1, measurements=[measurement]), trends={measurement.series: (first, last)})
+    first: Point = replace(last, run_id="run-1", started_at=last.started_at - apart)
+    between = replace(last, run_id="run-2", started_at=last.started_at - apart / 2)
+    night = replace(make_night(1, measurements=[measurement]), trends={measurement.series: (first, between, last)})
     kernel = arrange_night(night)[0]
     for draw in (draw_trend, draw_errors):
         shown = words(draw(kernel.rows, kernel.trends, MARKS, "t0"))
         assert [word for word in shown if "Nov" in word] == labels
 
 
-def references_of(medians: dict[str, Sequence[float]]) -> str | None:
+def references_of(medians: dict[str, Sequence[float]], slow: float = 0.02) -> str | None:
     """The chart of made-up reference kernels, night by night."""
     trends = {
         name: tuple(
@@ -167,7 +169,7 @@ def references_of(medians: dict[str, Sequence[float]]) -> str | None:
         )
         for name, of_nights in medians.items()
     }
-    return draw_references(trends, {name: Mark(slot) for slot, name in enumerate(medians)}, "r0")
+    return draw_references(trends, {name: Mark(slot) for slot, name in enumerate(medians)}, "r0", slow)
 
 
 def test_a_night_on_a_slow_machine_is_told_in_words_on_the_trend_of_its_reference() -> None:
@@ -186,5 +188,12 @@ def test_references_that_stay_within_two_percent_are_drawn_without_a_word() -> N
     assert "var(--good)" not in svg
 
 
-def test_one_night_of_references_is_no_trend() -> None:
+def test_a_change_that_the_device_is_too_noisy_for_has_no_colour() -> None:
+    svg = references_of({"copy": (141.0, 141.0, 165.0)}, slow=0.2)
+    assert svg is not None
+    assert "var(--bad)" not in svg
+
+
+def test_fewer_than_three_nights_of_references_are_no_trend() -> None:
     assert references_of({"copy": (141.0,)}) is None
+    assert references_of({"copy": (141.0, 146.0)}) is None

@@ -31,6 +31,13 @@ def test_the_device_is_told_by_its_ranges() -> None:
     assert tell_device(summary) == "1980 MHz, 660-702 W, 51-64 C"
 
 
+def test_what_a_device_does_not_tell_is_left_out() -> None:
+    state = replace(make_state(1980), memory_clock_mhz=None, power_watts=None)
+    assert tell_device(summarize_trials([Trial(0, 5, state)])) == "1980 MHz, 51 C"
+    trials = [Trial(0, 5, replace(state, temperature_celsius=None)), Trial(1, 5, make_state(1785))]
+    assert tell_device(summarize_trials(trials)) == "1785-1980 MHz, 595 W, 51 C"
+
+
 def test_a_device_that_tells_nothing_of_itself_has_no_clocks() -> None:
     summary = summarize_trials(make_trials(30, CPU))
     assert summary.num_trials == 6

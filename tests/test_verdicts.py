@@ -86,7 +86,8 @@ def test_the_evidence_holds_the_numbers_of_the_verdict() -> None:
     assert verdict.evidence == (
         "112.0 us against 100.0 us (+12.0%), the median of 5 earlier nights with a spread of 0.3%"
     )
-    assert "1 earlier night with" in judge_one(112.0, (100.0,)).evidence
+    assert judge_one(112.0, (100.0,)).evidence == "112.0 us against 100.0 us (+12.0%), one earlier night"
+    assert "(+0.0%)" in judge_one(99.99, QUIET).evidence
     assert judge_one(38.04, ()).evidence == "first night: 38.0 us"
 
 

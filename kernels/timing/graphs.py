@@ -10,6 +10,8 @@ from kernels.errors import KernelError
 CALLS_PER_GRAPH = 10
 WARMUP_CALLS = 3
 MOST_WARMUP_REPLAYS = 5
+LONG_REPLAY_US = 20_000.0
+"""A replay that long gains nothing from one before it: what the caches hold, or a late launch, is lost in it."""
 WARMUP_US = 300.0
 """Of replays before each trial: while they run the host gets ahead, so that no sample waits for its launch."""
 
@@ -50,7 +52,9 @@ class GraphStopwatch:
         except BaseException:
             self.close()
             raise
-        self._num_warmups = min(MOST_WARMUP_REPLAYS, math.ceil(WARMUP_US / replay_us))
+        self.sample_seconds = replay_us / 1e6
+        is_long = replay_us > LONG_REPLAY_US
+        self._num_warmups = 0 if is_long else min(MOST_WARMUP_REPLAYS, math.ceil(WARMUP_US / replay_us))
 
     def take(self, count: int, meanwhile: Callable[[], object]) -> tuple[float, ...]:
         """Microseconds per call of `count` replays, after some that bring back the caches as this graph leaves them.

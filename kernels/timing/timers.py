@@ -20,6 +20,8 @@ class Stopwatch(Protocol):
 
     num_calls: int
     """Calls so far, those too that only warmed up."""
+    sample_seconds: float
+    """About how long taking one sample lasts."""
 
     def take(self, count: int, meanwhile: Callable[[], object]) -> tuple[float, ...]:
         """`count` samples in microseconds per call; `meanwhile` is called once while they are taken."""
@@ -33,14 +35,21 @@ class Sampling:
     """How many samples a timer takes."""
 
     per_trial: int
-    """Taken in one go, before the next provider has its turn."""
-    least: int
-    """Fewest samples, however alike they are."""
-    most: int
-    """Most samples, however far apart they are."""
+    """Most samples that are taken in one go, before the next provider has its turn."""
+    trial_seconds: float
+    """About the longest that a trial of more than one sample may last: it has fewer where samples take long."""
+    least_trials: int
+    """Fewest trials, however alike they are: six are the fewest that bound a median."""
+    most_trials: int
+    """Most trials, however far apart they are."""
     budget_seconds: float
-    """Of one provider on one case: over it, `least_over_budget` samples are enough, alike or not."""
-    least_over_budget: int
+    """Of one provider on one case: over it, the fewest trials are enough, alike or not."""
+
+    def count_samples(self, sample_seconds: float) -> int:
+        """Samples of one trial."""
+        return (
+            max(1, min(self.per_trial, int(self.trial_seconds / sample_seconds))) if sample_seconds else self.per_trial
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,7 @@ class EagerStopwatch:
         self.num_calls = WARMUP_CALLS
         for _ in range(WARMUP_CALLS):
             self._run()
+        self.sample_seconds = self.take(1, lambda: None)[0] / 1e6
 
     def take(self, count: int, meanwhile: Callable[[], object]) -> tuple[float, ...]:
         """The device is idle before each call: queued behind another, it would hide its launches behind that one's."""
@@ -98,6 +108,7 @@ class WallStopwatch:
         self.num_calls = WARMUP_CALLS
         for _ in range(WARMUP_CALLS):
             self._run()
+        self.sample_seconds = self.take(1, lambda: None)[0] / 1e6
 
     def take(self, count: int, meanwhile: Callable[[], object]) -> tuple[float, ...]:
         """By the host's monotonic clock."""
@@ -114,8 +125,8 @@ class WallStopwatch:
         """Nothing to free."""
 
 
-ON_GPU = Sampling(per_trial=5, least=30, most=200, budget_seconds=0.5, least_over_budget=10)
-ON_CPU = Sampling(per_trial=5, least=10, most=50, budget_seconds=0.3, least_over_budget=5)
+ON_GPU = Sampling(per_trial=5, trial_seconds=0.05, least_trials=6, most_trials=40, budget_seconds=1.0)
+ON_CPU = Sampling(per_trial=2, trial_seconds=0.05, least_trials=6, most_trials=25, budget_seconds=0.3)
 
 TIMERS: dict[str, Timer] = {
     "graph": Timer("graph", "cuda", "a replayed CUDA graph of 10 calls, per call; warm L2", GraphStopwatch, ON_GPU),
