@@ -72,7 +72,7 @@ def print_changes(console: Console, older: Night, newer: Night) -> None:
 
 
 def moved_lines(pairs: Sequence[Pair]) -> list[str]:
-    """The series whose times moved most: "  +4.6% fused_moe Mixtral-8x7B TP2 fp8 M=16, triton, graph: 20.1 -> 21 us"."""
+    """The series whose times moved most: "  +4.6% fused_moe Mixtral-8x7B TP2 fp8 M=16, triton, graph: 20 -> 21 us"."""
     several = len({pair.series.device_name for pair in pairs}) > 1
     lines = []
     for pair in find_most_moved(pairs, NUM_MOVED):

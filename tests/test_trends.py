@@ -110,7 +110,7 @@ def test_an_error_out_of_nothing_is_at_the_end_of_the_axis() -> None:
 
 
 def test_of_each_provider_the_largest_jump_has_the_word() -> None:
-    series = [(ok("triton", tokens), (0.01, 0.01 * ratio)) for tokens, ratio in ((1, 1.6), (16, 4.0), (64, 0.5))]
+    series = [(ok("triton", tokens), (0.01, 0.01, 0.01 * ratio)) for tokens, ratio in ((1, 1.6), (16, 4.0), (64, 0.5))]
     svg = errors_of(*series)
     assert [word for word in words(svg) if "M=" in word] == ["M=16 4\u00d7"]
     assert svg is not None
@@ -119,7 +119,7 @@ def test_of_each_provider_the_largest_jump_has_the_word() -> None:
 
 def test_a_wrong_night_is_no_jump_of_its_own() -> None:
     wrong = make_measurement(Case(moe_layer(), 64), "triton", Status.WRONG)
-    svg = errors_of((wrong, (0.01, 0.01)))  # its error tonight is 0.31
+    svg = errors_of((wrong, (0.01, 0.01, 0.01)))  # its error tonight is 0.31
     assert svg is not None
     assert "jumps tonight: none" in svg
 
