@@ -146,13 +146,21 @@ class UnitBench:
         return None if check.provider in timed.readings else self._find_quarantined(check)
 
     def take_cost(self, run_id: str) -> UnitCost:
-        """Where the unit's seconds went, stage by stage and on the worker; a process that died took its own along."""
+        """Where the unit's seconds went, stage by stage and on the worker; a process that died took its own along.
+
+        Raises:
+            WorkerLost: the process died of the unit's last case and none can be started: its device may be to blame.
+        """
         seconds = self.clock.take()
         seconds["total"] = sum(seconds.values())
         try:
             seconds |= self._worker.call("take_seconds", limit_seconds=CEILINGS_LIMIT_SECONDS)
-        except (WorkerRaised, WorkerCrashed, WorkerHung, WorkerLost):  # the unit itself is measured
+        except (WorkerRaised, WorkerCrashed, WorkerHung):
             self._loaded = False
+        except WorkerLost:
+            if not self._loaded:
+                raise
+            self._loaded = False  # lost since, and the unit is measured
         rounded = {activity: round(value, 4) for activity, value in seconds.items()}
         return UnitCost(run_id, self.unit.key, self.host.host_id, rounded)
 

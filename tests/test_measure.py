@@ -332,7 +332,7 @@ def test_a_unit_says_what_its_seconds_went_into(worker: Worker, tmp_path: Path, 
     assert cost.seconds["total"] == cost.seconds["verify"] > 0
 
 
-def test_a_worker_that_is_lost_after_its_unit_was_timed_costs_nothing_but_its_own_seconds(
+def test_a_worker_that_is_lost_costs_a_measured_unit_its_own_seconds_and_one_it_died_of_everything(
     worker: Worker, tmp_path: Path, crashes: list[Crash]
 ) -> None:
     worker.stop()  # lets go of its cores
@@ -341,11 +341,13 @@ def test_a_worker_that_is_lost_after_its_unit_was_timed_costs_nothing_but_its_ow
         bench = open_bench(lost, make_unit(tmp_path / "loads", ("fine",)), crashes)
         with bench.clock.measure("time"):
             assert measure_all(bench)["fine"].samples_us == SAMPLES_US
+        dead = open_bench(lost, make_unit(tmp_path / "loads", ("crash",)), crashes)
+        assert check_all(dead)[0]["crash"].status is Status.CRASHED
         lost.stop()
         lost.node = Node("ab" * 28, "10.0.0.9", 0, 1)  # no machine of the cluster
         assert set(bench.take_cost("run-1").seconds) == {"time", "total"}
         with pytest.raises(WorkerLost):
-            lost.host()
+            dead.take_cost("run-1")
     finally:
         lost.end()
 
