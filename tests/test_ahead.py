@@ -67,7 +67,7 @@ with_triton = pytest.mark.parametrize("name", TRITON_KERNELS)
 
 
 def units_of(kernel: Kernel, prefix: str, most_schemes: int | None) -> list[WorkUnit]:
-    """A small unit of each of the first schemes: one token, many, every option at its last value; providers whose names begin so."""
+    """Small units of the first schemes: one token, many, every option at its last value; providers named so."""
     providers = tuple(name for name in kernel.providers if name.startswith(prefix))
     units = []
     for scheme in kernel.schemes[:most_schemes]:
