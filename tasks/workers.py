@@ -36,7 +36,7 @@ START_SECONDS = 180.0
 """Longest a new worker process may take to import torch and open its device."""
 START_ATTEMPTS = 2
 """Processes in a row that may die before they have opened their device; then the worker is lost."""
-ADDRESS_SECONDS = 5.0
+ADDRESS_SECONDS = 10.0
 """Longest a Ray cluster's port may take to answer; Ray itself would try for minutes, and then exit."""
 GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """What a gRPC client says first (RFC 9113, 3.4): the preface and an empty SETTINGS frame."""

@@ -183,7 +183,8 @@ def test_a_command_finds_its_cluster_by_ray_address_and_survives_a_node(cluster:
             told += line
             if line.startswith("unit 1/2"):
                 cluster.cluster.remove_node(cluster.nodes.pop(), allow_graceful=False)
-        assert process.wait(timeout=60) == 0, told
+        ended = process.wait(timeout=60)
+        assert ended == 0, (told, process.stderr.read() if process.stderr else "")
     night = read_night(tmp_path / "results")
     assert night.run.status == "complete"
     assert Counter(m.check.case.layer.model for m in night.measurements) == {"small": 1, "large": 1}
