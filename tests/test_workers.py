@@ -15,7 +15,7 @@ import ray
 from benches import NeverStartingBench, TestBench
 
 from tasks.errors import WorkerCrashed, WorkerError, WorkerHung, WorkerLost, WorkerRaised
-from tasks.workers import Worker, start_ray
+from tasks.workers import ADDRESS_SECONDS, Worker, start_ray
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -194,7 +194,7 @@ def test_a_port_that_is_not_rays_is_told_within_seconds(listener: socket.socket)
     start = time.monotonic()
     with pytest.raises(WorkerError, match=rf"^Ray at '{address}' does not answer: something else than Ray listens"):
         start_ray(address)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < ADDRESS_SECONDS + 2
     assert not ray.is_initialized()
 
 
@@ -204,7 +204,7 @@ def test_a_cluster_of_this_machine_that_is_not_there_is_told_within_seconds() ->
     start = time.monotonic()
     with pytest.raises(WorkerError, match=r"^Ray at 'auto' does not answer: Could not find any running Ray instance"):
         start_ray("auto")
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < ADDRESS_SECONDS + 2
 
 
 @pytest.mark.skipif(find_spec("grpc") is not None, reason="ray[client] is installed")
