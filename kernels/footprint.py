@@ -99,11 +99,6 @@ def weights_footprint(layer: Layer) -> Footprint:
     return Footprint(size_bytes, size_bytes + temporary_bytes)
 
 
-def weights_bytes(layer: Layer) -> int:
-    """Size of the layer's weights in bytes, without making them."""
-    return weights_footprint(layer).size_bytes
-
-
 def outline_weights(layer: Layer) -> tuple[Tensors, int]:
     """The layer's weights on the meta device, and the most bytes besides them that making them takes.
 

@@ -5,7 +5,7 @@ samples fell on one of its sides, which is a matter of tossing n coins:
 
     P(x_(k) <= median <= x_(n+1-k)) = 1 - 2 * P(Binomial(n, 1/2) < k)
 
-Source: Conover, Practical Nonparametric Statistics, section 3.2; Hodges and Lehmann (1963) use it likewise.
+Source: Conover, Practical Nonparametric Statistics, section 3.2.
 """
 
 import itertools

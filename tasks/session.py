@@ -46,7 +46,7 @@ class Session:
         self.store = store
         self.workers = workers
         self.progress = progress
-        self.console = console
+        self._console = console
         self.clock = clock
         self.quarantine = Quarantine(run.run_id, store.crashes(run.run_id), store.commit_crash)
         self._hosts_with_ceilings = {ceiling.host_id for ceiling in store.ceilings(run.run_id)}
@@ -60,7 +60,7 @@ class Session:
 
     def tell(self, line: str) -> None:
         """Print a line above the progress bar."""
-        self.console.print(line, soft_wrap=True, highlight=False)
+        self._console.print(line, soft_wrap=True, highlight=False)
 
     def lacks_ceilings(self, host: Host) -> bool:
         """Whether nobody has measured what a host does at best in this run: true once, for whoever asks first."""

@@ -38,7 +38,7 @@ def measure_ceilings(session: Session, bench: UnitBench) -> None:
         session.store.commit_ceilings(ceilings)
     if reason:
         told = f"no ceilings of {bench.host.device.name}: {reason}; shares of the floor stay empty"
-        session.console.print(told, soft_wrap=True, highlight=False)
+        session.tell(told)
 
 
 @task(name="generate weights", cache_policy=NO_CACHE)
@@ -86,14 +86,12 @@ def retune_stale_configs(session: Session) -> list[tuning.StaleConfig]:
     with session.clock.measure("find stale configs"):
         stale = tuning.find_stale_configs(session.store.measurements(session.run.run_id))
     for config in stale:
-        session.console.print(
+        session.tell(
             f"stale config: {config.case.label}: shipped {config.shipped_us:.1f} us, "
-            f"default {config.default_us:.1f} us ({config.relative_loss:+.1%})",
-            soft_wrap=True,
-            highlight=False,
+            f"default {config.default_us:.1f} us ({config.relative_loss:+.1%})"
         )
     told = f"tuning: {len(stale)} stale configs found; retuning is not built yet, nothing was retuned"
-    session.console.print(told, soft_wrap=True, highlight=False)
+    session.tell(told)
     return stale
 
 
@@ -114,9 +112,9 @@ def alert(session: Session, judged: Sequence[Verdict]) -> list[str]:
     """One line per series that needs a look, on the console; says that no other channel is built yet."""
     lines = alerts.list_alerts(judged)
     for line in lines:
-        session.console.print(line, highlight=False, soft_wrap=True)
+        session.tell(line)
     told = f"alerts: {len(lines)}, on the console only; other channels are not built yet"
-    session.console.print(told, soft_wrap=True, highlight=False)
+    session.tell(told)
     return lines
 
 

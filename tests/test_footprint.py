@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_every_kernel import every_scheme, small_case, small_inputs
 
-from kernels.footprint import Unallocated, outline_weights, weights_bytes, weights_footprint
+from kernels.footprint import Unallocated, outline_weights, weights_footprint
 from kernels.quantize.fp4 import e2m1_table
 from kernels.registry import kernels
 from kernels.spec import Case, Kernel, Layer
@@ -32,16 +32,16 @@ def test_the_outline_of_a_layer_is_what_it_turns_out_to_be(kernel: Kernel, schem
     assert {name: (tensor.shape, tensor.dtype, tensor.stride()) for name, tensor in outline.items()} == {
         name: (tensor.shape, tensor.dtype, tensor.stride()) for name, tensor in weights.items()
     }
-    assert weights_bytes(layer) == receipt.size_bytes
+    assert weights_footprint(layer).size_bytes == receipt.size_bytes
 
 
 @every_scheme
 def test_a_layer_of_hundreds_of_experts_is_outlined_in_no_time(kernel: Kernel, scheme: str):
     layer = odd_layer(kernel, scheme, num_experts=384)
-    weights_bytes(layer)  # torch imports what it does this with
+    weights_footprint(layer)  # torch imports what it does this with
     start = time.perf_counter()
-    assert weights_bytes(layer) == weights_bytes(layer)
-    assert (time.perf_counter() - start) / 2 < 0.5
+    weights_footprint(layer)
+    assert time.perf_counter() - start < 0.5
 
 
 @every_scheme

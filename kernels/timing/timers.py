@@ -1,10 +1,11 @@
-"""The only owner of clocks: ways to time a launch, CPU and GPU.
+"""Ways to time a launch, CPU and GPU; beside graphs.py the only owner of clocks and CUDA events.
 
 A timer's name is part of a series' identity: the same kernel reads 23 us from a replayed CUDA graph and 38 us from
 single launches with a cold L2, and neither is wrong.
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -47,9 +48,8 @@ class Sampling:
 
     def count_samples(self, sample_seconds: float) -> int:
         """Samples of one trial."""
-        return (
-            max(1, min(self.per_trial, int(self.trial_seconds / sample_seconds))) if sample_seconds else self.per_trial
-        )
+        fitting = int(self.trial_seconds / max(sample_seconds, 1e-9))
+        return max(1, min(self.per_trial, fitting))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ class Timer:
     """Whether each call gets other tensors than the one before, more than twice the L2 in all."""
 
 
-class EagerStopwatch:
-    """Times single calls as a program without CUDA graphs makes them: with launch overhead, warm L2."""
+class CallStopwatch(ABC):
+    """Times single calls of one launch."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         [self._run] = runs
@@ -78,6 +78,17 @@ class EagerStopwatch:
         for _ in range(WARMUP_CALLS):
             self._run()
         self.sample_seconds = self.take(1, lambda: None)[0] / 1e6
+
+    @abstractmethod
+    def take(self, count: int, meanwhile: Callable[[], object]) -> tuple[float, ...]:
+        """As Stopwatch.take; it also counts the calls."""
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class EagerStopwatch(CallStopwatch):
+    """Times single calls as a program without CUDA graphs makes them: with launch overhead, warm L2."""
 
     def take(self, count: int, meanwhile: Callable[[], object]) -> tuple[float, ...]:
         """The device is idle before each call: queued behind another, it would hide its launches behind that one's."""
@@ -96,19 +107,9 @@ class EagerStopwatch:
             samples_us.append(start.elapsed_time(stop) * 1e3)
         return tuple(samples_us)
 
-    def close(self) -> None:
-        """Nothing to free."""
 
-
-class WallStopwatch:
+class WallStopwatch(CallStopwatch):
     """Times single calls on the CPU."""
-
-    def __init__(self, runs: Sequence[Run]) -> None:
-        [self._run] = runs
-        self.num_calls = WARMUP_CALLS
-        for _ in range(WARMUP_CALLS):
-            self._run()
-        self.sample_seconds = self.take(1, lambda: None)[0] / 1e6
 
     def take(self, count: int, meanwhile: Callable[[], object]) -> tuple[float, ...]:
         """By the host's monotonic clock."""
@@ -120,9 +121,6 @@ class WallStopwatch:
             self._run()
             elapsed_ns.append(time.perf_counter_ns() - start_ns)
         return tuple(ns / 1e3 for ns in elapsed_ns)
-
-    def close(self) -> None:
-        """Nothing to free."""
 
 
 ON_GPU = Sampling(per_trial=5, trial_seconds=0.05, least_trials=6, most_trials=40, budget_seconds=1.0)
