@@ -84,7 +84,8 @@ class CallStopwatch(ABC):
         """As Stopwatch.take; it also counts the calls."""
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Let go of the launch, and with it of its tensors."""
+        del self._run
 
 
 class EagerStopwatch(CallStopwatch):
