@@ -24,7 +24,7 @@ from kernels.registry import PACKAGE_DIR, find_kernel, kernels
 from kernels.spec import Case, Device, Launch, Layer, Outputs, Provider, Tensors
 from kernels.timing.timers import timers_for
 from tasks.ahead import AheadBench
-from tasks.bench import Bench, seed_of_inputs
+from tasks.bench import Bench, compete_as_is, seed_of_inputs
 from tasks.records import PRECISION, WorkUnit
 from tasks.sampling import ClockWatch, Reading, Readings, take_in_turn
 
@@ -84,7 +84,8 @@ class Recorder:
         if case.layer.key != self._layer_key:
             self.bench.load_layer(case.layer, 0)
             self._layer_key = case.layer.key
-        return self.bench.time(case, providers, self.timer.name, precision)
+        contenders = [compete_as_is(provider) for provider in providers]
+        return self.bench.time(case, contenders, self.timer.name, precision)
 
 
 def choose_providers(case: Case, device: Device) -> list[str]:

@@ -22,7 +22,7 @@ from kernels.registry import PACKAGE_DIR, find_kernel, kernels
 from kernels.spec import Case, Launch, Provider, Tensors, first_output
 from tasks.bench import Bench
 from tasks.entries import GridEntry, Suite
-from tasks.records import Night
+from tasks.nights import Night
 from tasks.suites import SUITES
 
 WORK = ("generate weights", "verify", "time")

@@ -5,20 +5,23 @@ from dataclasses import replace
 import numpy as np
 
 from dashboards.comparisons import About, add_errors, add_floors, add_machines, compare_rows, describe_kernel
+from dashboards.incidents import add_incidents, find_starts
 from dashboards.rows import MAIN_TIMER, Footprint, KernelRows, LayerRows, Panel, Row, group
 from kernels.spec import Layer, label_option
 from tasks.intervals import find_interval
-from tasks.records import Measurement, Night, Series, Verdict
+from tasks.nights import Night
+from tasks.records import Measurement, Series, Verdict
 
 
 def arrange_night(night: Night) -> tuple[KernelRows, ...]:
     """Arrange a night by kernel, layer and panel."""
     layers = {m.check.case.layer.key: m.check.case.layer for m in night.measurements}
+    starts = find_starts(night)
     kernels = []
     for name, rows in group(collect_rows(night), lambda row: row.series.case_key.partition("/")[0]).items():
         about = describe_kernel(name)
         compared = add_floors(compare_rows(rows, about.baseline), night, about)
-        compared = add_machines(add_errors(compared, night), night)
+        compared = add_incidents(add_machines(add_errors(compared, night), night), night, starts)
         by_layer = group(compared, lambda row: row.layer_key)
         kernels.append(
             KernelRows(

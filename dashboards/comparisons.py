@@ -10,7 +10,8 @@ from kernels.spec import Layer
 from tasks.accuracy import usual_error
 from tasks.floors import find_floor_us, group_rates
 from tasks.intervals import find_paired_ratio
-from tasks.records import Night, Status
+from tasks.nights import Night
+from tasks.records import Status
 from tasks.references import find_reference_changes
 
 

@@ -26,7 +26,7 @@ def list_flags(row: Row) -> tuple[Flag, ...]:
     if row.machine and row.machine.is_slow:
         change = row.machine.relative_change
         longer = f"{row.machine.name}, which no commit changes, took {change:.1%} longer beside this case"
-        sentence = f"{longer} than in the run before: the machine was slower"
+        sentence = f"{longer} than usual: the machine was slower"
         flags.append(Flag(f"reference slow {tell_change(change)}", sentence, is_of_case=True))
     if row.speedup and row.speedup.is_timed_alone:
         sentence = f"shares no round with {row.reference}: the speed-up is the ratio of the two medians"

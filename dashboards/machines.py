@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dashboards.rows import Row
-from tasks.records import Host, Night
+from tasks.nights import Night
+from tasks.records import Host
 from tasks.references import summarize_references
 
 UUID_DIGITS = 12

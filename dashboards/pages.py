@@ -11,13 +11,15 @@ from markupsafe import Markup
 
 from dashboards.charts import draw_latency, draw_speedups
 from dashboards.flags import list_flags
+from dashboards.incidents import PLACES, list_incidents, name_anchor, tell_again
 from dashboards.machines import list_references, name_machines, tell_card
-from dashboards.rows import QUIET_STATES, STATE_ORDER, KernelRows, LayerRows, Panel, Row, count_states, group, is_vllm
+from dashboards.rows import STATE_ORDER, KernelRows, LayerRows, Panel, Row, count_states, group, is_vllm
 from dashboards.svg import Mark, draw_key
 from dashboards.trends import MIN_TREND, draw_errors, draw_references, draw_trend
 from dashboards.trials import tell_device
-from dashboards.words import tell_change, tell_figure, tell_half_width, tell_ratio, tell_size, tell_utc
-from tasks.records import Night, Point
+from dashboards.words import tell_change, tell_day, tell_figure, tell_half_width, tell_ratio, tell_size, tell_utc
+from tasks.nights import Night
+from tasks.records import Point
 from tasks.references import SLOW_MACHINE
 
 
@@ -62,12 +64,15 @@ class Attention:
 
 
 def render_index(night: Night, kernels: tuple[KernelRows, ...]) -> str:
-    """The page of the run: verdicts, what to look at, the kernels, the machines and the weights."""
+    """The page of the run: incidents, verdicts, what to look at, the kernels, the machines and the weights."""
     seconds = list(night.run.stage_seconds.values())
+    incidents = list_incidents(night, kernels)
     return _render(
         "index.html.jinja",
         night,
         kernels,
+        incidents=incidents,
+        places={place: number for place in PLACES if (number := sum(view.place == place for view in incidents))},
         counts=count_states(night.verdicts),
         attention=_list_attention(night, kernels),
         jumps=_list_jumps(night, kernels),
@@ -120,7 +125,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {"figure": tell_figure, "change": tell_change, "size": tell_size, "utc": tell_utc}
     environment.filters |= {"ratio": tell_ratio, "half_width": tell_half_width, "device": tell_device}
-    environment.filters |= {"flags": list_flags}
+    environment.filters |= {"flags": list_flags, "again": tell_again, "day": tell_day, "incident_anchor": name_anchor}
     return environment
 
 
@@ -181,7 +186,7 @@ def _trust(svg: str | None) -> Markup | None:
 
 def _list_attention(night: Night, kernels: tuple[KernelRows, ...]) -> list[Attention]:
     """Every row that is neither same nor new nor unsupported, worst state first."""
-    found = _list_rows(night, kernels, lambda row: row.state is not None and row.state not in QUIET_STATES)
+    found = _list_rows(night, kernels, lambda row: row.is_loud)
     return sorted(found, key=lambda item: STATE_ORDER.index(item.row.verdict.state) if item.row.verdict else 0)
 
 

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TypeVar
 
 from dashboards.trials import TrialSummary, summarize_trials
@@ -77,11 +78,20 @@ class Row:
     speedup_over_baseline: Speedup | None = None
     """The same against the kernel's baseline."""
     machine: ReferenceChange | None = None
-    """The reference kernel that fared worst beside the case since the run before; None where that timed none there."""
+    """The reference kernel that fared worst beside the case, against the runs before; None where they timed none."""
     floor_us: float | None = None
     """Least time of the case on this host (tasks/floors.py); None where a ceiling was not measured."""
     earlier_error: float | None = None
     """Median of the earlier nights' relative errors; None without history."""
+    incident_id: str = ""
+    """Of the incident that it belongs to, "" for none."""
+    since: datetime | None = None
+    """Start of the run that its verdict holds since, UTC; None where it holds for this night alone."""
+
+    @property
+    def anchor(self) -> str:
+        """The id of the row on the page of its kernel, stable across nights."""
+        return f"row-{hashlib.sha256(repr(self.series).encode()).hexdigest()[:12]}"
 
     @property
     def provider(self) -> str:
@@ -95,6 +105,11 @@ class Row:
     @property
     def state(self) -> State | None:
         return self.verdict.state if self.verdict else None
+
+    @property
+    def is_loud(self) -> bool:
+        """Whether somebody has to look at it."""
+        return self.state is not None and self.state not in QUIET_STATES
 
     @property
     def case_label(self) -> str:

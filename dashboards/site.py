@@ -12,14 +12,19 @@ from dashboards.charts import assign_marks
 from dashboards.pages import render_index, render_kernel
 from dashboards.rows import KernelRows, Row
 from tasks.errors import UsageError
-from tasks.records import Night
+from tasks.nights import Night
 
 OF_THE_ROW = (
     *("num_tokens", "options", "status", "median_us", "p20_us", "p80_us", "half_width", "num_samples", "reference"),
     *("tflops", "gbytes_per_second", "floor_us", "share_of_floor", "relative_error", "earlier_error", "error_ratio"),
-    "state",
+    *("state", "incident_id"),
 )
 """Columns that a row has by the same name."""
+OF_THE_VERDICT = (
+    *("evidence", "baseline_us", "relative_change", "p_value", "since_run", "baseline_run"),
+    *("is_confirmed", "is_machine"),
+)
+"""Those that a row's verdict has by the same name."""
 OF_THE_TRIALS = ("num_trials", "num_slow", "num_set_aside")
 """Those that a row's trials have by the same name."""
 COLUMNS = (
@@ -30,6 +35,7 @@ COLUMNS = (
     *("relative_error", "earlier_error", "error_ratio", "share_close"),
     *(*OF_THE_TRIALS, "lowest_clock_mhz", "highest_clock_mhz", "throttle_reasons"),
     *("machine_kernel", "machine_change", "state", "evidence", "baseline_us", "relative_change"),
+    *("change_low", "change_high", "p_value", "since_run", "baseline_run", "is_confirmed", "is_machine", "incident_id"),
 )
 """Columns of data-<name>.csv."""
 FILE_NAME = re.compile(r"index\.html|kernel-[\w-]+\.html|data-[\w-]+\.csv")
@@ -94,9 +100,8 @@ def _tell_row(run_id: str, row: Row) -> dict[str, object]:
     if row.machine:
         line |= {"machine_kernel": row.machine.name, "machine_change": row.machine.relative_change}
     if row.verdict:
-        verdict = row.verdict
-        line |= {"evidence": verdict.evidence, "baseline_us": verdict.baseline_us}
-        line["relative_change"] = verdict.relative_change
+        line |= {name: getattr(row.verdict, name) for name in OF_THE_VERDICT}
+        line |= {"change_low": row.verdict.low, "change_high": row.verdict.high}
     return line | _tell_speedups(row) | _tell_trials(row)
 
 

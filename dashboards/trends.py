@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from graphlib import TopologicalSorter
 from itertools import pairwise
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
@@ -31,7 +32,7 @@ def draw_trend(
     """Every provider of one case over the nights, in percent of its own earlier nights.
 
     Percent, because providers differ by factors and a regression by a few percent would vanish on shared microseconds.
-    None if no provider has MIN_TREND nights.
+    A line stands at the night since which a change of any of them holds. None if no provider has MIN_TREND nights.
     """
     told = [row for row in rows if len(trends.get(row.series, ())) >= MIN_TREND]
     if not told:
@@ -46,9 +47,10 @@ def draw_trend(
         tags |= _tag_trend(row.provider, points, marks[row.provider])
     _tick_nights(axes, nights)
     _tick_percents(axes, 6)
+    stands = _mark_since(axes, told, trends, nights)
     changes = ", ".join(f"{row.provider} {_percents(trends[row.series])[-1][0]:+z.1f}%" for row in told)
     label = f"Trend of {rows[0].case_label} over the nights; the last night against the earlier ones: {changes}."
-    return finish_svg(figure, chart_id, label, tags)
+    return finish_svg(figure, chart_id, " ".join([label, *stands]), tags)
 
 
 def draw_errors(
@@ -130,6 +132,35 @@ def _plot_trend(
     last.set(markeredgecolor=edge or INK, markeredgewidth=2 if edge else 1, clip_on=False, gid=f"last-{mark.slot}")
     if edge:
         write_beside(axes, f"{medians[-1]:+.0f}%", (nights[-1], medians[-1]), edge, "right", f"word-{mark.slot}")
+
+
+def _mark_since(
+    axes: Axes, rows: Sequence[Row], trends: Mapping[Series, tuple[Point, ...]], at: Mapping[Point, float]
+) -> list[str]:
+    """A line with its date at each night since which a change stands; returns a sentence for each."""
+    began = [
+        (row, point)
+        for row in rows
+        for point in trends[row.series]
+        if row.verdict and row.verdict.since_run == point.run_id
+    ]
+    sentences = []
+    low, high = axes.get_ylim()
+    for n, (run_id, found) in enumerate(group(began, lambda pair: pair[1].run_id).items()):
+        day, place = f"{found[0][1].started_at:%d %b}", at[found[0][1]]
+        axes.axvline(place, color=INK, linewidth=1, linestyle=":", gid=f"since-{n}")
+        height = _find_room(low, high, is_above=any(row.state is State.SLOW for row, _ in found))
+        side: Literal["left", "right"] = "left" if place < sum(axes.get_xlim()) / 2 else "right"
+        write_beside(axes, f"since {day}", (place, height), INK, side, f"since-word-{n}")
+        sentences.append(f"{', '.join(row.provider for row, _ in found)} so since {day}, run {run_id}.")
+    return sentences
+
+
+def _find_room(low: float, high: float, is_above: bool) -> float:
+    """Where a word is clear of curves at 0 % and of one above or below them: beyond 0 %, or else halfway between."""
+    if not is_above:
+        return -_find_room(-high, -low, is_above=True)
+    return low + 0.06 * (high - low) if -low > 0.25 * (high - low) else high / 2
 
 
 def _tag_trend(name: str, points: tuple[Point, ...], mark: Mark) -> dict[str, Tag]:

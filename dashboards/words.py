@@ -36,6 +36,11 @@ def tell_size(size_bytes: int) -> str:
     return f"{size_bytes} B"
 
 
+def tell_day(moment: datetime) -> str:
+    """Date, UTC."""
+    return f"{moment:%Y-%m-%d}"
+
+
 def tell_utc(moment: datetime) -> str:
     """Date and minute, UTC."""
     return f"{moment:%Y-%m-%d %H:%M} UTC"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flows.choice import DEVICES
 from tasks.cases import Selection
+from tasks.channels.files import AlertFiles
 from tasks.records import PRECISION
 from tasks.shapes import DTYPES
 
@@ -22,9 +23,12 @@ examples:
   kernel-nightly show                                         the newest run as a table
   kernel-nightly show --table throughput                      TFLOP/s by batch size and provider
   kernel-nightly changes                                      what differs between the last two runs of a suite
+  kernel-nightly incidents                                    what stands, since when, and what changed with it
+  kernel-nightly acknowledge slow-3f9a1c --reason "exact scales cost that much"
   kernel-nightly site --open
 
-exit codes: 0 nothing to report, 1 a series is SLOW, WRONG, FAILED or MISSING, 2 bad input, 3 the run did not finish
+exit codes: 0 nothing to report, 1 an incident is open (SLOW, WRONG, FAILED or MISSING), 2 bad input,
+            3 the run did not finish
 """
 LISTINGS = ("models", "kernels", "providers", "schemes", "options", "timers", "coverage", "suites", "runs")
 TABLES = ("times", "throughput", "bandwidth", "speedup", "memory", "costs", "all")
@@ -49,6 +53,20 @@ def make_parser() -> argparse.ArgumentParser:
     runs = "the newer run, or the older and the newer; default: the newest that ended, and that of its suite before"
     changes.add_argument("run_ids", nargs="*", metavar="RUN", help=runs)
     _add_source(changes)
+    incidents = commands.add_parser(
+        "incidents", help="print what is slow, wrong, failed or missing, and since when"
+    )
+    incidents.add_argument("--all", action="store_true", help="also those that are acknowledged or over")
+    _add_source(incidents)
+    acknowledge = commands.add_parser("acknowledge", help="say that incidents are expected: they are told no more")
+    acknowledge.add_argument("incident_ids", nargs="+", metavar="INCIDENT", help="as kernel-nightly incidents names it")
+    _add_reason(acknowledge)
+    baseline = commands.add_parser("baseline", help="compare series with no night before a run")
+    baseline.add_argument("run_id", nargs="?", default="", metavar="RUN", help="default: the newest run")
+    baseline.add_argument("--kernel", default="", help="only its series")
+    baseline.add_argument("--provider", default="", help="only its series")
+    baseline.add_argument("--case", default="", metavar="TEXT", help="only cases whose key holds this")
+    _add_reason(baseline)
     site = commands.add_parser("site", help="draw the site of a run")
     site.add_argument("run_id", nargs="?", default="", help="default: the newest run")
     site.add_argument("--out", type=Path, help="folder to write (default: SAVE_DIR/site)")
@@ -58,6 +76,11 @@ def make_parser() -> argparse.ArgumentParser:
     export.add_argument("folder", type=Path)
     _add_save_dir(export)
     return parser
+
+
+def _add_reason(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reason", required=True, help="why; stored and shown")
+    _add_save_dir(parser)
 
 
 def _add_save_dir(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +145,18 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--run-id", default="", help="name of the run; one that was stopped is resumed: only what it lacks is measured"
     )
     how.add_argument("--save-dir", type=Path, default=SAVE_DIR, help="folder for all results (default: results)")
+    told = parser.add_argument_group("who is told, besides the console (docs/alerts.md has webhooks, Slack and mail)")
+    for name, what_it_does in (
+        ("json", "append every alert, one JSON object a line"),
+        ("junit", "write the night as JUnit XML"),
+        ("markdown", "write the night as Markdown"),
+    ):
+        told.add_argument(f"--alert-{name}", type=Path, metavar="FILE", help=what_it_does)
+
+
+def read_alert_files(arguments: argparse.Namespace) -> AlertFiles:
+    """The files that the `run` command's options name for alerts."""
+    return AlertFiles(arguments.alert_json, arguments.alert_junit, arguments.alert_markdown)
 
 
 def read_selection(arguments: argparse.Namespace) -> Selection:

@@ -21,7 +21,7 @@ from tasks.changes import (
     summarize_times,
 )
 from tasks.errors import UsageError
-from tasks.records import Night
+from tasks.nights import Night
 from tasks.store import Store
 
 DIGEST = re.compile(r"\b[0-9a-f]{40,64}\b")

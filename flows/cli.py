@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from flows.arguments import make_parser, read_selection
+from flows.arguments import make_parser, read_alert_files, read_selection
 from kernels.errors import BenchmarkError
 from tasks.errors import UsageError
 
@@ -56,6 +56,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     """Measure a suite; bad input is found before anything is started."""
     from flows.choice import choose_suite
     from tasks import cases
+    from tasks.channels.secrets import hide_secrets
+    from tasks.channels.settings import open_channels
     from tasks.pool import start_workers
     from tasks.session import new_run
     from tasks.store import Store
@@ -64,6 +66,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     chosen = choose_suite(arguments.suite, arguments.device, arguments.address)
     cases.plan_units(chosen.suite, cases.resolve_shapes(chosen.suite, selection), selection, chosen.device_type)
     set_prefect_defaults()
+    files = read_alert_files(arguments)
+    open_channels(files, os.environ, console)
     run_to_be = new_run(chosen.suite.name, selection, chosen.device_type, arguments.seed, arguments.run_id)
     Store.refuse_early(arguments.save_dir, run_to_be)
 
@@ -73,7 +77,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         from flows.nightly import nightly, read_night
         from flows.report import exit_code, print_report
 
-        start_workers(chosen.device_type, chosen.address)
+        with hide_secrets(os.environ):
+            start_workers(chosen.device_type, chosen.address)
     site = nightly(
         suite=arguments.suite,
         selection=selection,
@@ -82,6 +87,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         save_dir=arguments.save_dir,
         address=arguments.address,
         run_id=arguments.run_id,
+        alert_files=files,
     )
     night = read_night(arguments.save_dir, arguments.run_id)
     print_report(console, night)
@@ -133,6 +139,45 @@ def changes(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def incidents(arguments: argparse.Namespace, console: Console) -> int:
+    """Print what stands."""
+    from flows.answers import print_incidents
+
+    with closing(open_source(arguments)) as store:
+        found = store.journal.incidents() if arguments.all else store.journal.standing_incidents()
+    shown = [incident for incident in found if arguments.all or incident.is_open]
+    print_incidents(console, shown)
+    if not shown:
+        console.print("no incident" if arguments.all else "no incident is open", highlight=False)
+    return 0
+
+
+def acknowledge(arguments: argparse.Namespace, console: Console) -> int:
+    """Store that incidents are expected."""
+    from flows.answers import acknowledge as store_acknowledgement
+    from tasks.store import Store
+
+    with Store.reopen(arguments.save_dir) as store:
+        done = store_acknowledgement(store, arguments.incident_ids, arguments.reason)
+        store.publish()
+    for incident in done:
+        console.print(f"acknowledged {incident.incident_id}: {incident.headline}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def baseline(arguments: argparse.Namespace, console: Console) -> int:
+    """Store that a run begins the baseline."""
+    from flows.answers import mark_baseline
+    from tasks.store import Store
+
+    with Store.reopen(arguments.save_dir) as store:
+        chosen = arguments.kernel, arguments.provider, arguments.case
+        marked = mark_baseline(store, arguments.run_id, arguments.reason, *chosen)
+        store.publish()
+    console.print(f"{len(marked)} series are compared with no night before that run", highlight=False)
+    return 0
+
+
 def site(arguments: argparse.Namespace, console: Console) -> int:
     """Draw the site of a run."""
     from dashboards.site import write_site
@@ -177,6 +222,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "run": run,
     "show": show,
     "changes": changes,
+    "incidents": incidents,
+    "acknowledge": acknowledge,
+    "baseline": baseline,
     "site": site,
     "export": export,
     "list": list_names,

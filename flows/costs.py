@@ -8,7 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from dashboards.machines import name_machines
-from tasks.records import Night, UnitCost
+from tasks.nights import Night
+from tasks.records import UnitCost
 
 STAGES = ("total", "generate weights", "verify", "time")
 """Wall seconds of a unit; the total has what is around the stages too."""

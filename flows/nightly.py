@@ -1,10 +1,11 @@
 """The nightly: every provider of every kernel of a suite, checked, timed, judged and drawn."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import Task, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -13,15 +14,21 @@ from rich.console import Console
 from dashboards.site import write_site
 from flows.choice import choose_suite
 from tasks.cases import Selection
+from tasks.channels.files import AlertFiles
+from tasks.channels.secrets import hide_secrets
+from tasks.channels.settings import open_channels
 from tasks.errors import WorkerLost
 from tasks.measure import UnitBench
-from tasks.records import Night, WorkUnit
+from tasks.nights import Night
+from tasks.records import Suspect, WorkUnit
 from tasks.session import Session, new_run, open_session
 from tasks.stages import (
     alert,
+    find_suspects,
     generate_weights,
     judge,
     list_cases,
+    measure_again,
     measure_ceilings,
     persist,
     resolve_shapes,
@@ -35,6 +42,7 @@ from tasks.workers import Worker
 MOST_WORKERS = 64
 """Threads of the flow: more than that many GPUs wait in line."""
 WHOLE_SUITE = Selection()
+NO_FILES = AlertFiles()
 
 
 @flow(
@@ -49,6 +57,7 @@ def nightly(
     save_dir: Path = Path("results"),
     address: str = "",
     run_id: str = "",
+    alert_files: AlertFiles = NO_FILES,
 ) -> Path:
     """Measure a suite and say what changed.
 
@@ -60,6 +69,7 @@ def nightly(
         save_dir: folder of the database and the site.
         address: of a running Ray cluster; empty is RAY_ADDRESS, and without that one is started on this machine.
         run_id: resumes that run if it is in the database.
+        alert_files: what is written for machines and people besides the channels of the environment.
     Returns:
         The site's front page.
     Raises:
@@ -70,26 +80,32 @@ def nightly(
     shapes = resolve_shapes(chosen.suite, selection)
     plan = list_cases(chosen.suite, shapes, selection, chosen.device_type)
     run = new_run(chosen.suite.name, selection, chosen.device_type, seed, run_id)
-    with open_session(run, plan, chosen.device_type, save_dir, chosen.address, console) as session:
-        measured = [attempt(session, unit, worker) for unit, worker in session.share_out()]
-        wait_for(measured)
+    channels = open_channels(alert_files, os.environ, console)
+    with (
+        hide_secrets(os.environ),
+        open_session(run, plan, chosen.device_type, save_dir, chosen.address, console, channels) as session,
+    ):
+        wait_for([attempt(session, worker, measure_unit, unit) for unit, worker in session.share_out()])
         retune_stale_configs(session)
+        suspects = find_suspects(session)
+        again = session.share_out_again(suspects)
+        wait_for([attempt(session, worker, measure_unit_again, unit, suspects) for unit, worker in again])
         verdicts = judge(session)
-        alert(session, verdicts)
+        alert(session, verdicts, alert_files)
     site = draw_site(save_dir, session.run.run_id)
     session.workers.refuse_leftovers()
     return site
 
 
-def attempt(session: Session, unit: WorkUnit, worker: Worker) -> PrefectFuture[Any]:
-    """Have a unit measured; the pool hears of the end even of an attempt that Prefect fails before it has begun."""
-    future = measure_unit.submit(session, unit, worker)
+def attempt(session: Session, worker: Worker, measure: Task[..., None], *what: object) -> PrefectFuture[Any]:
+    """Have a worker measure; the pool hears of the end even of an attempt that Prefect fails before it has begun."""
+    future = measure.submit(session, worker, *what)
     future.add_done_callback(lambda _: session.workers.end_attempt())
     return future
 
 
 @task(name="measure unit", task_run_name="{unit.layer.kernel} {unit.layer.label}", cache_policy=NO_CACHE)
-def measure_unit(session: Session, unit: WorkUnit, worker: Worker) -> None:
+def measure_unit(session: Session, worker: Worker, unit: WorkUnit) -> None:
     """Weights, checks and times of one unit, on one worker, into the store; before a worker's first, its ceilings."""
     with session.workers.returning(worker, unit):
         bench = UnitBench(worker, unit, session.run.seed, session.quarantine)
@@ -100,6 +116,13 @@ def measure_unit(session: Session, unit: WorkUnit, worker: Worker) -> None:
         session.workers.compile_ahead(worker)
         result = time_providers(session, bench, receipt, checks)
         persist(session, unit, result)
+
+
+@task(name="measure unit again", task_run_name="{unit.layer.kernel} {unit.layer.label} again", cache_policy=NO_CACHE)
+def measure_unit_again(session: Session, worker: Worker, unit: WorkUnit, suspects: Sequence[Suspect]) -> None:
+    """The suspects of one unit once more, into the store."""
+    with session.workers.returning(worker, unit):
+        measure_again(session, unit, worker, suspects)
 
 
 def wait_for(attempts: Sequence[PrefectFuture[Any]]) -> None:

@@ -15,11 +15,14 @@ from dashboards.machines import ReferenceLine, list_references, name_machines
 from dashboards.rows import KernelRows, LayerRows, Row, group
 from dashboards.trials import summarize_trials, tell_slow_clocks
 from dashboards.words import tell_change, tell_figure, tell_half_width, tell_size
-from tasks.records import Night, State, Status
-from tasks.verdicts import ATTENTION
+from flows.answers import print_incidents
+from tasks.nights import Night
+from tasks.records import State, Status
 
 EXIT_OK, EXIT_REGRESSION, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
-"""Nothing to report; a series is SLOW, WRONG, FAILED or MISSING; bad input; the run did not finish; Ctrl-C."""
+"""Nothing to report; an incident is open that nobody expects; bad input; the run did not finish; Ctrl-C."""
+URGENT = (State.SLOW, State.WRONG, State.FAILED, State.MISSING)
+"""States of incidents that somebody should look at."""
 
 STYLES = {State.SLOW: "red", State.WRONG: "red", State.FAILED: "red", State.MISSING: "yellow", State.FAST: "green"}
 
@@ -28,7 +31,8 @@ def exit_code(night: Night) -> int:
     """What a run's end tells a script."""
     if night.run.status != "complete":
         return EXIT_INCOMPLETE
-    return EXIT_REGRESSION if any(verdict.state in ATTENTION for verdict in night.verdicts) else EXIT_OK
+    is_urgent = any(incident.is_open and incident.state in URGENT for incident in night.incidents)
+    return EXIT_REGRESSION if is_urgent else EXIT_OK
 
 
 def print_report(console: Console, night: Night) -> None:
@@ -43,6 +47,10 @@ def print_report(console: Console, night: Night) -> None:
                 console.print(layer_table(layer))
             for line in layer_lines(layer):
                 console.print(f"  [dim]{escape(line)}[/]", soft_wrap=True, highlight=False)
+    shown = [incident for incident in night.incidents if not incident.resolved_run]
+    if shown:
+        console.print("\n[bold]incidents[/]", highlight=False)
+        print_incidents(console, shown, with_evidence=False)
     counts = Counter(verdict.state for verdict in night.verdicts)
     console.print("verdicts: " + (", ".join(f"{n} {state}" for state, n in counts.items()) or "none"), highlight=False)
 

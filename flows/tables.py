@@ -13,7 +13,8 @@ from dashboards.rows import KernelRows, Panel, Row, group
 from dashboards.words import tell_figure, tell_size
 from flows.costs import make_cost_table
 from flows.report import layer_heading, print_run, unsupported_lines
-from tasks.records import Night, Status
+from tasks.nights import Night
+from tasks.records import Status
 
 WIDEST = 1000
 """Columns of a table at most: it is never wrapped, so that a file or a pager gets whole rows."""

@@ -15,6 +15,10 @@ class ShapeError(KernelError):
     """A tensor or layer size breaks a constraint of the kernel."""
 
 
+class ConfigError(KernelError):
+    """A kernel was given a launch configuration that is not one of its own."""
+
+
 class RegistryError(KernelError):
     """A file in kernels/ does not declare its KERNEL as CONTRIBUTING.md says."""
 

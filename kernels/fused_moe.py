@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import torch
 
-from kernels.moe.fused_triton import prepare_triton, unsupported_triton
+from kernels.moe.fused_triton import prepare_triton, prepare_triton_with, unsupported_triton
 from kernels.moe.inputs import (
     MOE_OPTIONS,
     MOE_SIZES,
@@ -190,7 +190,7 @@ KERNEL = Kernel(
     reference=fused_moe_reference,
     providers={
         "torch": Provider(prepare_torch, unsupported_torch_moe),
-        "triton": Provider(prepare_triton, unsupported_triton),
+        "triton": Provider(prepare_triton, unsupported_triton, prepare_with=prepare_triton_with),
         **VLLM_PROVIDERS,
     },
     baseline="torch",

@@ -27,7 +27,7 @@ from kernels.gemm.mxfp4_inputs import (
     round_activations,
     unsupported_activations,
 )
-from kernels.gemm.mxfp4_triton import prepare_triton, unsupported_triton
+from kernels.gemm.mxfp4_triton import prepare_triton, prepare_triton_with, unsupported_triton
 from kernels.gemm.mxfp4_vllm import VLLM_PROVIDERS
 from kernels.spec import Case, Device, Kernel, Launch, Outputs, Provider, Tensors, Tolerance
 
@@ -102,7 +102,7 @@ KERNEL = Kernel(
     providers={
         "torch-bf16": Provider(prepare_torch_16bit, unsupported_torch),
         "torch": Provider(prepare_torch, unsupported_torch),
-        "triton": Provider(prepare_triton, unsupported_triton),
+        "triton": Provider(prepare_triton, unsupported_triton, prepare_with=prepare_triton_with),
         **VLLM_PROVIDERS,
     },
     baseline="torch-bf16",

@@ -8,6 +8,8 @@ saturation, as vLLM does (mxfp4_w4a4). E experts, M tokens, hidden size K, inter
 Source: OCP Microscaling Formats (MX) v1.0; gpt-oss model card (arXiv:2508.10925), section 2; vLLM, CutlassExpertsMxfp4.
 """
 
+from collections.abc import Mapping
+
 import torch
 
 from kernels.moe.inputs import (
@@ -22,7 +24,7 @@ from kernels.moe.inputs import (
 )
 from kernels.moe.reference import unsupported_torch_moe
 from kernels.moe.vllm_w4 import MXFP4_VLLM_PROVIDERS
-from kernels.moe.w4_triton import W4Layer, prepare_w4
+from kernels.moe.w4_triton import W4Layer, prepare_w4, prepare_w4_with
 from kernels.moe.w4_weights import (
     ExpertValues,
     Factor,
@@ -98,9 +100,9 @@ def prepare_torch(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     return launch_torch_w4(case, weights, inputs, values_of(weights), rounding_of(case.layer))
 
 
-def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+def triton_layer(case: Case, weights: Tensors) -> W4Layer:
     """The weights as they are."""
-    layer = W4Layer(
+    return W4Layer(
         format="mxfp4",
         rounds_to_fp4=case.layer.scheme == W4A4,
         w1=weights["w1"],
@@ -108,7 +110,16 @@ def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
         w2=weights["w2"],
         w2_scale=weights["w2_scale"],
     )
-    return prepare_w4(case, layer, inputs)
+
+
+def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+    """With the default configuration."""
+    return prepare_w4(case, triton_layer(case, weights), inputs)
+
+
+def prepare_triton_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
+    """With a given configuration."""
+    return prepare_w4_with(case, triton_layer(case, weights), inputs, config)
 
 
 def unsupported_triton(case: Case, device: Device) -> str | None:
@@ -126,7 +137,7 @@ KERNEL = Kernel(
     reference=mxfp4_moe_reference,
     providers={
         "torch": Provider(prepare_torch, unsupported_torch_moe),
-        "triton": Provider(prepare_triton, unsupported_triton),
+        "triton": Provider(prepare_triton, unsupported_triton, prepare_with=prepare_triton_with),
         **MXFP4_VLLM_PROVIDERS,
     },
     baseline="torch",

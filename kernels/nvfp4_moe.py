@@ -8,11 +8,13 @@ M tokens, hidden size K, intermediate size N per rank.
 Source: NVIDIA, "Introducing NVFP4"; vLLM, CutlassExpertsFp4 and benchmark_cutlass_fp4_moe.py.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
 from kernels import fused_moe
+from kernels.moe import fused_triton
 from kernels.moe.inputs import (
     MOE_OPTIONS,
     MOE_SIZES,
@@ -25,7 +27,7 @@ from kernels.moe.inputs import (
 )
 from kernels.moe.reference import unsupported_torch_moe
 from kernels.moe.vllm_w4 import NVFP4_VLLM_PROVIDERS
-from kernels.moe.w4_triton import W4Layer, prepare_w4
+from kernels.moe.w4_triton import W4Layer, prepare_w4, prepare_w4_with
 from kernels.moe.w4_weights import (
     ExpertValues,
     Factor,
@@ -115,9 +117,9 @@ def prepare_torch(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     return launch_torch_w4(case, weights, inputs, values_of(weights), rounding_of(case.layer, weights))
 
 
-def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+def triton_layer(case: Case, weights: Tensors) -> W4Layer:
     """The weights as they are; one over the product of the global scales multiplies whole sums."""
-    layer = W4Layer(
+    return W4Layer(
         format="nvfp4",
         rounds_to_fp4=case.layer.scheme == W4A4,
         w1=weights["w1"],
@@ -129,7 +131,16 @@ def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
         a1_global_scale=weights.get("a1_global_scale"),
         a2_global_scale=weights.get("a2_global_scale"),
     )
-    return prepare_w4(case, layer, inputs)
+
+
+def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+    """With the default configuration."""
+    return prepare_w4(case, triton_layer(case, weights), inputs)
+
+
+def prepare_triton_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
+    """With a given configuration."""
+    return prepare_w4_with(case, triton_layer(case, weights), inputs, config)
 
 
 def unsupported_triton(case: Case, device: Device) -> str | None:
@@ -162,8 +173,8 @@ def fp8_case(case: Case) -> Case:
     return replace(case, layer=replace(case.layer, kernel=fused_moe.KERNEL.name, scheme="fp8_w8a8"))
 
 
-def prepare_fp8(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
-    """Our FP8 kernel on the dequantized weights, quantized again with one scale per expert and matrix."""
+def requantize(weights: Tensors) -> Tensors:
+    """The dequantized weights in FP8 with one scale per expert and matrix, and scales of activations."""
     expert_values = values_of(weights)
     requantized: Tensors = {}
     for name in ("w1", "w2"):
@@ -176,7 +187,17 @@ def prepare_fp8(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
         requantized |= {name: codes, f"{name}_scale": scales}
     for name, amax in (("a1", fused_moe.A1_AMAX), ("a2", fused_moe.A2_AMAX)):
         requantized[f"{name}_scale"] = torch.full((1,), amax / FP8_MAX, device=codes.device)
-    return fused_moe.KERNEL.providers["triton"].prepare(fp8_case(case), requantized, inputs)
+    return requantized
+
+
+def prepare_fp8(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+    """Our FP8 kernel on the weights quantized again."""
+    return fused_triton.prepare_triton(fp8_case(case), requantize(weights), inputs)
+
+
+def prepare_fp8_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
+    """The same with a given configuration."""
+    return fused_triton.prepare_triton_with(fp8_case(case), requantize(weights), inputs, config)
 
 
 def unsupported_fp8(case: Case, device: Device) -> str | None:
@@ -194,8 +215,8 @@ KERNEL = Kernel(
     reference=nvfp4_moe_reference,
     providers={
         "torch": Provider(prepare_torch, unsupported_torch_moe),
-        "triton": Provider(prepare_triton, unsupported_triton),
-        "triton-fp8": Provider(prepare_fp8, unsupported_fp8, FP8_TOLERANCE),
+        "triton": Provider(prepare_triton, unsupported_triton, prepare_with=prepare_triton_with),
+        "triton-fp8": Provider(prepare_fp8, unsupported_fp8, FP8_TOLERANCE, prepare_fp8_with),
         **NVFP4_VLLM_PROVIDERS,
     },
     baseline="torch",

@@ -14,6 +14,7 @@ NOT_KERNELS = (
     "__init__",
     "ceilings",
     "compile",
+    "configs",
     "errors",
     "footprint",
     "launches",

@@ -18,7 +18,7 @@ from torch.nn.functional import silu
 from kernels.errors import ShapeError
 from kernels.quantize.fp8 import dequantize_fp8_group, quantize_fp8_group
 from kernels.silu.groups import SCHEMES, GroupScheme, scheme_of
-from kernels.silu.triton import prepare_triton, unsupported_by_triton
+from kernels.silu.triton import prepare_triton, prepare_triton_with, unsupported_by_triton
 from kernels.silu.vllm import VLLM_PROVIDERS
 from kernels.spec import Case, Device, Kernel, Launch, Layer, Outputs, Provider, Tensors, Tolerance
 
@@ -186,7 +186,7 @@ KERNEL = Kernel(
     reference=reference,
     providers={
         "torch": Provider(prepare_torch, unsupported_by_torch),
-        "triton": Provider(prepare_triton, unsupported_by_triton),
+        "triton": Provider(prepare_triton, unsupported_by_triton, prepare_with=prepare_triton_with),
         **VLLM_PROVIDERS,
     },
     baseline="torch",

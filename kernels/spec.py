@@ -141,6 +141,8 @@ class Provider:
     """Why this provider cannot run the case on the device ("needs sm_100 (this is sm_90)"), or None if it can."""
     tolerance: Mapping[str, Tolerance] = field(hash=False, default_factory=dict)
     """By scheme, how far it may be from the reference where it computes another function on purpose, and why."""
+    prepare_with: Callable[[Case, Tensors, Tensors, Mapping[str, object]], Launch] | None = None
+    """As `prepare`, with the `config` of an earlier Launch or of a tuner; None if it takes none. Raises ConfigError."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ tokens, hidden size K, intermediate size N per rank.
 Source: vLLM, CutlassExpertsW4A8Fp8 and compressed_tensors_moe_w4a8_fp8.py.
 """
 
+from collections.abc import Mapping
+
 import torch
 
 from kernels.moe.inputs import (
@@ -22,7 +24,7 @@ from kernels.moe.inputs import (
 )
 from kernels.moe.reference import unsupported_torch_moe
 from kernels.moe.vllm_w4 import W4A8_VLLM_PROVIDERS
-from kernels.moe.w4_triton import W4Layer, prepare_w4
+from kernels.moe.w4_triton import W4Layer, prepare_w4, prepare_w4_with
 from kernels.moe.w4_weights import (
     ExpertValues,
     Factor,
@@ -98,9 +100,9 @@ def prepare_torch(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     return launch_torch_w4(case, weights, inputs, values_of(weights), round_activations)
 
 
-def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+def triton_layer(case: Case, weights: Tensors) -> W4Layer:
     """The weights as they are."""
-    layer = W4Layer(
+    return W4Layer(
         format="int4",
         rounds_to_fp4=False,
         w1=weights["w1"],
@@ -110,7 +112,16 @@ def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
         w1_factor=weights["w1_channel_scale"],
         w2_factor=weights["w2_channel_scale"],
     )
-    return prepare_w4(case, layer, inputs)
+
+
+def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+    """With the default configuration."""
+    return prepare_w4(case, triton_layer(case, weights), inputs)
+
+
+def prepare_triton_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
+    """With a given configuration."""
+    return prepare_w4_with(case, triton_layer(case, weights), inputs, config)
 
 
 def unsupported_triton(case: Case, device: Device) -> str | None:
@@ -128,7 +139,7 @@ KERNEL = Kernel(
     reference=w4a8_moe_reference,
     providers={
         "torch": Provider(prepare_torch, unsupported_torch_moe),
-        "triton": Provider(prepare_triton, unsupported_triton),
+        "triton": Provider(prepare_triton, unsupported_triton, prepare_with=prepare_triton_with),
         **W4A8_VLLM_PROVIDERS,
     },
     baseline="torch",

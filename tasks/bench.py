@@ -10,14 +10,16 @@ import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 import torch
 
 from kernels.ceilings import Rate, measure_ceilings, prepare_references
+from kernels.errors import ConfigError
 from kernels.launches import recording_launches
 from kernels.registry import find_kernel
 from kernels.source import hash_sources
-from kernels.spec import Case, Kernel, Layer, Tensors, Tolerance
+from kernels.spec import Case, Kernel, Launch, Layer, Tensors, Tolerance
 from kernels.timing.devices import erasing, l2_bytes, poison_memory, synchronize
 from kernels.timing.graphs import count_input_sets, require_cold
 from kernels.timing.timers import TIMERS, Stopwatch, Timer
@@ -30,6 +32,35 @@ from tasks.weights import generate_weights, require_free
 
 MOST_INPUT_SETS = 256
 """Of a timer that rotates them: a case so small would cost more to prepare than to time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A provider that takes part in a check or a timing, as it is or with a given launch configuration."""
+
+    name: str
+    """Of its readings; the provider's own where it takes part as it is."""
+    provider: str
+    config: Mapping[str, object] | None = field(hash=False, default=None)
+    """Of an earlier Launch or of a tuner; None leaves the choice to the provider."""
+
+    def prepare(self, kernel: Kernel, case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+        """The provider made ready.
+
+        Raises:
+            ConfigError: the provider takes no configuration, or not this one.
+        """
+        provider = kernel.providers[self.provider]
+        if self.config is None:
+            return provider.prepare(case, weights, inputs)
+        if provider.prepare_with is None:
+            raise ConfigError(f"{self.provider} of {kernel.name} takes no launch configuration: it has one of its own")
+        return provider.prepare_with(case, weights, inputs, self.config)
+
+
+def compete_as_is(provider: str) -> Contender:
+    """A provider that takes part under its own name and chooses its configuration itself."""
+    return Contender(provider, provider)
 
 
 def compare(output: torch.Tensor, reference: torch.Tensor, tolerance: Tolerance) -> tuple[float, float]:
@@ -98,9 +129,9 @@ class Bench:
         self._seed = seed
         return receipt
 
-    def check(self, case: Case, provider: str) -> Check:
-        """Run a provider once and compare its output with the reference."""
-        kernel = find_kernel(case.layer.kernel)
+    def check(self, case: Case, contender: Contender) -> Check:
+        """Run a contender once and compare its output with the reference; its provider is what the check names."""
+        kernel, provider = find_kernel(case.layer.kernel), contender.provider
         reason = kernel.providers[provider].unsupported(case, self._host.device)
         if reason:
             return Check(case, provider, Status.UNSUPPORTED, self._host.host_id, reason)
@@ -109,7 +140,10 @@ class Bench:
         tolerance = kernel.tolerance_of(provider, case.layer.scheme)
         with recording_launches() as compiled:
             with self._clock.measure("prepare"):
-                launch = kernel.providers[provider].prepare(case, self._weights, inputs)
+                try:
+                    launch = contender.prepare(kernel, case, self._weights, inputs)
+                except ConfigError as refused:
+                    return Check(case, provider, Status.UNSUPPORTED, self._host.host_id, str(refused))
             poison_memory(reference.numel() * 4, self._device)
             with self._clock.measure("first run"):
                 outputs = launch.run()
@@ -133,16 +167,16 @@ class Bench:
         )
 
     def time(
-        self, case: Case, providers: Sequence[str], timer_name: str, precision: float, first_round: int = 0
+        self, case: Case, contenders: Sequence[Contender], timer_name: str, precision: float, first_round: int = 0
     ) -> Readings:
-        """Time providers that passed their checks, in turn, beside the reference kernels."""
+        """Time contenders that passed their checks, in turn, beside the reference kernels."""
         kernel, timer = find_kernel(case.layer.kernel), TIMERS[timer_name]
         sets = self._make_input_sets(kernel, case) if timer.rotates_inputs else self._own_set(kernel, case)
         if len(sets) > MOST_INPUT_SETS:
             return Readings(unsupported=f"{timer_name} needs {len(sets)} input sets, {MOST_INPUT_SETS} is the most")
         references = self._prepare_references()
         calls_before = {name: stopwatch.num_calls for name, stopwatch in references.items()}
-        with self._preparing(kernel, case, providers, timer, sets) as stopwatches:
+        with self._preparing(kernel, case, contenders, timer, sets) as stopwatches:
             with self._clock.measure("sampling"):
                 readings = take_in_turn(stopwatches, references, timer.sampling, self._watch, precision, first_round)
             self._clock.add("kernels", estimate_busy_seconds({**stopwatches, **references}, readings, calls_before))
@@ -150,18 +184,22 @@ class Bench:
 
     @contextmanager
     def _preparing(
-        self, kernel: Kernel, case: Case, providers: Sequence[str], timer: Timer, sets: list[tuple[Tensors, Tensors]]
+        self,
+        kernel: Kernel,
+        case: Case,
+        contenders: Sequence[Contender],
+        timer: Timer,
+        sets: list[tuple[Tensors, Tensors]],
     ) -> Iterator[dict[str, Stopwatch]]:
-        """A stopwatch per provider, each freed after the block."""
+        """A stopwatch per contender, each freed after the block."""
         with ExitStack() as stack:
             stopwatches = {}
-            for name in providers:
+            for contender in contenders:
                 with self._clock.measure("prepare"):
-                    prepare = kernel.providers[name].prepare
-                    runs = [prepare(case, weights, inputs).run for weights, inputs in sets]
+                    runs = [contender.prepare(kernel, case, weights, inputs).run for weights, inputs in sets]
                 with self._clock.measure("capture"):
-                    stopwatches[name] = timer.prepare(runs)
-                stack.callback(stopwatches[name].close)
+                    stopwatches[contender.name] = timer.prepare(runs)
+                stack.callback(stopwatches[contender.name].close)
             yield stopwatches
 
     def drop_case(self) -> None:

@@ -14,7 +14,8 @@ from itertools import zip_longest
 
 from kernels.spec import CompiledKernel
 from tasks.errors import UsageError
-from tasks.records import Host, Measurement, Night, Run, Series, Status
+from tasks.nights import Night
+from tasks.records import Host, Measurement, Run, Series, Status
 
 ANOTHER_CARD = "another card"
 MACHINE_CODE = "machine code"

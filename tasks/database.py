@@ -30,6 +30,10 @@ TABLES = (
     "unit_costs",
     "crashes",
     "verdicts",
+    "retrials",
+    "incidents",
+    "marks",
+    "letters",
     "tuned_configs",
 )
 VERSION_TABLE = "schema_version"

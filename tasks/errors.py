@@ -3,6 +3,7 @@
 BenchmarkError                 exit code 2
 +-- KernelError                (kernels/errors.py)
 |   +-- ShapeError             a size breaks a constraint of the kernel
+|   +-- ConfigError            a launch configuration is not one of the kernel's
 |   +-- RegistryError          a kernel file does not declare its KERNEL
 |   +-- OutOfMemoryError       tensors would not fit into the free memory
 +-- UsageError                 an argument is wrong
@@ -14,10 +15,16 @@ BenchmarkError                 exit code 2
 |   +-- StoreLockedError       held by another process
 |   +-- RunMismatchError       a run cannot be resumed with other arguments
 +-- WorkerError                no worker can be started     exit code 3
-    +-- WorkerRaised           a provider raised in its worker; becomes the status of its measurement
-    +-- WorkerCrashed          a worker's process died; likewise
-    +-- WorkerHung             a worker did not answer in time; likewise
-    +-- WorkerLost             a worker's device or machine is gone; its unit goes to another
+|   +-- WorkerRaised           a provider raised in its worker; becomes the status of its measurement
+|   +-- WorkerCrashed          a worker's process died; likewise
+|   +-- WorkerHung             a worker did not answer in time; likewise
+|   +-- WorkerLost             a worker's device or machine is gone; its unit goes to another
++-- TuningError                tuning cannot go on as it was asked to
+|   +-- TunedFileError         a file of tuned configurations cannot be listed or written
+|   +-- EmptySpaceError        no configuration is left to try
+|   +-- ReplayError            a search asked something else than the search that is resumed
++-- ChannelError               an alert did not arrive; it stays in the outbox and the run goes on
+    +-- LetterRefusedError     the channel works, and refuses this one alert
 """
 
 import difflib
@@ -96,3 +103,32 @@ class WorkerLost(WorkerError):  # noqa: N818
         super().__init__(message)
         self.with_machine = with_machine
         """Whether all other workers of that machine are lost too."""
+
+
+class ChannelError(BenchmarkError):
+    """An alert did not arrive; one line without secrets. It stays in the outbox, and the run goes on."""
+
+    def __init__(self, message: str, *, wait_seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait_seconds = wait_seconds
+        """How long the channel asks to be left alone."""
+
+
+class LetterRefusedError(ChannelError):
+    """The channel works and refuses this one alert: others may pass."""
+
+
+class TuningError(BenchmarkError):
+    """Tuning cannot go on as it was asked to."""
+
+
+class TunedFileError(TuningError):
+    """A file of tuned configurations cannot be listed or written."""
+
+
+class EmptySpaceError(TuningError):
+    """No configuration is left to try."""
+
+
+class ReplayError(TuningError):
+    """A search asked something else than the search that is resumed."""

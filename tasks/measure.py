@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kernels.spec import Case
+from tasks.bench import Contender, compete_as_is
 from tasks.clock import Clock
 from tasks.errors import WorkerCrashed, WorkerHung, WorkerLost, WorkerRaised
 from tasks.quarantine import Quarantine
@@ -74,7 +75,8 @@ class UnitBench:
         self._quarantine = quarantine
         self._limits = limits
         self._loaded = False
-        self._load_failure: Failure | None = None
+        self.load_failure: Failure | None = None
+        """Why the unit's weights could not be generated."""
         self.host: Host = worker.host()
 
     def measure_ceilings(self, run_id: str) -> tuple[list[Ceiling], str]:
@@ -94,56 +96,59 @@ class UnitBench:
             )
         except (WorkerRaised, WorkerCrashed, WorkerHung) as failure:
             status, reason = classify_failure(failure)
-            self._load_failure = (status, f"generating weights: {reason}")
+            self.load_failure = (status, f"generating weights: {reason}")
             return None
         self._loaded = True
         return receipt
 
-    def check(self, case: Case, provider: str) -> Check:
-        """Check one provider on one case, twice if it kills its worker."""
+    def check(self, case: Case, contender: Contender) -> Check:
+        """Check one contender on one case, twice if it kills its worker."""
         limit_seconds = self._limits.check_seconds
-        answer, failure = self._try_alone(limit_seconds, case, provider, "check", case, provider)
-        return Check(case, provider, failure[0], self.host.host_id, failure[1]) if failure else answer
+        answer, failure = self._try_alone(limit_seconds, case, contender, "check", case, contender)
+        return Check(case, contender.provider, failure[0], self.host.host_id, failure[1]) if failure else answer
 
-    def time(self, checks: Sequence[Check], timer: str) -> "TimedCase":
-        """Time the providers whose checks of one case are ok, in turn; if that fails, each alone.
+    def time(self, case: Case, contenders: Sequence[Contender], timer: str, first_round: int = 0) -> "TimedCase":
+        """Time contenders that passed their checks of a case, in turn; if that fails, each alone.
 
         Alone, who failed gets the status. The others take turns again without it; if that fails too, or nobody failed
         alone, they keep the times that they had alone, which share no round.
         """
-        fit = [check for check in checks if check.status is Status.OK and not self._find_quarantined(check)]
-        timed = TimedCase()
-        if not fit:
-            return timed
-        case, names = fit[0].case, [check.provider for check in fit]
-        if len(names) > 1 and self._time_together(case, names, timer, timed):
+        timed = TimedCase(case, timer, first_round)
+        fit = [contender for contender in contenders if not self._quarantine.find(case, contender.name, self.host)]
+        if len(fit) > 1 and self._time_together(fit, timed):
             return timed
         limit_seconds = self._limits.find_timing_seconds(1)
-        for name in names:
-            arguments = (case, [name], timer, self.unit.precision, timed.rounds)
-            readings, failure = self._try_alone(limit_seconds, case, name, "time", *arguments)
+        for contender in fit:
+            arguments = (case, [contender], timer, self.unit.precision, timed.next_round)
+            readings, failure = self._try_alone(limit_seconds, case, contender, "time", *arguments)
             if failure:
-                timed.failures[name] = failure
+                timed.failures[contender.name] = failure
             else:
-                timed.add(readings, [name])
-        if timed.failures and len(timed.readings) > 1:
-            self._time_together(case, list(timed.readings), timer, timed)
+                timed.add(readings, [contender])
+        left = [contender for contender in fit if contender.name in timed.readings]
+        if timed.failures and len(left) > 1:
+            self._time_together(left, timed)
         return timed
 
-    def _time_together(self, case: Case, names: Sequence[str], timer: str, timed: "TimedCase") -> bool:
-        """Time providers in turn; whether that went well, and replaced what they had."""
-        arguments = (case, names, timer, self.unit.precision, timed.rounds)
-        readings, failure = self._attempt(self._limits.find_timing_seconds(len(names)), "time", *arguments)
+    def _time_together(self, contenders: Sequence[Contender], timed: "TimedCase") -> bool:
+        """Time contenders in turn; whether that went well, and replaced what they had."""
+        arguments = (timed.case, contenders, timed.timer, self.unit.precision, timed.next_round)
+        readings, failure = self._attempt(self._limits.find_timing_seconds(len(contenders)), "time", *arguments)
         if failure:
             return False
-        timed.add(readings, names)
+        timed.add(readings, contenders)
         return True
 
-    def find_failure(self, check: Check, timed: "TimedCase") -> Failure | None:
-        """Why a provider whose check was ok has no samples."""
-        if check.provider in timed.failures:
-            return timed.failures[check.provider]
-        return None if check.provider in timed.readings else self._find_quarantined(check)
+    def find_failure(self, name: str, timed: "TimedCase") -> Failure | None:
+        """Why a contender whose check was ok has no samples."""
+        if name in timed.failures:
+            return timed.failures[name]
+        return None if name in timed.readings else self._quarantine.find(timed.case, name, self.host)
+
+    def drop_case(self) -> None:
+        """Free what the worker holds of a case; a process that dies of that is replaced when it is needed."""
+        if self._loaded:
+            self._attempt(CEILINGS_LIMIT_SECONDS, "drop_case")
 
     def take_cost(self, run_id: str) -> UnitCost:
         """Where the unit's seconds went, stage by stage and on the worker; a process that died took its own along.
@@ -164,28 +169,25 @@ class UnitBench:
         rounded = {activity: round(value, 4) for activity, value in seconds.items()}
         return UnitCost(run_id, self.unit.key, self.host.host_id, rounded)
 
-    def _find_quarantined(self, check: Check) -> Failure | None:
-        return self._quarantine.find(check.case, check.provider, self.host)
-
     def _try_alone(
-        self, limit_seconds: float, case: Case, provider: str, method: str, *arguments: object
+        self, limit_seconds: float, case: Case, contender: Contender, method: str, *arguments: object
     ) -> tuple[Any, Failure | None]:
-        """What one provider answers; it is tried again where its worker died, until it is quarantined."""
+        """What one contender answers; it is tried again where its worker died, until it is quarantined."""
         while True:
-            quarantined = self._quarantine.find(case, provider, self.host)
+            quarantined = self._quarantine.find(case, contender.name, self.host)
             if quarantined:
                 return None, quarantined
             answer, failure = self._attempt(limit_seconds, method, *arguments)
-            if failure is None or self._loaded or self._load_failure:
+            if failure is None or self._loaded or self.load_failure:
                 return answer, failure
-            self._quarantine.note(case, provider, self.host, *failure)
+            self._quarantine.note(case, contender.name, self.host, *failure)
 
     def _attempt(self, limit_seconds: float, method: str, *arguments: object) -> tuple[Any, Failure | None]:
         """The worker's answer and None, or None and why it failed."""
-        if not self._loaded and self._load_failure is None:
+        if not self._loaded and self.load_failure is None:
             self.load()
-        if self._load_failure:
-            return None, self._load_failure
+        if self.load_failure:
+            return None, self.load_failure
         try:
             return self._worker.call(method, *arguments, limit_seconds=limit_seconds), None
         except (WorkerRaised, WorkerCrashed, WorkerHung) as failure:
@@ -195,21 +197,34 @@ class UnitBench:
 
 @dataclass(slots=True)
 class TimedCase:
-    """What timing the providers of one case gave, whether together or one by one."""
+    """What timing contenders on one case gave, by their names, whether together or one by one."""
 
+    case: Case
+    timer: str
+    next_round: int = 0
     readings: dict[str, Reading] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
     references: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    rounds: int = 0
 
-    def add(self, readings: Readings, names: Sequence[str]) -> None:
-        """Take over what the worker answered for some providers."""
+    def add(self, readings: Readings, contenders: Sequence[Contender]) -> None:
+        """Take over what the worker answered for some contenders."""
         self.readings |= readings.providers
         if readings.unsupported:
-            self.failures |= dict.fromkeys(names, (Status.UNSUPPORTED, readings.unsupported))
+            for contender in contenders:
+                self.failures[contender.name] = (Status.UNSUPPORTED, readings.unsupported)
         for name, samples_us in readings.references.items():
             self.references[name] = (*self.references.get(name, ()), *samples_us)
-        self.rounds += readings.rounds
+        self.next_round += readings.rounds
+
+    def extend(self, later: "TimedCase") -> None:
+        """Take over a later turn of the same contenders, behind what is there."""
+        for name, reading in later.readings.items():
+            before = self.readings.get(name, Reading((), ()))
+            self.readings[name] = Reading(before.samples_us + reading.samples_us, before.trials + reading.trials)
+        self.failures |= later.failures
+        for name, samples_us in later.references.items():
+            self.references[name] = (*self.references.get(name, ()), *samples_us)
+        self.next_round = later.next_round
 
 
 def classify_failure(failure: WorkerRaised | WorkerCrashed | WorkerHung) -> Failure:
@@ -226,7 +241,7 @@ def check_unit(bench: UnitBench, tell: Tell) -> list[Check]:
     checks = []
     for case in bench.unit.cases:
         for provider in bench.unit.providers:
-            checks.append(bench.check(case, provider))
+            checks.append(bench.check(case, compete_as_is(provider)))
             tell(case, provider)
     return checks
 
@@ -241,9 +256,10 @@ def time_unit(
     for check in checks:
         by_case.setdefault(check.case.key, []).append(check)
     for case_key, of_case in by_case.items():
+        fit = [compete_as_is(check.provider) for check in of_case if check.status is Status.OK]
         for timer in bench.unit.timers:
-            timed, now = bench.time(of_case, timer), datetime.now(UTC)
-            measurements += [make_measurement(bench, run_id, check, timer, timed, now) for check in of_case]
+            timed, now = bench.time(of_case[0].case, fit, timer), datetime.now(UTC)
+            measurements += [make_measurement(bench, run_id, c.provider, c, timed, now) for c in of_case]
             references += [
                 ReferenceTime(run_id, case_key, timer, bench.host.host_id, name, now, samples_us)
                 for name, samples_us in timed.references.items()
@@ -254,13 +270,13 @@ def time_unit(
 
 
 def make_measurement(
-    bench: UnitBench, run_id: str, check: Check, timer: str, timed: TimedCase, now: datetime
+    bench: UnitBench, run_id: str, name: str, check: Check, timed: TimedCase, now: datetime
 ) -> Measurement:
-    """The row of one provider: its samples, or its status and why there are none."""
-    failure = bench.find_failure(check, timed) if check.status is Status.OK else None
+    """The row of the contender of that name: its samples, or its status and why there are none."""
+    failure = bench.find_failure(name, timed) if check.status is Status.OK else None
     if failure:
         status, reason = failure
         told = reason if status is Status.UNSUPPORTED else f"while timing: {reason}"
         check = replace(check, status=status, reason=told)
-    reading = timed.readings.get(check.provider, Reading((), ()))
-    return Measurement(run_id, check, timer, bench.host.device, now, reading.samples_us, reading.trials)
+    reading = Reading((), ()) if failure else timed.readings.get(name, Reading((), ()))
+    return Measurement(run_id, check, timed.timer, bench.host.device, now, reading.samples_us, reading.trials)

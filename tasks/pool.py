@@ -83,7 +83,7 @@ class WorkerPool:
             return Counter(self._device_of.values())
 
     def share_out(
-        self, lines: Mapping[str, Sequence[WorkUnit]], tell: Callable[[str], None] = forget
+        self, lines: Mapping[str, Sequence[WorkUnit]], tell: Callable[[str], None] = forget, *, again: bool = False
     ) -> Iterator[tuple[WorkUnit, Worker]]:
         """Each unit with the next idle worker of its device, which `returning` gives back.
 
@@ -93,12 +93,18 @@ class WorkerPool:
         Args:
             lines: by device name, what is to be measured on it, in order.
             tell: called with one line for each worker that is lost meanwhile.
+            again: the units were measured before. What no worker could take of them is forgotten, while what was left
+                of the first time stays left.
         """
         with self._changed:
             self._tell = tell
-            self._lines = {device: deque(units) for device, units in lines.items()}
+            left_before, self._lines = self._lines, {device: deque(units) for device, units in lines.items()}
+            self._losses_of.clear()
         while (leased := self._lease()) is not None:
             yield leased
+        if again:
+            with self._changed:
+                self._lines = left_before
 
     def _lease(self) -> tuple[WorkUnit, Worker] | None:
         with self._changed:

@@ -280,6 +280,40 @@ class UnitResult:
     cost: UnitCost | None = None
 
 
+class Version(StrEnum):
+    """Which version of a suspect was measured again."""
+
+    TONIGHT = "tonight"
+    LAST_GOOD_CONFIG = "last good config"
+    PREVIOUS_CODE = "previous code"
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A series whose time seems to have changed: measured again the same night, before anybody is told."""
+
+    series: Series
+    case: Case
+    good_run: str
+    """The last run before the change."""
+    good_commit: str
+    """Of that run's code; "" where it is not known or had uncommitted edits."""
+    good_config: Mapping[str, object] = field(hash=False, default_factory=dict)
+    """Launch configuration of the series in that run."""
+    tonight_config: Mapping[str, object] = field(hash=False, default_factory=dict)
+    """The same in this run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrial:
+    """One version of a suspect, measured again in turn with the others on one device."""
+
+    measurement: Measurement
+    version: Version
+    of_run: str = ""
+    """The run whose configuration or code it is; "" for tonight's."""
+
+
 class State(StrEnum):
     """What a night says about one series."""
 
@@ -304,9 +338,22 @@ class Verdict:
     evidence: str
     median_us: float | None = None
     baseline_us: float | None = None
-    """Median of the earlier nights' medians; None without history."""
+    """What the nights before took, that it is compared with; None without history."""
     relative_change: float | None = None
-    """median_us / baseline_us - 1."""
+    """What it takes now / baseline_us - 1: over the nights since since_run, and the retrial of tonight."""
+    low: float | None = None
+    """The true relative change is between low and high in 95 of 100 cases."""
+    high: float | None = None
+    p_value: float | None = None
+    """How often noise alone would look like this, or worse; None without history."""
+    since_run: str = ""
+    """The first run of what is not as it should be; "" if nothing is."""
+    baseline_run: str = ""
+    """The first run that counts for the baseline, where one was marked or accepted; "" if all do."""
+    is_confirmed: bool | None = None
+    """Whether it was the same when measured again in the same night; None if it was not."""
+    is_machine: bool = False
+    """The machine moved too: the kernel is not to blame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,24 +371,3 @@ class Point:
     share_close: float | None = None
     device_uuid: str = ""
     """Of the GPU that measured the series; "" on a CPU, and of a reference kernel, whose point may be of several."""
-
-
-@dataclass(frozen=True, slots=True)
-class Night:
-    """Everything a report of one run shows."""
-
-    run: Run
-    hosts: tuple[Host, ...]
-    receipts: tuple[WeightsReceipt, ...]
-    measurements: tuple[Measurement, ...]
-    verdicts: tuple[Verdict, ...]
-    trends: Mapping[Series, tuple[Point, ...]] = field(hash=False)
-    """Every earlier night and this one, oldest first, of each series measured in this run."""
-    ceilings: tuple[Ceiling, ...] = ()
-    """Of this run's hosts; () for a night of before they were measured."""
-    references: tuple[ReferenceTime, ...] = ()
-    costs: tuple[UnitCost, ...] = ()
-    reference_trends: Mapping[tuple[str, str], tuple[Point, ...]] = field(hash=False, default_factory=dict)
-    """By device name and reference kernel, this run and every earlier one, oldest first: medians over the cases."""
-    earlier_references: Mapping[tuple[str, str, str, str], float] = field(hash=False, default_factory=dict)
-    """By device name, case key, timer and reference kernel, its median in the newest earlier run of the suite."""

@@ -1,7 +1,7 @@
 """What the reference kernels of a run say about its machines: how fast each was, and beside which case it was slow.
 
 A case that takes the device to its power limit slows the GEMM beside it, on every night: a reference kernel is
-compared with itself beside the same case in the run before.
+compared with itself beside the same case in the runs before.
 """
 
 import statistics
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kernels.spec import Device
-from tasks.records import Night, ReferenceTime
+from tasks.nights import Night
+from tasks.records import ReferenceTime
 
 SLOW_MACHINE = {"cuda": 0.02, "cpu": 0.20}
 """By device type: a case is marked when a reference kernel took this share longer; shared CPUs are that noisy."""
@@ -48,7 +49,7 @@ class ReferenceChange:
 
     name: str
     relative_change: float
-    """Its median beside the case / its median beside it in the run before - 1."""
+    """Its median beside the case / its usual median beside it - 1."""
     device: Device
 
     @property
@@ -74,7 +75,7 @@ def summarize_references(references: Iterable[ReferenceTime]) -> list[ReferenceS
 
 
 def find_reference_changes(night: Night) -> Mapping[Beside, ReferenceChange]:
-    """Beside each case, the reference kernel that was slowed down most, or sped up least, since the run before.
+    """Beside each case, the reference kernel that was slowed down most, or sped up least, against the runs before.
 
     Nothing beside a case where no earlier run of the suite timed one on such a device.
     """
@@ -85,10 +86,10 @@ def find_reference_changes(night: Night) -> Mapping[Beside, ReferenceChange]:
         if device is None or not reference.samples_us:
             continue
         key = device.name, reference.case_key, reference.timer, reference.name
-        if key not in night.earlier_references:
+        if key not in night.usual_references:
             continue
-        earlier_us = night.earlier_references[key]
-        change = ReferenceChange(reference.name, statistics.median(reference.samples_us) / earlier_us - 1, device)
+        usual_us = night.usual_references[key]
+        change = ReferenceChange(reference.name, statistics.median(reference.samples_us) / usual_us - 1, device)
         beside = reference.host_id, reference.case_key, reference.timer
         if beside not in worst or change.relative_change > worst[beside].relative_change:
             worst[beside] = change

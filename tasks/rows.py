@@ -332,6 +332,13 @@ def verdict_to_row(verdict: Verdict) -> Row:
         "median_us": verdict.median_us,
         "baseline_us": verdict.baseline_us,
         "relative_change": verdict.relative_change,
+        "low": verdict.low,
+        "high": verdict.high,
+        "p_value": verdict.p_value,
+        "since_run": verdict.since_run,
+        "baseline_run": verdict.baseline_run,
+        "is_confirmed": verdict.is_confirmed,
+        "is_machine": verdict.is_machine,
     }
 
 
@@ -344,4 +351,11 @@ def row_to_verdict(row: Row) -> Verdict:
         median_us=row["median_us"],
         baseline_us=row["baseline_us"],
         relative_change=row["relative_change"],
+        low=row["low"],
+        high=row["high"],
+        p_value=row["p_value"],
+        since_run=row["since_run"],
+        baseline_run=row["baseline_run"],
+        is_confirmed=row["is_confirmed"],
+        is_machine=row["is_machine"],
     )

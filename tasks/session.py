@@ -11,15 +11,18 @@ from pathlib import Path
 from rich.console import Console
 
 from tasks.ahead import AheadReport
+from tasks.archive import Archive, open_archive
 from tasks.cases import Plan, Selection
 from tasks.clock import Clock
 from tasks.errors import WorkerError
+from tasks.letters import Channel
 from tasks.order import line_up
 from tasks.pool import WorkerPool, open_workers
 from tasks.progress import RunProgress
 from tasks.provenance import read_git_state
 from tasks.quarantine import Quarantine
-from tasks.records import Host, Run, UnitResult, WorkUnit
+from tasks.records import Host, Run, Suspect, UnitResult, WorkUnit
+from tasks.retrial import make_units
 from tasks.store import Store
 from tasks.workers import Worker
 
@@ -39,6 +42,8 @@ class Session:
         progress: RunProgress,
         console: Console,
         clock: Clock,
+        channels: Sequence[Channel],
+        archive: Archive,
     ) -> None:
         self.run = run
         self.lines = lines
@@ -48,6 +53,10 @@ class Session:
         self.progress = progress
         self._console = console
         self.clock = clock
+        self.channels = channels
+        """Who is told."""
+        self.archive = archive
+        """The code of past commits."""
         self.quarantine = Quarantine(run.run_id, store.crashes(run.run_id), store.commit_crash)
         self._hosts_with_ceilings = {ceiling.host_id for ceiling in store.ceilings(run.run_id)}
         self._devices_without_clocks: set[str] = set()
@@ -57,6 +66,10 @@ class Session:
     def share_out(self) -> Iterator[tuple[WorkUnit, Worker]]:
         """Each unit that is left with the next idle worker of its device; waits until there is one."""
         return self.workers.share_out(self.lines, self.tell)
+
+    def share_out_again(self, suspects: Sequence[Suspect]) -> Iterator[tuple[WorkUnit, Worker]]:
+        """The suspects of each layer as a unit, with the next idle worker of their device."""
+        return self.workers.share_out(make_units(suspects), self.tell, again=True)
 
     def tell(self, line: str) -> None:
         """Print a line above the progress bar."""
@@ -96,7 +109,13 @@ def new_run(suite: str, selection: Selection, device_type: str, seed: int, run_i
 
 @contextmanager
 def open_session(
-    run: Run, plan: Plan, device_type: str, save_dir: Path, address: str, console: Console
+    run: Run,
+    plan: Plan,
+    device_type: str,
+    save_dir: Path,
+    address: str,
+    console: Console,
+    channels: Sequence[Channel] = (),
 ) -> Iterator[Session]:
     """Open everything a run needs, and store how it ended: complete, partial, interrupted or failed.
 
@@ -119,7 +138,8 @@ def open_session(
             lines = line_up(plan.units, workers.devices(), done, store.last_unit_seconds())
             _announce_devices(console, workers)
             progress = stack.enter_context(RunProgress(console, lines))
-            yield Session(run, lines, store, workers, progress, console, clock)
+            archive = stack.enter_context(open_archive())
+            yield Session(run, lines, store, workers, progress, console, clock, channels, archive)
             _announce_ahead(console, workers.take_ahead_reports())
             status = "partial" if workers.num_left else "complete"
         except WorkerError:

@@ -3,16 +3,21 @@
 They stand in one file so that worker processes, which import the plain functions, never import Prefect.
 """
 
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import alerts, cases, measure, tuning, verdicts
+from tasks import alerts, cases, evidence, measure, retrial, tuning, verdicts
+from tasks.channels.files import AlertFiles
 from tasks.entries import Suite
+from tasks.incidents import Alert
 from tasks.measure import UnitBench
-from tasks.records import Check, Measurement, ModelShape, UnitResult, Verdict, WeightsReceipt, WorkUnit
+from tasks.records import Check, Measurement, ModelShape, Suspect, UnitResult, Verdict, WeightsReceipt, WorkUnit
 from tasks.session import Session
+from tasks.workers import Worker
 
 
 @task(name="resolve model shapes", cache_policy=NO_CACHE)
@@ -95,27 +100,49 @@ def retune_stale_configs(session: Session) -> list[tuning.StaleConfig]:
     return stale
 
 
+@task(name="find suspects", cache_policy=NO_CACHE)
+def find_suspects(session: Session) -> list[Suspect]:
+    """The series whose times seem to have changed, or to have changed back."""
+    with session.clock.measure("find suspects"):
+        suspects = evidence.gather_suspects(session.store, session.run)
+    if suspects:
+        session.tell(f"{len(suspects)} series seem to have changed: measuring them again")
+    return suspects
+
+
+@task(name="measure again", cache_policy=NO_CACHE)
+def measure_again(session: Session, unit: WorkUnit, worker: Worker, suspects: Sequence[Suspect]) -> None:
+    """The suspects of one layer, beside their last good configuration and the code of before, into the store."""
+    with session.clock.measure("measure again"):
+        retrials = retrial.measure_again(worker, unit, suspects, session.run, session.archive)
+        session.store.journal.commit_retrials(retrials)
+
+
 @task(name="judge", cache_policy=NO_CACHE)
 def judge(session: Session) -> list[Verdict]:
     """A verdict for every series of the run, and for those that are missing."""
     with session.clock.measure("judge"):
         run, store = session.run, session.store
-        found = verdicts.judge_night(
-            run.run_id, store.measurements(run.run_id), store.trends(run), store.previous_series(run)
-        )
-        store.commit_verdicts(run.run_id, found)
+        measurements = store.measurements(run.run_id)
+        found = verdicts.judge_night(measurements, evidence.gather_past(store, run, measurements))
+        store.journal.commit_verdicts(run.run_id, found)
     return found
 
 
 @task(name="alert", cache_policy=NO_CACHE)
-def alert(session: Session, judged: Sequence[Verdict]) -> list[str]:
-    """One line per series that needs a look, on the console; says that no other channel is built yet."""
-    lines = alerts.list_alerts(judged)
-    for line in lines:
-        session.tell(line)
-    told = f"alerts: {len(lines)}, on the console only; other channels are not built yet"
-    session.tell(told)
-    return lines
+def alert(session: Session, judged: Sequence[Verdict], files: AlertFiles) -> list[Alert]:
+    """What is new, worse, over, or due to be told again, through every channel."""
+    with session.clock.measure("alert"):
+        news = evidence.follow_incidents(session.store, session.run, judged)
+        session.store.journal.commit_incidents(news.incidents)
+        told = alerts.deliver(session.store.journal, session.channels, news.alerts)
+        standing = session.store.journal.incidents_of(session.run.run_id)
+        ended = replace(session.run, status="partial" if session.workers.num_left else "complete")
+        told += alerts.write_summaries(files, os.environ, ended, judged, standing)
+    for delivery in told:
+        if delivery.error or (delivery.num_sent and delivery.channel != "console"):
+            session.tell(f"alerts: {delivery.line}")
+    return list(news.alerts)
 
 
 def count_statuses(measurements: Sequence[Measurement]) -> str:

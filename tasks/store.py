@@ -8,25 +8,18 @@ from pathlib import Path
 from tasks import rows
 from tasks.database import Database, database_path, require_writable
 from tasks.errors import RunMismatchError, StoreError
-from tasks.records import (
-    Ceiling,
-    Crash,
-    Host,
-    Measurement,
-    Night,
-    Point,
-    ReferenceTime,
-    Run,
-    Series,
-    UnitCost,
-    UnitResult,
-    Verdict,
-)
+from tasks.journal import Journal
+from tasks.nights import Night
+from tasks.records import Ceiling, Crash, Host, Measurement, Point, ReferenceTime, Run, Series, UnitCost, UnitResult
 
 JOINED = """
     SELECT m.*, c.* EXCLUDE (case_key), h.* EXCLUDE (host_id)
     FROM measurements m JOIN cases c USING (case_key) JOIN hosts h USING (host_id)
 """
+
+USUAL_RUNS = 40
+"""Runs that tell what is usual for a machine: more than make the level of a series (tasks/screening.py), so that a
+machine that has changed for good is not forgotten before the series is compared with what it takes since."""
 
 
 class Store:
@@ -38,6 +31,8 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.journal = Journal(database)
+        """What was judged, told and answered."""
         self._known_hosts: set[str] = set()
         """Ids of hosts that this store has committed."""
 
@@ -45,6 +40,17 @@ class Store:
     def open(cls, save_dir: Path) -> "Store":
         """Open the database under `save_dir` for writing, creating or migrating it as needed."""
         return cls(Database.open(save_dir))
+
+    @classmethod
+    def reopen(cls, save_dir: Path) -> "Store":
+        """Open the database under `save_dir` for writing, if there is one.
+
+        Raises:
+            StoreError: there is none; as open.
+        """
+        if not database_path(save_dir).exists():
+            raise StoreError(f"no database under {save_dir}; choose another --save-dir, or start: kernel-nightly run")
+        return cls.open(save_dir)
 
     @classmethod
     def read(cls, save_dir: Path) -> "Store":
@@ -151,12 +157,6 @@ class Store:
         with self._database.transaction():
             self._database.insert("crashes", [rows.crash_to_row(crash)])
 
-    def commit_verdicts(self, run_id: str, verdicts: Sequence[Verdict]) -> None:
-        """Replace the verdicts of a run."""
-        with self._database.transaction():
-            self._database.execute("DELETE FROM verdicts WHERE run_id = ?", [run_id])
-            self._database.insert("verdicts", map(rows.verdict_to_row, verdicts))
-
     def finish_run(self, run: Run) -> None:
         """Store the end of a run: its status, time and stage seconds."""
         row = rows.run_to_row(run)
@@ -238,20 +238,42 @@ class Store:
             trends.setdefault((row["device_name"], row["name"]), []).append(rows.row_to_point(row))
         return {kernel: tuple(points) for kernel, points in trends.items()}
 
-    def earlier_references(self, run: Run) -> dict[tuple[str, str, str, str], float]:
-        """By device name, case key, timer and reference kernel, its median in the newest earlier run of the suite.
+    def usual_references(self, run: Run) -> dict[tuple[str, str, str, str], float]:
+        """By device name, case key, timer and reference kernel, its median over the runs before that timed it so.
 
-        Each is of the newest run that timed it beside that case.
+        The last USUAL_RUNS of the suite count.
         """
         query = """
             SELECT h.device_name, t.case_key, t.timer, t.name,
-                   arg_max(list_aggregate(t.samples_us, 'median'), r.number) AS median_us
-            FROM reference_times t JOIN runs r USING (run_id) JOIN hosts h USING (host_id)
-            WHERE r.suite = ? AND r.number < (SELECT number FROM runs WHERE run_id = ?) AND len(t.samples_us) > 0
+                   median(list_aggregate(t.samples_us, 'median')) AS median_us
+            FROM reference_times t JOIN hosts h USING (host_id)
+            WHERE t.run_id IN (SELECT unnest(?)) AND len(t.samples_us) > 0
             GROUP BY ALL
         """
-        found = self._database.rows(query, [run.suite, run.run_id])
+        found = self._database.rows(query, [self._runs_before(run)])
         return {(row["device_name"], row["case_key"], row["timer"], row["name"]): row["median_us"] for row in found}
+
+    def usual_clocks(self, run: Run) -> dict[Series, float]:
+        """By series, the median SM clock in MHz over the same runs, of those whose GPU told it."""
+        query = """
+            SELECT m.case_key, m.provider, m.timer, h.device_name, median(t.clock_mhz) AS clock_mhz
+            FROM measurements m JOIN hosts h USING (host_id),
+                 unnest(json_extract(m.trials, '$[*].state.sm_clock_mhz')::INTEGER[]) AS t(clock_mhz)
+            WHERE m.run_id IN (SELECT unnest(?)) AND m.status = 'ok'
+            GROUP BY ALL
+        """
+        found = self._database.rows(query, [self._runs_before(run)])
+        return {rows.row_to_series(row): row["clock_mhz"] for row in found}
+
+    def _runs_before(self, run: Run) -> list[str]:
+        """Ids of the last USUAL_RUNS runs of the suite before this one."""
+        query = """
+            SELECT run_id FROM runs
+            WHERE suite = ? AND seed = ? AND number < (SELECT number FROM runs WHERE run_id = ?)
+            ORDER BY number DESC LIMIT ?
+        """
+        found = self._database.rows(query, [run.suite, run.seed, run.run_id, USUAL_RUNS])
+        return [row["run_id"] for row in found]
 
     def unit_costs(self, run_id: str) -> list[UnitCost]:
         """Where the seconds of each unit of a run went."""
@@ -310,25 +332,33 @@ class Store:
 
     def night(self, run_id: str = "") -> Night:
         """Everything a report of one run shows; the newest run without an id."""
-        run = self.find_run(run_id)
-        measurements = self.measurements(run.run_id)
-        select = self._database.rows
-        receipts = select("SELECT * FROM weights WHERE run_id = ? ORDER BY layer_key, host_id", [run.run_id])
-        verdicts = select("SELECT * FROM verdicts WHERE run_id = ? ORDER BY ALL", [run.run_id])
-        wanted = {m.series for m in measurements}
+        bare = self.bare_night(run_id)
+        run = bare.run
+        wanted = {m.series for m in bare.measurements}
         trends = {series: points for series, points in self.trends(run).items() if series in wanted}
-        return Night(
-            run=run,
-            hosts=tuple(self.hosts(run.run_id)),
-            receipts=tuple(map(rows.row_to_receipt, receipts)),
-            measurements=tuple(measurements),
-            verdicts=tuple(map(rows.row_to_verdict, verdicts)),
+        return replace(
+            bare,
+            verdicts=tuple(self.journal.verdicts(run.run_id)),
             trends=trends,
             ceilings=tuple(self.ceilings(run.run_id)),
             references=tuple(self.references(run.run_id)),
             costs=tuple(self.unit_costs(run.run_id)),
             reference_trends=self.reference_trends(run),
-            earlier_references=self.earlier_references(run),
+            usual_references=self.usual_references(run),
+            incidents=tuple(self.journal.incidents_of(run.run_id)),
+        )
+
+    def bare_night(self, run_id: str = "") -> Night:
+        """What one run measured and on what, without its history and verdicts; the newest run without an id."""
+        run = self.find_run(run_id)
+        receipts = self._database.rows(
+            "SELECT * FROM weights WHERE run_id = ? ORDER BY layer_key, host_id", [run.run_id]
+        )
+        return Night(
+            run=run,
+            hosts=tuple(self.hosts(run.run_id)),
+            receipts=tuple(map(rows.row_to_receipt, receipts)),
+            measurements=tuple(self.measurements(run.run_id)),
         )
 
 

@@ -22,13 +22,17 @@ os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of a Companion: nob
 
 import ray
 import ray.exceptions
+from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import kernels
 import tasks
+from tasks import earlier
 from tasks.bench import Bench, cpu_threads
 from tasks.errors import WorkerCrashed, WorkerError, WorkerHung, WorkerLost, WorkerRaised
 from tasks.records import Host
+
+ray.cloudpickle.register_pickle_by_value(earlier)  # it runs where our code is another commit's
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """For records only: tensors never leave their worker."""
@@ -67,9 +71,9 @@ def list_nodes() -> list[Node]:
     return found
 
 
-def _start_actor(bench: type, device_type: str, node: Node | None, num_gpus: int, num_cpus: int) -> Any:
+def _start_actor(bench: type, device_type: str, node: Node | None, **options: Any) -> Any:
     """An actor of Ray that is never restarted, on `node` and no other if one is given; does not wait for it."""
-    options: dict[str, Any] = {"num_gpus": num_gpus, "num_cpus": num_cpus, "max_restarts": 0, "max_task_retries": 0}
+    options |= {"max_restarts": 0, "max_task_retries": 0}
     if node:
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
     return ray.remote(**options)(bench).remote(device_type)
@@ -91,6 +95,8 @@ class Worker:
         self._retired = ""
         """Why it was given up; every call says so."""
         self._blocker: Any = None
+        self.beside: list[Worker] = []
+        """Workers of the same device, which end with it."""
 
     def __str__(self) -> str:
         name = self.last_host.device.name if self.last_host else f"the {self._device_type} worker"
@@ -100,9 +106,12 @@ class Worker:
         """Start the process, if there is none, without waiting for it."""
         if self._actor is not None:
             return
+        self._actor = _start_actor(self._bench, self._device_type, self.node, **self._choose_options())
+
+    def _choose_options(self) -> dict[str, Any]:
+        """What its process takes of the machine, as Ray's options."""
         gpus = 1 if self._device_type == "cuda" else 0
-        cpus = 0 if gpus else (self.node.num_cpus if self.node else cpu_threads())
-        self._actor = _start_actor(self._bench, self._device_type, self.node, gpus, cpus)
+        return {"num_gpus": gpus, "num_cpus": 0 if gpus else (self.node.num_cpus if self.node else cpu_threads())}
 
     def host(self) -> Host:
         """The environment of the process, which is started if there is none.
@@ -115,7 +124,7 @@ class Worker:
         reason = ""
         for _ in range(START_ATTEMPTS):
             try:
-                self.last_host = self._ask("host", (), START_SECONDS)
+                self.last_host = self._greet()
             except (WorkerRaised, WorkerCrashed) as failure:
                 reason = str(failure)
                 self.stop()
@@ -125,6 +134,11 @@ class Worker:
                 self._is_ready = True
                 return self.last_host
         raise WorkerLost(f"{self} is lost: its process does not start: {reason}")
+
+    def _greet(self) -> Host:
+        """Wait until a fresh process has opened its device, and hear of it."""
+        host: Host = self._ask("host", (), START_SECONDS)
+        return host
 
     def call(self, method: str, *arguments: object, limit_seconds: float) -> Any:
         """Call a method of the Bench and wait for its result.
@@ -192,6 +206,8 @@ class Worker:
         self._ended = True
         self.stop()
         _kill(self._blocker)
+        for worker in self.beside:
+            worker.end()
 
     def stop(self) -> None:
         """Kill the process; the next call starts a fresh one."""
@@ -305,6 +321,17 @@ def _copy_code(folder: Path) -> None:
     for package in (kernels, tasks):
         source = Path(str(package.__file__)).parent
         shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def send_folder(folder: Path) -> dict[str, str]:
+    """The runtime environment of an actor that works in a copy of the folder, on whatever node it is.
+
+    Ray itself uploads folders of whole jobs only. It deletes one that nobody uses for minutes: ask for each actor.
+    """
+    with tempfile.TemporaryDirectory(prefix="kernel-nightly-") as packed:
+        environment = {"working_dir": str(folder)}
+        sent: dict[str, str] = upload_working_dir_if_needed(environment, include_gitignore=False, scratch_dir=packed)
+    return sent
 
 
 def _knock(address: str) -> None:

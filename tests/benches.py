@@ -9,6 +9,7 @@ import torch
 
 from kernels.ceilings import Rate
 from kernels.spec import Case, Device, Layer
+from tasks.bench import Contender
 from tasks.records import Check, Host, Status, Trial, WeightsReceipt
 from tasks.sampling import Reading, Readings
 
@@ -131,22 +132,23 @@ class UnitTestBench:
         self._layer = layer
         return WeightsReceipt(layer.key, seed, "ab" * 32, 1, 0.1, HOST.host_id)
 
-    def check(self, case: Case, provider: str) -> Check:
+    def check(self, case: Case, contender: Contender) -> Check:
         if self._layer is None or self._layer.key != case.layer.key:
             raise MisbehavedError("the layer was not loaded")
-        self._try(provider, case.layer)
-        return Check(case, provider, Status.OK, HOST.host_id, relative_error=0.01, share_close=1.0, flops=8)
+        self._try(contender.provider, case.layer)
+        return Check(case, contender.provider, Status.OK, HOST.host_id, relative_error=0.01, share_close=1.0, flops=8)
 
     def time(
-        self, case: Case, providers: Sequence[str], _timer: str, _precision: float, first_round: int = 0
+        self, case: Case, contenders: Sequence[Contender], _timer: str, _precision: float, first_round: int = 0
     ) -> Readings:
+        providers = [contender.provider for contender in contenders]
         if "lonely" in providers and len(providers) > 1:
             raise MisbehavedError("not in company")
         for provider in providers:
             if provider.startswith("late-"):
                 self._try(provider.removeprefix("late-"), case.layer)
         reading = Reading((1.0, 2.0, 3.0), (Trial(first_round, 3),))
-        return Readings(dict.fromkeys(providers, reading), {"copy": (5.0,)}, 1)
+        return Readings({contender.name: reading for contender in contenders}, {"copy": (5.0,)}, 1)
 
     def take_seconds(self) -> dict[str, float]:
         return {"sampling": 0.5}

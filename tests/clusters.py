@@ -15,6 +15,7 @@ from ray.cluster_utils import Cluster
 
 from kernels.ceilings import Rate
 from kernels.spec import Case, Device, Layer
+from tasks.bench import Contender
 from tasks.records import Check, Host, Status, Trial, WeightsReceipt, WorkUnit
 from tasks.sampling import Reading, Readings
 
@@ -61,12 +62,14 @@ class ClusterBench:
         self._misbehave(layer.model)
         return WeightsReceipt(layer.key, seed, "ab" * 32, 1, 0.1, self._host.host_id)
 
-    def check(self, case: Case, provider: str) -> Check:
-        return Check(case, provider, Status.OK, self._host.host_id, relative_error=0.01, share_close=1.0, flops=8)
+    def check(self, case: Case, contender: Contender) -> Check:
+        return Check(
+            case, contender.provider, Status.OK, self._host.host_id, relative_error=0.01, share_close=1.0, flops=8
+        )
 
-    def time(self, _case: Case, providers: Sequence[str], *_how: object) -> Readings:
+    def time(self, _case: Case, contenders: Sequence[Contender], *_how: object) -> Readings:
         reading = Reading((1.0, 2.0, 3.0), (Trial(0, 3),))
-        return Readings(dict.fromkeys(providers, reading), {}, 1)
+        return Readings({contender.name: reading for contender in contenders}, {}, 1)
 
     def take_seconds(self) -> dict[str, float]:
         return {"sampling": 0.1}

@@ -12,7 +12,7 @@ import triton.language as tl
 
 from kernels.registry import PACKAGE_DIR, find_kernel, kernels
 from kernels.spec import Case, Launch, Outputs, Provider, Tensors
-from tasks.bench import Bench
+from tasks.bench import Bench, Contender
 from tasks.sampling import Readings
 
 BAD_TOKENS = 3
@@ -87,11 +87,11 @@ class FaultyBench(Bench):
         super().__init__(device_type)
 
     def time(
-        self, case: Case, providers: Sequence[str], timer_name: str, precision: float, first_round: int = 0
+        self, case: Case, contenders: Sequence[Contender], timer_name: str, precision: float, first_round: int = 0
     ) -> Readings:
         self._is_timing = True
         try:
-            return super().time(case, providers, timer_name, precision, first_round)
+            return super().time(case, contenders, timer_name, precision, first_round)
         finally:
             self._is_timing = False
 

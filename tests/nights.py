@@ -3,18 +3,20 @@
 import random
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 from kernels.errors import RegistryError
 from kernels.spec import Case, Device, Layer
+from tasks.incidents import Incident
+from tasks.nights import Night
 from tasks.records import (
     Ceiling,
     Check,
     DeviceState,
     Host,
     Measurement,
-    Night,
     Point,
     ReferenceTime,
     Run,
@@ -139,7 +141,7 @@ def make_references(measurements: Sequence[Measurement]) -> tuple[ReferenceTime,
     return tuple(found)
 
 
-def make_earlier_references(
+def make_usual_references(
     references: Sequence[ReferenceTime], devices: Sequence[Device]
 ) -> dict[tuple[str, str, str, str], float]:
     """What every reference kernel usually takes."""
@@ -200,7 +202,39 @@ def make_verdict(measurement: Measurement, state: State, change: float = 0.0) ->
         evidence = "same as the 8 earlier nights"
     else:
         evidence = REASONS.get(measurement.status) or f"{change:+.1%} against the 8 earlier nights, p = 0.0002"
-    return Verdict("run-3", measurement.series, state, evidence, median, baseline, change if median else None)
+    verdict = Verdict("run-3", measurement.series, state, evidence, median, baseline, change if median else None)
+    if not median or not change:
+        return verdict
+    moved = replace(verdict, low=change - 0.011, high=change + 0.009, p_value=0.0002)
+    if state is State.AMBIGUOUS:
+        return replace(moved, is_confirmed=False)
+    return replace(moved, since_run="run-2", is_confirmed=True)
+
+
+def make_incidents(night: Night) -> tuple[Incident, ...]:
+    """One for each state that somebody is told of: MISSING is acknowledged, FAST is over, WRONG speaks in markup."""
+    found = []
+    for state in (State.FAST, State.MISSING, State.WRONG, State.SLOW):
+        verdicts = [v for v in night.verdicts if v.state is state and v.series.device_name == H200.name]
+        series = tuple(verdict.series for verdict in verdicts)
+        is_wrong, is_moved = state is State.WRONG, state in (State.SLOW, State.FAST)
+        incident = Incident(
+            incident_id=f"{state.lower()}-3f9a1c",
+            state=state,
+            subject=HOSTILE if is_wrong else f"fused_moe {series[0].provider} on {series[0].device_name}",
+            since_run="run-2" if is_moved else "run-3",
+            opened_run="run-2" if is_moved else "run-3",
+            opened_at=STARTED,
+            series=series,
+            lowest_change=verdicts[0].relative_change if is_moved else None,
+            highest_change=verdicts[0].relative_change if is_moved else None,
+            causes=(HOSTILE,) if is_wrong else ("triton 3.6.0 -> 3.7.1", "commit 252e9d4c0ffe -> 9b1deb4d3b7d"),
+            evidence=f"{series[0].case_key} {series[0].provider} ({series[0].timer}): {verdicts[0].evidence}",
+            resolved_run="run-3" if state is State.FAST else "",
+            acknowledgement=f"no longer built {HOSTILE}" if state is State.MISSING else "",
+        )
+        found.append(incident)
+    return tuple(found)
 
 
 def judge(measurement: Measurement, num_nights: int) -> tuple[State, float]:
@@ -283,7 +317,7 @@ def make_night(
         references=references,
         costs=tuple(UnitCost("run-3", key, make_host(devices[0]).host_id, COST_SECONDS) for key in layers),
         reference_trends=make_reference_trends(references, devices, num_nights),
-        earlier_references=make_earlier_references(references, devices) if num_nights > 1 else {},
+        usual_references=make_usual_references(references, devices) if num_nights > 1 else {},
     )
 
 

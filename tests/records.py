@@ -14,13 +14,18 @@ from tasks.records import (
     DeviceState,
     Host,
     Measurement,
+    Point,
     ReferenceTime,
+    Retrial,
     Run,
     Series,
+    State,
     Status,
     Trial,
     UnitCost,
     UnitResult,
+    Verdict,
+    Version,
     WeightsReceipt,
 )
 from tasks.rows import Row
@@ -80,6 +85,31 @@ def make_measurement(
 
 def make_series(provider: str = "triton", case: Case | None = None) -> Series:
     return make_measurement(case=case, provider=provider).series
+
+
+def make_points(medians_us: Sequence[float], cards: Sequence[str] | None = None) -> tuple[Point, ...]:
+    """Nights "night-0", "night-1" ... of one series, all on one card unless cards are given."""
+    uuids = cards or ("GPU-4f2c",) * len(medians_us)
+    return tuple(
+        Point(f"night-{n}", STARTED + timedelta(days=n), us, us * 0.99, us * 1.01, device_uuid=uuid)
+        for n, (us, uuid) in enumerate(zip(medians_us, uuids, strict=True))
+    )
+
+
+def make_verdict(state: State = State.SLOW, series: Series | None = None, **changes: object) -> Verdict:
+    """What was said of a series; of a time that has changed, by 10 % and since the run itself."""
+    moved_by = {State.SLOW: 0.1, State.FAST: -0.1}.get(state)
+    fields: dict[str, object] = {"run_id": "run-1", "evidence": "as it was seen", "relative_change": moved_by}
+    if state not in (State.FAILED, State.MISSING, State.WRONG, State.UNSUPPORTED):
+        fields |= {"median_us": 100.0}
+    if moved_by:
+        fields |= {"since_run": changes.get("run_id", "run-1")}
+    return Verdict(state=state, series=series or make_series(), **{**fields, **changes})  # type: ignore[arg-type]
+
+
+def make_retrial(series_of: Measurement, median_us: float, version: Version = Version.TONIGHT) -> Retrial:
+    """A measurement's series, measured again."""
+    return Retrial(replace(series_of, samples_us=(median_us,)), version)
 
 
 def make_unit(

@@ -17,6 +17,8 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).glob(
 MOST_LINES = 400
 
 TESTED_ELSEWHERE = {
+    "tasks/journal_rows.py": "test_journal.py: every record",
+    "tasks/nights.py": "test_store.py: every field",
     "flows/__main__.py": "test_cli.py: python -m flows",
     "flows/arguments.py": "test_cli.py: every option, and its help",
     "flows/listings.py": "test_cli.py: lists everything",
@@ -24,11 +26,13 @@ TESTED_ELSEWHERE = {
     "dashboards/arrangement.py": "test_site.py, test_report.py: every row",
     "dashboards/axes.py": "test_charts.py, test_trends.py: every chart",
     "dashboards/comparisons.py": "test_charts.py, test_tables.py: references, floors, errors",
+    "dashboards/incidents.py": "test_site.py: every incident",
     "dashboards/machines.py": "test_site.py, test_report.py: every machine and its references",
     "dashboards/pages.py": "test_site.py: every page",
     "dashboards/rows.py": "test_site.py: every row",
     "dashboards/svg.py": "test_charts.py: every chart",
     "dashboards/words.py": "test_site.py, test_tables.py: every figure",
+    "kernels/configs.py": "test_every_kernel.py: given to every provider that takes one; test_vllm_fused.py",
     "kernels/errors.py": "raised and matched in the test of whatever raises it",
     "kernels/gemm/mxfp4_inputs.py": "test_mxfp4_gemm.py: sizes, weights, inputs and costs",
     "kernels/gemm/mxfp4_kernels.py": "test_mxfp4_gemm.py: in the interpreter; test_mxfp4_triton.py: compiled",
@@ -100,10 +104,11 @@ def test_only_dashboards_draw() -> None:
     assert {Path(path).parts[0] for path in importers} == {"dashboards"}
 
 
-def test_only_flows_and_stages_know_prefect() -> None:
+def test_only_flows_stages_and_channels_know_prefect() -> None:
     importers = importers_of("prefect")
-    assert "tasks/stages.py" in importers
-    assert {path for path in importers if not path.startswith("flows/")} == {"tasks/stages.py"}
+    known = {"tasks/stages.py", "tasks/channels/events.py", "tasks/channels/secrets.py"}
+    assert {path for path in importers if not path.startswith("flows/")} == known
+    assert not importers_of("prefect", only_at_top=True) & (known - {"tasks/stages.py"})
 
 
 def test_vllm_is_imported_only_by_providers_and_only_inside_functions() -> None:

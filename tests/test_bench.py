@@ -1,14 +1,14 @@
 """What a worker does: compare outputs, keep one layer's weights, check and time a provider on the CPU."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 import torch
 
-from kernels.errors import OutOfMemoryError
+from kernels.errors import ConfigError, OutOfMemoryError
 from kernels.registry import find_kernel
 from kernels.source import hash_sources
 from kernels.spec import Case, Launch, Layer, Outputs, Tensors, Tolerance
@@ -16,7 +16,9 @@ from kernels.timing.timers import TIMERS, Run, Sampling, Timer, WallStopwatch
 from tasks.bench import (
     MOST_INPUT_SETS,
     Bench,
+    Contender,
     compare,
+    compete_as_is,
     copy_tensors,
     count_distinct,
     estimate_busy_seconds,
@@ -31,6 +33,10 @@ TOLERANCE = Tolerance(relative_error=0.1, element_error=0.05, share_close=0.9, r
 SILU = Layer("silu_mul_fp8", "grid", 1, 1, "fp8_group128", "bfloat16", {"num_experts": 4, "intermediate_size": 256})
 MOE_SIZES = {"num_experts": 4, "top_k": 2, "hidden_size": 256, "intermediate_size": 128}
 MOE = Layer("fused_moe", "grid", 1, 1, "fp8_w8a8", "bfloat16", MOE_SIZES)
+
+
+def contenders(*providers: str) -> list[Contender]:
+    return [compete_as_is(provider) for provider in providers]
 
 
 # compare and judge_output
@@ -124,7 +130,7 @@ def test_a_provider_is_checked_and_timed_on_the_cpu(bench: Bench) -> None:
     case = Case(SILU, 16, {"token_strategy": "uniform"})
     receipt = bench.load_layer(SILU, 7)
     assert (receipt.layer_key, receipt.host_id) == (SILU.key, bench.host().host_id)
-    check = bench.check(case, "torch")
+    check = bench.check(case, compete_as_is("torch"))
     assert (check.status, check.reason) == (Status.OK, "")
     assert check.relative_error is not None
     assert check.relative_error <= find_kernel("silu_mul_fp8").tolerance["fp8_group128"].relative_error
@@ -132,7 +138,7 @@ def test_a_provider_is_checked_and_timed_on_the_cpu(bench: Bench) -> None:
     assert check.bytes_moved > 16 * 256
     assert check.source_sha256 == hash_sources("silu_mul_fp8")
     assert check.compiled == ()  # torch alone launches no Triton kernel
-    readings = bench.time(case, ["torch"], "wall", 0.005)
+    readings = bench.time(case, contenders("torch"), "wall", 0.005)
     reading = readings.providers["torch"]
     assert (list(readings.providers), readings.unsupported) == (["torch"], "")
     assert len(reading.samples_us) == sum(trial.num_samples for trial in reading.trials) >= 5
@@ -143,12 +149,12 @@ def test_a_provider_is_checked_and_timed_on_the_cpu(bench: Bench) -> None:
 def test_the_ceilings_are_measured_beside_the_layer_that_is_loaded(bench: Bench) -> None:
     bench.load_layer(SILU, 7)
     assert {rate.name for rate in bench.ceilings()} == {"copy", "bfloat16 gemm", "float32 gemm"}
-    assert bench.check(Case(SILU, 16), "torch").status is Status.OK
+    assert bench.check(Case(SILU, 16), compete_as_is("torch")).status is Status.OK
 
 
 def test_a_provider_that_cannot_run_here_says_why_and_makes_no_inputs(bench: Bench) -> None:
     bench.load_layer(SILU, 7)
-    check = bench.check(Case(SILU, 16, {"token_strategy": "uniform"}), "vllm-cuda")
+    check = bench.check(Case(SILU, 16, {"token_strategy": "uniform"}), compete_as_is("vllm-cuda"))
     assert check.status is Status.UNSUPPORTED
     assert check.reason
     assert (check.relative_error, check.flops) == (None, 0)
@@ -157,18 +163,18 @@ def test_a_provider_that_cannot_run_here_says_why_and_makes_no_inputs(bench: Ben
 def test_loading_a_layer_replaces_the_one_before(bench: Bench) -> None:
     first = bench.load_layer(MOE, 7)
     case = Case(MOE, 4)
-    checked = bench.check(case, "torch")
+    checked = bench.check(case, compete_as_is("torch"))
     assert checked.status is Status.OK
     assert bench.load_layer(MOE, 8).sha256 != first.sha256
-    assert bench.check(case, "torch").status is Status.OK
+    assert bench.check(case, compete_as_is("torch")).status is Status.OK
     bench.load_layer(MOE, 7)
-    assert bench.check(case, "torch") == checked
+    assert bench.check(case, compete_as_is("torch")) == checked
 
 
 def test_cases_of_one_layer_do_not_see_each_others_inputs(bench: Bench) -> None:
     bench.load_layer(MOE, 7)
-    alone = [bench.check(Case(MOE, tokens), "torch") for tokens in (1, 4)]
-    mixed = [bench.check(Case(MOE, tokens), "torch") for tokens in (1, 4, 1, 4)]
+    alone = [bench.check(Case(MOE, tokens), compete_as_is("torch")) for tokens in (1, 4)]
+    mixed = [bench.check(Case(MOE, tokens), compete_as_is("torch")) for tokens in (1, 4, 1, 4)]
     assert mixed == alone + alone
 
 
@@ -189,7 +195,7 @@ def test_tokens_do_not_repeat_the_random_numbers_of_the_weights(bench: Bench) ->
     bench.load_layer(layer, 7)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tasks.bench.find_kernel", lambda _: replace(kernel, providers={"torch": curious}))
-        assert bench.check(Case(layer, 16), "torch").status is Status.OK
+        assert bench.check(Case(layer, 16), compete_as_is("torch")).status is Status.OK
     w1 = seen["w1"].flatten(0, 1)
     assert largest_correlation(seen["x"], w1) < 0.5  # of 256 numbers each: 1/16 is usual
     repeated = kernel.make_inputs(Case(layer, 16), {}, 7, torch.device("cpu"))["hidden_states"]
@@ -206,7 +212,7 @@ def test_every_seed_has_one_of_its_own_for_inputs() -> None:
 def test_what_a_provider_raises_passes_through(bench: Bench) -> None:
     bench.load_layer(SILU, 7)
     with pytest.raises(KeyError, match="no-such-provider"):
-        bench.check(Case(SILU, 16, {"token_strategy": "uniform"}), "no-such-provider")
+        bench.check(Case(SILU, 16, {"token_strategy": "uniform"}), compete_as_is("no-such-provider"))
 
 
 def test_a_provider_that_writes_nothing_is_not_served_the_answer_of_the_one_before(bench: Bench) -> None:
@@ -232,8 +238,8 @@ def test_a_provider_that_writes_nothing_is_not_served_the_answer_of_the_one_befo
         idle = replace(kernel.providers["torch"], prepare=lambda *_: Launch(lambda: tuple(kept)))
         patched = replace(kernel, providers={"good": good, "idle": idle}, baseline="good")
         patch.setattr("tasks.bench.find_kernel", lambda name: patched)
-        assert bench.check(case, "good").status is Status.OK
-        assert bench.check(case, "idle").status is Status.WRONG
+        assert bench.check(case, compete_as_is("good")).status is Status.OK
+        assert bench.check(case, compete_as_is("idle")).status is Status.WRONG
 
 
 # Timing several providers
@@ -269,7 +275,7 @@ def test_providers_of_a_case_share_their_rounds_and_stop_when_known_or_at_a_limi
     prepare, case = find_kernel("silu_mul_fp8").providers["torch"].prepare, Case(SILU, 64)
     use_providers("silu_mul_fp8", {"one": prepare, "other": prepare})
     bench.load_layer(SILU, 7)
-    readings = bench.time(case, ["one", "other"], "wall", 0.02, first_round=3)
+    readings = bench.time(case, contenders("one", "other"), "wall", 0.02, first_round=3)
     one, other = (readings.providers[name] for name in ("one", "other"))
     assert one.trials[0].round == other.trials[0].round == 3
     assert {trial.round for trial in one.trials} & {trial.round for trial in other.trials}
@@ -292,7 +298,7 @@ def test_a_slower_provider_shows_in_the_ratio_of_rounds(bench: Bench, use_provid
 
     use_providers("silu_mul_fp8", {"once": prepare, "five times": prepare_five_times})
     bench.load_layer(SILU, 7)
-    readings = bench.time(case, ["once", "five times"], "wall", 0.005).providers
+    readings = bench.time(case, contenders("once", "five times"), "wall", 0.005).providers
     ratio = find_paired_ratio(*(as_measurement(bench, case, name, readings[name]) for name in ("five times", "once")))
     assert ratio is not None
     assert 3 < ratio.median < 8
@@ -302,8 +308,8 @@ def test_the_seconds_of_a_worker_are_told_by_activity_and_once(bench: Bench) -> 
     case = Case(SILU, 32)
     bench.load_layer(SILU, 7)
     bench.take_seconds()
-    bench.check(case, "torch")
-    bench.time(case, ["torch"], "wall", 0.005)
+    bench.check(case, compete_as_is("torch"))
+    bench.time(case, contenders("torch"), "wall", 0.005)
     seconds = bench.take_seconds()
     assert set(seconds) == {
         *("inputs", "reference", "prepare", "first run", "compare"),
@@ -364,10 +370,10 @@ def test_every_input_set_lies_elsewhere_and_all_exceed_twice_the_l2(
     case = Case(layer, num_tokens)
     use_providers(layer.kernel, {"curious": prepare_and_keep(seen)})
     bench.load_layer(layer, 7)
-    moved = bench.check(case, "curious").bytes_moved
+    moved = bench.check(case, compete_as_is("curious")).bytes_moved
     seen.clear()
     monkeypatch.setattr("tasks.bench.l2_bytes", lambda _: 2 * moved)
-    assert bench.time(case, ["curious"], rotated.name, 0.005).unsupported == ""
+    assert bench.time(case, contenders("curious"), rotated.name, 0.005).unsupported == ""
     assert len(seen) == 5  # the fewest that are over 4 * moved
     for name, own in seen[0].items():
         copies = [tensors[name] for tensors in seen]
@@ -383,7 +389,7 @@ def test_providers_of_a_case_rotate_the_same_input_sets(
     use_providers("fused_moe", {name: prepare_and_keep(tensors) for name, tensors in seen.items()})
     bench.load_layer(MOE, 7)
     monkeypatch.setattr("tasks.bench.l2_bytes", lambda _: 1 << 20)
-    readings = bench.time(Case(MOE, 4), ["one", "other"], rotated.name, 0.005)
+    readings = bench.time(Case(MOE, 4), contenders("one", "other"), rotated.name, 0.005)
     assert list(readings.providers) == ["one", "other"]
     places = {name: [t["hidden_states"].data_ptr() for t in tensors] for name, tensors in seen.items()}
     assert places["one"] == places["other"]
@@ -397,7 +403,7 @@ def test_a_case_too_small_to_be_cold_is_unsupported_and_prepares_nothing(
     use_providers("silu_mul_fp8", {"curious": prepare_and_keep(seen)})
     bench.load_layer(SILU, 7)
     monkeypatch.setattr("tasks.bench.l2_bytes", lambda _: 1 << 30)
-    readings = bench.time(Case(SILU, 1), ["curious"], rotated.name, 0.005)
+    readings = bench.time(Case(SILU, 1), contenders("curious"), rotated.name, 0.005)
     assert f"sets, {MOST_INPUT_SETS} is the most" in readings.unsupported
     assert readings.unsupported.startswith("rotated needs ")
     assert (readings.providers, seen) == ({}, [])
@@ -421,7 +427,7 @@ def test_copies_that_do_not_fit_are_refused_before_they_are_made(
     monkeypatch.setattr("tasks.bench.l2_bytes", lambda _: 1 << 20)
     monkeypatch.setattr("tasks.weights.free_memory", lambda _: 1000)
     with pytest.raises(OutOfMemoryError, match=r"copies of weights and inputs are .* are free on cpu: use a larger tp"):
-        bench.time(Case(MOE, 4), ["torch"], rotated.name, 0.005)
+        bench.time(Case(MOE, 4), contenders("torch"), rotated.name, 0.005)
 
 
 def test_every_stopwatch_is_closed_even_if_the_last_cannot_be_prepared(
@@ -440,5 +446,66 @@ def test_every_stopwatch_is_closed_even_if_the_last_cannot_be_prepared(
     use_providers("silu_mul_fp8", {"fine": find_kernel("silu_mul_fp8").providers["torch"].prepare, "fails": fail})
     bench.load_layer(SILU, 7)
     with pytest.raises(ZeroDivisionError):
-        bench.time(Case(SILU, 4), ["fine", "fails"], "closing", 0.005)
+        bench.time(Case(SILU, 4), contenders("fine", "fails"), "closing", 0.005)
     assert len(closed) == 1
+
+
+# A given configuration
+
+
+@pytest.fixture
+def use_repeats() -> Iterator[None]:
+    """Gives silu_mul_fp8 a provider that runs torch's as often as its configuration says, and twice by itself."""
+    kernel = find_kernel("silu_mul_fp8")
+
+    def prepare(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+        return prepare_with(case, weights, inputs, {"repeats": 2})
+
+    def prepare_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
+        repeats = config.get("repeats")
+        if not isinstance(repeats, int):
+            raise ConfigError(f"silu_mul_fp8 needs repeats: this has {', '.join(config)}")
+        launch = kernel.providers["torch"].prepare(case, weights, inputs)
+        wrong = [torch.zeros_like(tensor) for tensor in launch.run()]
+        return Launch(lambda: [launch.run() for _ in range(repeats)][-1] if repeats else tuple(wrong), config)
+
+    with pytest.MonkeyPatch.context() as patch:
+        repeating = replace(kernel.providers["torch"], prepare=prepare, prepare_with=prepare_with)
+        providers = {"repeating": repeating, "torch": kernel.providers["torch"]}
+        patch.setattr("tasks.bench.find_kernel", lambda _: replace(kernel, providers=providers))
+        yield
+
+
+@pytest.mark.usefixtures("use_repeats")
+def test_a_provider_takes_turns_with_itself_under_a_given_configuration(bench: Bench) -> None:
+    case = Case(SILU, 64)
+    bench.load_layer(SILU, 7)
+    given = Contender("ten times", "repeating", {"repeats": 10})
+    readings = bench.time(case, [*contenders("repeating"), given], "wall", 0.02).providers
+    ratio = find_paired_ratio(
+        *(as_measurement(bench, case, name, readings[name]) for name in ("ten times", "repeating"))
+    )
+    assert ratio is not None
+    assert ratio.median > 2  # five, on a machine that is not busy
+    check = bench.check(case, given)
+    assert (check.status, check.provider, check.config) == (Status.OK, "repeating", {"repeats": 10})
+
+
+@pytest.mark.usefixtures("use_repeats")
+def test_the_output_under_a_given_configuration_is_checked_like_any_other(bench: Bench) -> None:
+    bench.load_layer(SILU, 7)
+    assert bench.check(Case(SILU, 64), Contender("never", "repeating", {"repeats": 0})).status is Status.WRONG
+
+
+@pytest.mark.usefixtures("use_repeats")
+@pytest.mark.parametrize(
+    ("provider", "reason"),
+    [
+        ("repeating", "silu_mul_fp8 needs repeats: this has times"),
+        ("torch", "torch of silu_mul_fp8 takes no launch configuration: it has one of its own"),
+    ],
+)
+def test_a_configuration_that_a_provider_does_not_take_is_unsupported(bench: Bench, provider: str, reason: str) -> None:
+    bench.load_layer(SILU, 7)
+    check = bench.check(Case(SILU, 64), Contender("given", provider, {"times": 2}))
+    assert (check.status, check.reason) == (Status.UNSUPPORTED, reason)

@@ -16,7 +16,8 @@ from flows.cli import main
 from kernels.spec import CompiledKernel, Device
 from tasks.changes import Change, TimeRatios, find_changes
 from tasks.database import snapshot_path
-from tasks.records import Host, Measurement, Night, Run, Status, UnitResult, WeightsReceipt
+from tasks.nights import Night
+from tasks.records import Host, Measurement, Run, Status, UnitResult, WeightsReceipt
 from tasks.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent

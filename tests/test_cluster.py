@@ -13,8 +13,9 @@ from flows.nightly import nightly
 from kernels.spec import Layer
 from tasks.cases import Selection
 from tasks.errors import WorkerError
+from tasks.nights import Night
 from tasks.pool import open_workers, start_workers
-from tasks.records import Night, Status, WorkUnit
+from tasks.records import Status, WorkUnit
 from tasks.store import Store
 
 pytestmark = pytest.mark.timeout(240)

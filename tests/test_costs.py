@@ -9,7 +9,8 @@ from nights import COST_SECONDS, make_night
 from rich.console import Console
 
 from flows.costs import find_busy_share, make_cost_table
-from tasks.records import Night, UnitCost
+from tasks.nights import Night
+from tasks.records import UnitCost
 
 
 def print_costs(night: Night) -> list[list[str]]:

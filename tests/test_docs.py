@@ -24,13 +24,16 @@ from tasks.suites import SUITES
 
 ROOT = Path(__file__).resolve().parent.parent
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
-OPERATIONS, KERNELS, TIMING = (ROOT / "docs" / f"{name}.md" for name in ("operations", "kernels", "timing"))
+OPERATIONS, KERNELS, TIMING, ALERTS = (
+    ROOT / "docs" / f"{name}.md" for name in ("operations", "kernels", "timing", "alerts")
+)
 PAGES = (
     README,
     CONTRIBUTING,
     OPERATIONS,
     KERNELS,
     TIMING,
+    ALERTS,
     ROOT / "CHANGELOG.md",
     ROOT / "tasks" / "model_configs" / "README.md",
 )
@@ -188,7 +191,7 @@ def test_every_environment_variable_is_one_that_is_read(page: Path) -> None:
 
 
 def test_every_variable_of_ours_is_documented() -> None:
-    ours = set(VARIABLE.findall(SOURCE)) - {"VLLM_PROVIDERS", "VLLM_SCHEMES"}  # constants
+    ours = set(VARIABLE.findall(SOURCE)) - {"VLLM_PROVIDERS", "VLLM_SCHEMES", "PREFECT_CLIENT_MAX_RETRIES"}  # constants
     told = set(VARIABLE.findall(OPERATIONS.read_text()))
     assert {name for name in ours if name.startswith(("KERNEL_NIGHTLY_", "PREFECT_", "XDG_", "RAY_", "VLLM_"))} <= told
 
@@ -210,7 +213,9 @@ def test_the_limits_that_are_told_are_those_of_the_code() -> None:
 # Commands
 
 
-@pytest.mark.parametrize("page", [README, CONTRIBUTING, OPERATIONS, KERNELS, TIMING], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [README, CONTRIBUTING, OPERATIONS, KERNELS, TIMING, ALERTS], ids=lambda page: page.name
+)
 def test_every_command_that_is_shown_parses(page: Path) -> None:
     for command in commands_of(page):
         make_parser().parse_args(shlex.split(command)[1:])

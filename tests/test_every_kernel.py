@@ -1,11 +1,13 @@
 """What holds for every kernel and every provider there is or will be: a new one is tested here with no edit."""
 
+import json
 from collections.abc import Iterator
 from itertools import product
 
 import pytest
 import torch
 
+from kernels.errors import ConfigError
 from kernels.registry import kernels
 from kernels.spec import Case, Device, Kernel, Layer, Tensors, Tolerance
 from kernels.timing.devices import device_of, erasing
@@ -89,6 +91,29 @@ def test_every_provider_that_runs_here_matches_the_reference(kernel: Kernel, sch
     reference = kernel.reference(case, weights, inputs)
     output = kernel.decode(case, inputs, launch.run())
     assert_within_tolerance(kernel.tolerance_of(provider, scheme), output, reference)
+
+
+@every_provider
+def test_a_configuration_that_was_recorded_can_be_given_and_is_recorded_again(
+    kernel: Kernel, scheme: str, provider: str
+):
+    declared, case = kernel.providers[provider], small_case(kernel, scheme)
+    if declared.prepare_with is None:
+        pytest.skip("takes no configuration")
+    if provider.startswith("vllm"):
+        pytest.importorskip("vllm")
+    weights, inputs = small_inputs(kernel, case)
+    chosen = declared.prepare(case, weights, inputs).config
+    recorded = json.loads(json.dumps(chosen))
+    assert declared.prepare_with(case, weights, inputs, recorded).config == chosen
+    with pytest.raises(ConfigError, match=r"^\w+ takes no WARPS in a launch configuration: it has .*BLOCK_SIZE_") as no:
+        declared.prepare_with(case, weights, inputs, recorded | {"WARPS": 4})
+    assert "\n" not in str(no.value)
+    key = next(iter(recorded))
+    with pytest.raises(ConfigError, match=rf"^\w+ needs {key} in a launch configuration: this has "):
+        declared.prepare_with(case, weights, inputs, {name: recorded[name] for name in recorded if name != key})
+    with pytest.raises(ConfigError, match=rf"^\w+ takes {key} as int \(this is '64'\)$"):
+        declared.prepare_with(case, weights, inputs, recorded | {key: "64"})
 
 
 @pytest.mark.gpu

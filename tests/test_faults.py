@@ -11,6 +11,7 @@ import torch
 from faults import BAD_TOKENS, FAULTS, FaultyBench
 
 from kernels.spec import Case, Layer
+from tasks.bench import compete_as_is
 from tasks.measure import Limits, UnitBench, check_unit, time_unit
 from tasks.quarantine import Quarantine
 from tasks.records import Crash, Measurement, Status, WorkUnit
@@ -89,10 +90,10 @@ def test_a_hang_ends_within_two_seconds_of_its_limit(start_worker: StartWorker, 
     bench = UnitBench(start_worker(device_type), unit, 7, Quarantine("run-1", (), lambda _: None), Limits(3.0))
     bench.load()
     start = time.monotonic()
-    hung = bench.check(CASES[0], fault)
+    hung = bench.check(CASES[0], compete_as_is(fault))
     assert 3.0 <= time.monotonic() - start < 5.0
     assert hung.status is Status.HUNG
-    assert bench.check(CASES[0], "torch").status is Status.OK
+    assert bench.check(CASES[0], compete_as_is("torch")).status is Status.OK
 
 
 @pytest.mark.gpu
@@ -100,4 +101,4 @@ def test_a_hang_ends_within_two_seconds_of_its_limit(start_worker: StartWorker, 
 def test_an_illegal_access_is_told_as_such(start_worker: StartWorker) -> None:
     unit = WorkUnit(LAYER, CASES, ("illegal-access",), TIMERS["cuda"])
     bench = UnitBench(start_worker("cuda"), unit, 7, Quarantine("run-1", (), lambda _: None), LIMITS)
-    assert "illegal memory access" in bench.check(CASES[0], "illegal-access").reason
+    assert "illegal memory access" in bench.check(CASES[0], compete_as_is("illegal-access")).reason

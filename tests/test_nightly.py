@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from consoles import ONE_UNIT, make_model, run_command, start_command
 
-from tasks.records import Measurement, Night, State, Status
+from tasks.nights import Night
+from tasks.records import Measurement, State, Status
 from tasks.store import Store
 
 pytestmark = pytest.mark.timeout(280)

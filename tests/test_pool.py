@@ -186,6 +186,39 @@ def test_units_for_which_no_worker_is_left_are_refused(pools: list[WorkerPool]) 
     assert refused.value.exit_code == 3
 
 
+def test_units_are_shared_out_again_and_only_what_was_left_the_first_time_is_missing(pools: list[WorkerPool]) -> None:
+    pool = open_pool(pools, TestBench)
+    pool.devices()
+    for again in (False, True):
+        shared = pool.share_out({DEVICE: UNITS[:2], "another GPU": UNITS[2:] * (2 if again else 1)}, again=again)
+        for unit, (leased, worker) in zip(UNITS, shared, strict=False):
+            assert leased is unit
+            with attempting(pool, worker, unit):
+                assert worker.call("add", 1, 2, limit_seconds=LIMIT) == 3
+    assert pool.num_left == 1
+    with pytest.raises(WorkerError, match=r"^no another GPU is left, 1 units are not measured"):
+        pool.refuse_leftovers()
+
+
+def test_a_unit_that_lost_a_worker_may_lose_another_when_it_is_shared_out_again(pools: list[WorkerPool]) -> None:
+    pool = open_pool(pools, TestBench, TestBench)
+    pool.devices()
+    shared = pool.share_out({DEVICE: UNITS[:1]})
+    unit, first = next(shared)
+    lose(pool, first, unit, "its GPU fell off")
+    unit, second = next(shared)
+    with attempting(pool, second, unit):
+        assert second.host() == HOST
+    assert list(shared) == []
+    shared = pool.share_out({DEVICE: UNITS[:1]}, again=True)
+    unit, again = next(shared)
+    assert again is second
+    lose(pool, second, unit, "so did this one")
+    assert list(shared) == [], "it is in the line again, and not given up on a worker that is retired"
+    assert pool.num_left == 0
+    pool.refuse_leftovers()
+
+
 def test_who_is_idle_on_a_lost_machine_is_lost_with_it(pools: list[WorkerPool]) -> None:
     pool = open_pool(pools, TestBench, TestBench)
     pool.devices()

@@ -8,7 +8,8 @@ import pytest
 from records import STARTED, make_host, make_measurement, make_run
 
 from kernels.spec import Device
-from tasks.records import Night, ReferenceTime, UnitResult
+from tasks.nights import Night
+from tasks.records import ReferenceTime, UnitResult
 from tasks.references import find_reference_changes, summarize_references
 from tasks.store import Store
 
@@ -50,7 +51,7 @@ def night_of(*references: ReferenceTime, device: Device = HOST.device, **earlier
     copies = {(device.name, f"case_{n}", "graph", "copy"): 100.0 for n in range(9)}
     gemms = {(device.name, case_key, "graph", "bfloat16 gemm"): us for case_key, us in earlier_us.items()}
     host = replace(HOST, device=device)
-    return Night(make_run(), (host,), (), (), (), {}, references=references, earlier_references=copies | gemms)
+    return Night(make_run(), (host,), (), (), (), {}, references=references, usual_references=copies | gemms)
 
 
 def test_a_case_is_told_by_the_reference_that_fared_worst_since_the_run_before() -> None:
@@ -77,7 +78,7 @@ def test_shared_cpus_may_be_ten_times_as_noisy(type_: str, slow_us: float, fine_
 
 
 def test_without_an_earlier_run_no_machine_is_slow() -> None:
-    assert find_reference_changes(replace(night_of(timed("case_1", 900.0)), earlier_references={})) == {}
+    assert find_reference_changes(replace(night_of(timed("case_1", 900.0)), usual_references={})) == {}
     assert find_reference_changes(night_of(timed("case_1"))) == {}
 
 
@@ -94,9 +95,9 @@ def test_the_run_before_is_the_newest_of_the_suite_that_timed_the_reference_besi
         commit(store, 2, "nightly", timed("a", 12.0), timed("a", 30.0, name="bfloat16 gemm"), timed("c"))
         commit(store, 3, "smoke", timed("a", 99.0))
         first, tonight = "run-1", commit(store, 4, "nightly", timed("a", 13.0))
-        earlier = store.night(tonight).earlier_references
-        assert store.night(first).earlier_references == {}
-        assert store.night("run-2").earlier_references["NVIDIA H200", "a", "graph", "copy"] == 11.0
+        earlier = store.night(tonight).usual_references
+        assert store.night(first).usual_references == {}
+        assert store.night("run-2").usual_references["NVIDIA H200", "a", "graph", "copy"] == 11.0
     assert earlier == {
         ("NVIDIA H200", "a", "graph", "copy"): 12.0,
         ("NVIDIA H200", "b", "graph", "copy"): 20.0,

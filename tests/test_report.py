@@ -25,7 +25,8 @@ from rich.console import Console
 from dashboards.words import tell_half_width
 from flows.report import exit_code, print_report
 from kernels.spec import Case
-from tasks.records import Measurement, Night, State, Status
+from tasks.nights import Night
+from tasks.records import Measurement, State, Status
 
 CASE = Case(moe_layer(), 16)
 
@@ -115,7 +116,7 @@ def test_what_was_timed_on_a_slow_machine_is_marked_once_per_case() -> None:
     night = make_night(2, measurements=measured)
     told = [line for line in print_night(night).splitlines() if "reference slow +3." in line]
     assert ["M=1024" in line for line in told] == [True]
-    assert "reference slow" not in print_night(replace(night, earlier_references={}))
+    assert "reference slow" not in print_night(replace(night, usual_references={}))
 
 
 def test_two_gpus_of_one_name_are_told_apart_by_their_ids() -> None:

@@ -1,5 +1,7 @@
 """SiLU-mul-FP8 in Triton's interpreter against plain torch, in every scheme, down to no rows at all."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from kernels.errors import ShapeError
 from kernels.quantize.fp8 import ceil_to_ue8m0, dequantize_fp8_group
 from kernels.silu import triton as silu_triton
 from kernels.silu.groups import SCHEMES, GroupScheme, empty_outputs
-from kernels.silu.triton import MAX_REGISTERS, inverse_ue8m0_scale, launch_config, silu_mul_fp8_triton, ue8m0_scale
+from kernels.silu.triton import MAX_REGISTERS, default_config, inverse_ue8m0_scale, silu_mul_fp8_triton, ue8m0_scale
 from kernels.silu_mul_fp8 import KERNEL, check_layer, draw_token_counts, quantize_silu_mul, silu_mul_fp8_reference
 from kernels.spec import Case, Device, Layer
 
@@ -59,11 +61,10 @@ def check(
 ) -> None:
     """The valid rows match the slow, obvious formula and the padding is still poisoned."""
     tokens_per_expert = torch.tensor(counts, dtype=torch.int32)
-    config = launch_config(y, scheme.group_size) | {"num_programs": num_programs}
+    config = replace(default_config(y, scheme.group_size), num_programs=num_programs)
     with monkeypatch.context() as patch:
         patch.setattr(silu_triton, "empty_outputs", poisoned_outputs)
-        patch.setattr(silu_triton, "launch_config", lambda *_: config)
-        codes, scales = silu_mul_fp8_triton(y, tokens_per_expert, scheme.group_size, scheme.ue8m0)
+        codes, scales = silu_mul_fp8_triton(y, tokens_per_expert, scheme.group_size, scheme.ue8m0, config)
     half = y.shape[2] // 2
     for e, n in enumerate(counts):
         gate, up = y[e, :n, :half].double(), y[e, :n, half:].double()

@@ -16,6 +16,7 @@ from nights import (
     H200,
     HOSTILE,
     find_made_up_kernel,
+    make_incidents,
     make_measurement,
     make_measurements,
     make_night,
@@ -26,7 +27,8 @@ from nights import (
 from dashboards.site import write_site
 from kernels.spec import Case
 from tasks.errors import UsageError
-from tasks.records import Night, State
+from tasks.nights import Night
+from tasks.records import State
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
 CHROMIUM = shutil.which("chromium")
@@ -79,7 +81,8 @@ def _made_up_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def night() -> Night:
-    return make_night(3, (H200, CPU))
+    quiet = make_night(3, (H200, CPU))
+    return replace(quiet, incidents=make_incidents(quiet))
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +123,95 @@ def test_nothing_is_loaded_from_elsewhere(site: Path, pages: dict[str, Page]) ->
         assert "http://" not in text
         assert "https://" not in text
         assert "@import" not in text
+
+
+def articles(index: Page) -> list[str]:
+    """The words of each incident, in order."""
+    words = index.words.partition(" Verdicts ")[0]
+    return re.split(r" (?=[A-Z]+ [a-z]+-3f9a1c )", words)[1:]
+
+
+def test_incidents_come_first_the_open_ones_before_the_acknowledged_and_the_over(pages: dict[str, Page]) -> None:
+    index = pages["index.html"]
+    assert [text for tag, text in index.text if tag == "h2"][:3] == ["Incidents", "Verdicts", "To look at"]
+    assert "Incidents 2 open, 1 acknowledged, 1 over" in index.words
+    told = articles(index)
+    places = ["SLOW slow-3f9a1c open", "WRONG wrong-3f9a1c open", "MISSING missing-3f9a1c acknowledged"]
+    assert [words[: len(place)] for words, place in zip(told, places, strict=False)] == places
+    assert told[3].startswith("FAST fast-3f9a1c over")
+    assert "A quiet night" not in index.words
+
+
+def test_an_incident_is_told_with_its_date_causes_evidence_and_command(night: Night, pages: dict[str, Page]) -> None:
+    told = articles(pages["index.html"])
+    by_state = {incident.state: incident for incident in night.incidents}
+    for words, state in zip(told, (State.SLOW, State.WRONG, State.MISSING, State.FAST), strict=True):
+        incident = by_state[state]
+        for part in (incident.headline, *incident.causes, incident.evidence, incident.acknowledgement):
+            assert part in words
+    assert "since run run-2 (2026-11-19 02:00 UTC)" in told[0]
+    assert 'kernel-nightly acknowledge slow-3f9a1c --reason "why it is expected"' in told[0]
+    assert "Acknowledged no longer built" in told[2]
+    assert "Over since run run-3" in told[3]
+    assert ["kernel-nightly acknowledge" in words for words in told] == [True, True, False, False]
+
+
+def test_an_incident_and_the_rows_of_its_series_link_to_each_other(night: Night, pages: dict[str, Page]) -> None:
+    index, page = pages["index.html"], pages["kernel-fused_moe.html"]
+    rows = {attrs["id"]: attrs for tag, attrs in page.tags if tag == "tr" and "id" in attrs}
+    linked = [href.partition("#")[2] for href in index.values("href", "a") if "#row-" in href]
+    of_moe = [i for i in night.incidents for series in i.series if series.case_key.startswith("fused_moe")]
+    assert Counter(rows[anchor]["data-state"] for anchor in linked if anchor in rows) == Counter(
+        i.state for i in of_moe
+    )
+    back = [href for href in page.values("href", "a") if href.startswith("index.html#")]
+    assert Counter(back) == Counter(f"index.html#incident-{incident.incident_id}" for incident in of_moe)
+    assert "+10.9% to +12.9% confirmed since 2026-11-19 slow-3f9a1c" in page.words
+    assert "+2.9% to +4.9% not seen again" in page.words
+
+
+def test_what_comes_from_outside_cannot_become_markup_in_an_incident(site: Path, night: Night) -> None:
+    attack = '"><img src=x onerror=alert(1)><script>alert(2)</script>{{ 7 * 7 }}'
+    [slow, *_] = [incident for incident in night.incidents if incident.state is State.SLOW]
+    hostile = replace(slow, incident_id=attack, subject=attack, causes=(attack,), evidence=attack, since_run=attack)
+    expected = replace(hostile, incident_id=f"{attack}2", acknowledgement=attack, opened_run=attack)
+    index = write_site(replace(night, incidents=(hostile, expected)), site.with_name("hostile"))
+    for path in (index, index.with_name("kernel-fused_moe.html")):
+        page = Page(path)
+        assert [attrs for tag, attrs in page.tags if tag == "img" or "onerror" in attrs] == []
+        assert [tag for tag, _ in page.tags].count("script") == 1
+        assert attack in page.words
+    assert f"kernel-nightly acknowledge '{attack}' --reason" in Page(index).words
+
+
+def test_a_quiet_night_says_so_and_an_expected_incident_does_not_disturb_it(tmp_path: Path, night: Night) -> None:
+    assert "A quiet night: no incident is open." in Page(write_site(make_night(2), tmp_path / "quiet")).words
+    expected = tuple(incident for incident in night.incidents if incident.acknowledgement)
+    words = Page(write_site(replace(night, incidents=expected), tmp_path / "expected")).words
+    assert "Incidents 1 acknowledged A quiet night: no incident is open. MISSING missing-3f9a1c" in words
+
+
+def test_a_series_of_an_incident_that_is_on_no_page_is_named_without_a_link(tmp_path: Path) -> None:
+    night = make_night(2)
+    [missing] = [incident for incident in make_incidents(night) if incident.state is State.MISSING]
+    elsewhere = replace(missing, series=(replace(missing.series[0], timer="cold"),), since_run="long-ago")
+    index = Page(write_site(replace(night, incidents=(elsewhere,)), tmp_path / "site"))
+    assert f"1 series {missing.series[0].case_key}, vllm-deepgemm, cold" in index.words
+    assert not [href for href in index.values("href", "a") if "#row-" in href]
+    assert "since run long-ago Acknowledged" in index.words
+
+
+def test_the_csv_tells_how_sure_a_verdict_is_and_which_incident_has_it(site: Path) -> None:
+    with (site / "data-fused_moe.csv").open(encoding="utf-8", newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["device"] == H200.name]
+    slow = [line for line in lines if line["state"] == "SLOW"]
+    assert slow
+    for line in slow:
+        assert float(line["change_low"]) < float(line["relative_change"]) < float(line["change_high"])
+        told = [line[name] for name in ("p_value", "since_run", "is_confirmed", "is_machine", "incident_id")]
+        assert told == ["0.0002", "run-2", "True", "False", "slow-3f9a1c"]
+    same = next(line for line in lines if line["state"] == "SAME")
+    assert [same[name] for name in ("since_run", "is_confirmed", "incident_id")] == ["", "", ""]
 
 
 def test_the_verdicts_are_counted_worst_first(night: Night, pages: dict[str, Page]) -> None:
@@ -439,6 +531,16 @@ def test_a_browser_shows_one_timer_unless_asked(
     tags = re.findall(r'<(?:tr|div) [^>]*data-timer="(\w+)"([^>]*)>', dom)
     assert {timer for timer, rest in tags if "hidden" not in rest} == timers
     assert len({timer for timer, _ in tags}) == 2
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_browser_shows_the_row_that_an_incident_links_to_whatever_its_timer(two_timers: Path, tmp_path: Path) -> None:
+    page = two_timers / "kernel-fused_moe.html"
+    rows = [attrs for tag, attrs in Page(page).tags if tag == "tr" and "id" in attrs]
+    cold = next(attrs["id"] for attrs in rows if attrs["data-timer"] == "cold")
+    dom = browse(page, cold, tmp_path)
+    [shown] = re.findall(rf'<tr [^>]*id="{cold}"[^>]*>', dom)
+    assert "hidden" not in shown
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")

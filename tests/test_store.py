@@ -28,7 +28,8 @@ from records import (
 
 from tasks.database import ROWS_PER_STATEMENT, TABLES, VERSION_TABLE, database_path
 from tasks.errors import RunMismatchError, StoreError
-from tasks.records import Measurement, Night, Run, Series, State, Status, UnitResult, Verdict
+from tasks.nights import Night
+from tasks.records import Measurement, Run, Series, State, Status, UnitResult, Verdict
 from tasks.store import Store
 
 OTHER_GPU = make_host(replace(GPU, name="NVIDIA A100", capability=(8, 0)), "ffff")
@@ -171,7 +172,7 @@ def test_every_record_comes_back_as_it_was(store: Store) -> None:
     references = (make_reference(), make_reference("float8_e4m3fn gemm"))
     receipt, cost = make_receipt(make_layer()), make_cost()
     store.commit_unit("run-1", UnitResult(make_host(), receipt, tuple(measurements), references, cost))
-    store.commit_verdicts("run-1", verdicts)
+    store.journal.commit_verdicts("run-1", verdicts)
     night = store.night("run-1")
     assert night.run == run
     assert night.hosts == (make_host(),)
@@ -321,9 +322,9 @@ def test_verdicts_of_a_run_are_replaced_not_added(store: Store) -> None:
     store.begin_run(make_run())
     series = make_measurement().series
     other = Verdict("run-2", series, State.SAME, "of another run")
-    store.commit_verdicts("run-2", [other])
-    store.commit_verdicts("run-1", [Verdict("run-1", series, State.NEW, "first night")])
-    store.commit_verdicts("run-1", [Verdict("run-1", series, State.SAME, "judged again")])
+    store.journal.commit_verdicts("run-2", [other])
+    store.journal.commit_verdicts("run-1", [Verdict("run-1", series, State.NEW, "first night")])
+    store.journal.commit_verdicts("run-1", [Verdict("run-1", series, State.SAME, "judged again")])
     assert [verdict.evidence for verdict in store.night("run-1").verdicts] == ["judged again"]
     store.begin_run(make_run("run-2", 1))
     assert store.night("run-2").verdicts == (other,)
@@ -335,7 +336,7 @@ def whole_night(store: Store) -> Night:
         measurements = [replace(m, run_id=run_id) for m in every_kind_of_measurement()]
         commit_run(store, make_run(run_id, nights), measurements)
         store.commit_ceilings([make_ceiling(run_id=run_id)])
-        store.commit_verdicts(run_id, [Verdict(run_id, measurements[0].series, State.SAME, "same", 10.5, 10.5, 0.0)])
+        store.journal.commit_verdicts(run_id, [Verdict(run_id, measurements[0].series, State.SAME, "same", 10.5, 10.5, 0.0)])
     return store.night()
 
 

@@ -23,7 +23,8 @@ from rich.console import Console
 from flows.arguments import TABLES
 from flows.tables import VIEWS, print_tables
 from kernels.spec import Case
-from tasks.records import Measurement, Night, Status
+from tasks.nights import Night
+from tasks.records import Measurement, Status
 
 CASES = [Case(moe_layer(), num_tokens) for num_tokens in (1, 16)]
 PROVIDERS = ("torch", "triton", "vllm-cutlass")

@@ -23,7 +23,8 @@ from dashboards.rows import KernelRows
 from dashboards.svg import Mark
 from dashboards.trends import draw_errors, draw_references, draw_trend
 from kernels.spec import Case
-from tasks.records import Measurement, Night, Point, Status
+from tasks.nights import Night
+from tasks.records import Measurement, Point, Status
 
 MARKS = assign_marks([PROVIDERS])
 
@@ -57,6 +58,30 @@ def test_a_slow_last_night_is_told_in_percent_on_the_trend() -> None:
     nights = [tip for tip in titles(svg) if tip.startswith("triton")]
     assert len(nights) == 4  # three nights, and the last one again as the highlighted point
     assert "2026-11-18 02:00 UTC" in nights[0]
+
+
+def test_a_line_with_its_date_stands_where_a_change_begins() -> None:
+    kernel = arrange(5)
+    by_tokens = {
+        row.num_tokens: [r for r in kernel.layers[0].rows if r.num_tokens == row.num_tokens] for row in kernel.rows
+    }
+    for tokens, provider in ((64, "triton"), (256, "vllm-cutlass")):
+        svg = draw_trend(by_tokens[tokens], kernel.trends, MARKS, "c0")
+        assert [word for word in words(svg) if word.startswith("since")] == ["since 19 Nov"]
+        assert svg is not None
+        assert f"{provider} so since 19 Nov, run run-2." in svg
+    assert not [word for word in words(draw_trend(by_tokens[1], kernel.trends, MARKS, "c0")) if "since" in word]
+
+
+def test_changes_of_one_night_share_a_line_and_one_of_a_forgotten_night_has_none() -> None:
+    kernel = arrange(5)
+    slow = next(row for row in kernel.rows if row.verdict and row.verdict.since_run)
+    assert slow.verdict
+    both = [slow, *(replace(row, verdict=slow.verdict) for row in kernel.rows if row.num_tokens == 64)][:3]
+    svg = draw_trend(both, kernel.trends, MARKS, "c0")
+    assert len([word for word in words(svg) if word.startswith("since")]) == 1
+    forgotten = replace(slow, verdict=replace(slow.verdict, since_run="long-ago"))
+    assert not [word for word in words(draw_trend([forgotten], kernel.trends, MARKS, "c0")) if "since" in word]
 
 
 @pytest.mark.parametrize("num_nights", [1, 2])

@@ -1,99 +1,228 @@
-"""The rule that turns a night into states, on nights short enough to check by hand."""
+"""What a night says about series, on nights clear enough to know the answer, one night or many in a row."""
 
-import statistics
-from collections.abc import Sequence
-from dataclasses import replace
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, replace
+from math import inf, isfinite, nan
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import STARTED, make_case, make_measurement
+from records import make_case, make_measurement, make_points, make_retrial, make_run, make_series
 
-from tasks.records import Measurement, Point, State, Status, Verdict
-from tasks.verdicts import (
-    MIN_CHANGE,
-    MIN_NIGHTS,
-    SPREADS,
-    STATES_BY_STATUS,
-    WINDOW,
-    judge_change,
-    judge_night,
-    judge_series,
-    robust_spread,
-)
+from tasks.history import Mark, Standing, find_standings
+from tasks.machines import MachineChange
+from tasks.records import Measurement, Retrial, Run, Series, State, Status, Suspect, Verdict, Version
+from tasks.verdicts import STATES_BY_STATUS, Past, find_suspects, judge_night
 
-QUIET = (100.0, 100.5, 99.5, 100.2, 99.8)
-NOISY = (100.0, 120.0, 80.0, 110.0, 90.0)
+QUIET = (100.0, 100.4, 99.6, 100.2, 99.8, 100.1, 99.7, 100.3, 99.9, 100.0, 100.2, 99.8)
+"""Twelve nights of a steady kernel."""
+NOISY = (100.0, 103.1, 97.2, 101.8, 98.9, 96.6, 102.5, 99.4, 103.3, 97.9, 100.7, 98.3, 102.1, 99.0, 101.2)
+SERIES = make_series()
 
 
-def make_points(medians: Sequence[float]) -> tuple[Point, ...]:
-    return tuple(
-        Point(f"night-{index}", STARTED + timedelta(days=index), median, median * 0.99, median * 1.01)
-        for index, median in enumerate(medians)
+def number_nights(count: int) -> dict[str, Run]:
+    return {
+        f"night-{n}": make_run(f"night-{n}", n, git_commit=f"commit-{n}", git_dirty=n % 2 == 0) for n in range(count)
+    }
+
+
+def make_past(
+    medians_us: Sequence[float],
+    again_us: float | None = None,
+    standing: Standing | None = None,
+    machine: MachineChange | None = None,
+) -> tuple[Measurement, Past]:
+    """One series whose last night is tonight."""
+    points = make_points(medians_us)
+    tonight = make_measurement(points[-1].run_id, samples_us=(medians_us[-1],))
+    past = Past(
+        run_id=tonight.run_id,
+        runs=number_nights(len(points)),
+        trends={SERIES: points},
+        standings={SERIES: standing} if standing else {},
+        expected=(SERIES,),
+        machines={SERIES: machine} if machine else {},
+        retrials=[make_retrial(tonight, again_us)] if again_us else [],
     )
+    return tonight, past
 
 
-def judge_one(median_us: float, earlier: Sequence[float]) -> Verdict:
-    return judge_series(make_measurement("tonight", samples_us=(median_us,)), make_points(earlier))
+def judge_one(
+    medians_us: Sequence[float],
+    again_us: float | None = None,
+    standing: Standing | None = None,
+    machine: MachineChange | None = None,
+) -> Verdict:
+    tonight, past = make_past(medians_us, again_us, standing, machine)
+    [verdict] = judge_night([tonight], past)
+    return verdict
+
+
+def live_through(
+    medians_us: Sequence[float | None], again_us: Mapping[int, float] | None = None, marks: Sequence[Mark] = ()
+) -> list[Verdict]:
+    """The verdict of every night of one series, each made with those before it.
+
+    Args:
+        medians_us: None for a night without the series.
+        again_us: by night, what measuring again gave; a mark counts from the night after its run on.
+    """
+    runs = number_nights(len(medians_us))
+    order = {run_id: number for number, run_id in enumerate(runs)}
+    points = [
+        None if us is None else point
+        for us, point in zip(medians_us, make_points([us or 1.0 for us in medians_us]), strict=True)
+    ]
+    told: list[Verdict] = []
+    for night, us in enumerate(medians_us):
+        run_id = f"night-{night}"
+        measured = [] if us is None else [make_measurement(run_id, samples_us=(us,))]
+        past = Past(
+            run_id=run_id,
+            runs=runs,
+            trends={SERIES: [point for point in points[: night + 1] if point]},
+            standings=find_standings(told, [mark for mark in marks if order[mark.first_run] < night], order),
+            expected=(SERIES,) if night and points[night - 1] else (),
+            retrials=[make_retrial(measured[0], again_us[night])] if again_us and night in again_us else [],
+        )
+        told += judge_night(measured, past)
+    return told
+
+
+def states_of(verdicts: Sequence[Verdict]) -> list[str]:
+    return [str(verdict.state) for verdict in verdicts]
+
+
+# One night
+
+
+def test_the_first_night_is_new() -> None:
+    verdict = judge_one([38.04])
+    assert (verdict.state, verdict.evidence, verdict.median_us) == (State.NEW, "first night: 38.0 us", 38.04)
+    assert (verdict.baseline_us, verdict.relative_change, verdict.p_value) == (None, None, None)
 
 
 @pytest.mark.parametrize(
-    ("median_us", "earlier", "state"),
+    ("medians_us", "state"),
     [
-        pytest.param(100.0, (), State.NEW, id="the first night is new"),
-        pytest.param(100.0, (100.0,), State.SAME, id="the second night may already be the same"),
-        pytest.param(104.9, QUIET, State.SAME, id="a change below the least that counts"),
-        pytest.param(95.1, QUIET, State.SAME, id="a gain below the least that counts"),
-        pytest.param(106.0, QUIET, State.SLOW, id="slower than a quiet history"),
-        pytest.param(94.0, QUIET, State.FAST, id="faster than a quiet history"),
-        pytest.param(200.0, (100.0,), State.AMBIGUOUS, id="twice as slow after one night is not known to be slow"),
+        pytest.param((100.0, 100.0), State.SAME, id="the second night may already be the same"),
+        pytest.param((100.0, 200.0), State.AMBIGUOUS, id="twice as slow after one night is not known to be slow"),
+        pytest.param((100.0, 100.0, 50.0), State.AMBIGUOUS, id="nor is twice as fast after two nights fast"),
+        pytest.param((*QUIET, 100.1), State.SAME, id="a night like those before"),
+        pytest.param((*QUIET, 101.0), State.SAME, id="a change too small to count"),
+        pytest.param((*NOISY, 104.0), State.SAME, id="a noisy history hides a change of its own size"),
+        pytest.param((*QUIET, 130.0), State.AMBIGUOUS, id="one night alone is not known to be slow"),
+        pytest.param((*QUIET, 70.0), State.AMBIGUOUS, id="one night alone is not known to be fast"),
+        pytest.param((*QUIET, 500.0, *QUIET), State.SAME, id="one odd night of before does not move the baseline"),
+        pytest.param((*QUIET, 130.0, 130.1, 129.9), State.SLOW, id="three slow nights are slow"),
+        pytest.param((*QUIET, 70.0, 70.1, 69.9), State.FAST, id="three fast nights are fast"),
+    ],
+)
+def test_times_are_judged_by_the_nights_before(medians_us: tuple[float, ...], state: State) -> None:
+    assert judge_one(medians_us).state is state
+
+
+@pytest.mark.parametrize(("tonight_us", "state"), [(120.0, State.SLOW), (80.0, State.FAST)])
+def test_a_suspect_that_is_the_same_when_measured_again_is_confirmed(tonight_us: float, state: State) -> None:
+    verdict = judge_one((*QUIET, tonight_us), again_us=tonight_us)
+    assert (verdict.state, verdict.is_confirmed, verdict.since_run) == (state, True, "night-12")
+    assert verdict.relative_change == pytest.approx(tonight_us / 100 - 1, abs=0.005)
+    assert verdict.low is not None
+    assert verdict.high is not None
+    assert verdict.low < verdict.relative_change < verdict.high
+
+
+@pytest.mark.parametrize("tonight_us", [120.0, 80.0])
+def test_a_suspect_that_is_as_before_when_measured_again_is_withdrawn(tonight_us: float) -> None:
+    verdict = judge_one((*QUIET, tonight_us), again_us=100.1)
+    assert (verdict.state, verdict.is_confirmed, verdict.since_run) == (State.SAME, False, "")
+    assert verdict.evidence.endswith("; not seen again when measured again")
+
+
+def test_a_suspect_that_was_not_measured_again_is_ambiguous_and_says_why() -> None:
+    verdict = judge_one((*QUIET, 120.0))
+    assert (verdict.state, verdict.is_confirmed, verdict.since_run) == (State.AMBIGUOUS, None, "")
+    assert verdict.evidence.endswith("; not measured again")
+
+
+def test_only_tonights_version_confirms() -> None:
+    tonight, past = make_past((*QUIET, 120.0))
+    others = [make_retrial(tonight, 120.0, v) for v in (Version.LAST_GOOD_CONFIG, Version.PREVIOUS_CODE)]
+    [verdict] = judge_night([tonight], replace(past, retrials=others))
+    assert (verdict.state, verdict.is_confirmed) == (State.AMBIGUOUS, None)
+
+
+def test_the_evidence_holds_the_numbers_of_the_verdict_in_one_sentence() -> None:
+    verdict = judge_one((*QUIET, 120.0), again_us=120.4)
+    assert verdict.baseline_us == pytest.approx(100.0, abs=0.05)
+    assert verdict.evidence.startswith("120.0 us, 120.4 us when measured again, against 100.0 us of 12 earlier nights")
+    assert (
+        f"{verdict.relative_change:+.1%}, 95 % interval {verdict.low:+.1%} to {verdict.high:+.1%}" in verdict.evidence
+    )
+    assert "\n" not in verdict.evidence
+    assert "-0.0%" not in judge_one((*QUIET, 99.999)).evidence
+
+
+@pytest.mark.parametrize(
+    ("machine", "state"),
+    [
+        pytest.param(MachineChange("cuda", {"copy": 0.2}), State.AMBIGUOUS, id="a reference kernel was as slow"),
+        pytest.param(MachineChange("cuda", {"copy": 0.0, "gemm": 0.2}), State.AMBIGUOUS, id="one of two was"),
+        pytest.param(MachineChange("cuda", {}, 1600.0, 1980.0), State.AMBIGUOUS, id="the clock was low"),
         pytest.param(
-            50.0, (100.0, 100.0), State.AMBIGUOUS, id="twice as fast after two nights is not known to be fast"
+            MachineChange("cuda", {}, 1600.0, 1980.0, True), State.SLOW, id="the kernel itself drew the power"
         ),
-        pytest.param(106.0, (100.0, 100.0, 100.0), State.SLOW, id="three nights make a history"),
-        pytest.param(130.0, NOISY, State.SAME, id="a noisy history hides a change of its own size"),
-        pytest.param(170.0, NOISY, State.SLOW, id="a change beyond a noisy history counts"),
-        pytest.param(30.0, NOISY, State.FAST, id="a gain beyond a noisy history counts"),
-        pytest.param(106.0, (100.0, 100.0, 100.0, 500.0), State.SLOW, id="one odd night does not move the baseline"),
-        pytest.param(100.0, (50.0,) * 9 + (100.0,) * 10, State.SAME, id="nights before the window are forgotten"),
+        pytest.param(MachineChange("cuda", {"copy": -0.2}), State.SLOW, id="the machine was faster"),
+        pytest.param(MachineChange("cuda", {"copy": 0.001}, 1980.0, 1980.0), State.SLOW, id="the machine was as ever"),
     ],
 )
-def test_a_night_is_judged_by_the_rule(median_us: float, earlier: tuple[float, ...], state: State) -> None:
-    assert judge_one(median_us, earlier).state is state
+def test_a_kernel_is_not_blamed_for_its_machine(machine: MachineChange, state: State) -> None:
+    verdict = judge_one((*QUIET, 120.0), again_us=120.0, machine=machine)
+    assert (verdict.state, verdict.is_machine) == (state, state is State.AMBIGUOUS)
+    assert (f"the machine moved too: {machine.told}" in verdict.evidence) is verdict.is_machine
 
 
-@pytest.mark.parametrize(
-    ("change", "spread", "nights", "state"),
-    [
-        (MIN_CHANGE, 0.0, MIN_NIGHTS, State.SAME),
-        (MIN_CHANGE + 1e-9, 0.0, MIN_NIGHTS, State.SLOW),
-        (-MIN_CHANGE - 1e-9, 0.0, MIN_NIGHTS, State.FAST),
-        (0.2, 0.05, MIN_NIGHTS, State.SAME),
-        (0.2 + 1e-9, 0.05, MIN_NIGHTS, State.SLOW),
-        (0.9, 0.0, MIN_NIGHTS - 1, State.AMBIGUOUS),
-    ],
-)
-def test_the_limits_themselves_are_still_the_same(change: float, spread: float, nights: int, state: State) -> None:
-    assert SPREADS * 0.05 == 0.2
-    assert judge_change(change, spread, nights) is state
+def test_a_machine_that_moved_beside_a_quiet_kernel_is_nothing_to_tell() -> None:
+    verdict = judge_one((*QUIET, 100.1), machine=MachineChange("cuda", {"copy": 0.3}))
+    assert (verdict.state, verdict.is_machine) == (State.SAME, False)
 
 
-def test_the_evidence_holds_the_numbers_of_the_verdict() -> None:
-    verdict = judge_one(112.0, QUIET)
-    assert (verdict.median_us, verdict.baseline_us) == (112.0, 100.0)
-    assert verdict.relative_change == pytest.approx(0.12)
-    assert verdict.evidence == (
-        "112.0 us against 100.0 us (+12.0%), the median of 5 earlier nights with a spread of 0.3%"
+def test_a_machine_is_not_blamed_for_a_series_whose_noise_is_not_known_yet() -> None:
+    verdict = judge_one((100.0, 120.0), machine=MachineChange("cuda", {"copy": 0.3}))
+    assert (verdict.state, verdict.is_machine) == (State.AMBIGUOUS, False)
+
+
+@pytest.mark.parametrize("offset", [0.03, -0.03])
+def test_a_swapped_card_is_no_regression(offset: float) -> None:
+    """Twenty series on one card for weeks, tonight all on a card that is 3 % slower or faster, and one much slower."""
+    measured, trends = [], {}
+    for number in range(20):
+        level, case = 10.0 * (number + 1), make_case(number + 1)
+        nights = [level * us / 100 for us in (*QUIET[number % 12 :], *QUIET[: number % 12])]
+        tonight = level * (1 + offset) * (1 + 0.0005 * (number % 5 - 2)) * (1.4 if number == 7 else 1.0)
+        points = make_points([*nights, tonight], ["GPU-old"] * 12 + ["GPU-new"])
+        measured.append(make_measurement(points[-1].run_id, case, samples_us=(tonight,)))
+        trends[measured[-1].series] = points
+    again = [make_retrial(measured[7], measured[7].samples_us[0])]
+    verdicts = judge_night(measured, Past("night-12", number_nights(13), trends, retrials=again))
+    assert states_of(verdicts) == ["SLOW" if number == 7 else "SAME" for number in range(20)]
+    assert verdicts[7].relative_change == pytest.approx(0.4, abs=0.02)
+
+
+def test_series_are_judged_by_their_own_history_alone() -> None:
+    here = make_measurement("night-12", samples_us=(100.0,))
+    others = (
+        replace(here.series, timer="other"),
+        replace(here.series, provider="other"),
+        replace(here.series, device_name="another GPU"),
+        make_series(case=make_case(64)),
     )
-    assert judge_one(112.0, (100.0,)).evidence == "112.0 us against 100.0 us (+12.0%), one earlier night"
-    assert "(+0.0%)" in judge_one(99.99, QUIET).evidence
-    assert judge_one(38.04, ()).evidence == "first night: 38.0 us"
+    trends = {series: make_points(QUIET) for series in others} | {here.series: make_points((*QUIET, 100.0))[-1:]}
+    [verdict] = judge_night([here], Past("night-12", number_nights(13), trends))
+    assert verdict.state is State.NEW
 
 
-def test_the_baseline_is_the_median_of_the_window() -> None:
-    earlier = [float(us) for us in range(100, 100 + 3 * WINDOW)]
-    assert judge_one(100.0, earlier).baseline_us == statistics.median(earlier[-WINDOW:])
+# What was not timed
 
 
 @pytest.mark.parametrize(
@@ -107,108 +236,361 @@ def test_the_baseline_is_the_median_of_the_window() -> None:
     ],
 )
 def test_what_was_not_timed_is_judged_by_its_status_and_says_why(status: Status, state: State) -> None:
-    measurement = make_measurement("tonight", status=status, reason="the reason")
-    verdict = judge_series(measurement, [])
+    measurement = make_measurement("run-1", status=status, reason="the reason")
+    [verdict] = judge_night([measurement], Past("run-1", {"run-1": make_run()}))
     assert (verdict.state, verdict.evidence) == (state, f"{status}: the reason")
     assert (verdict.median_us, verdict.baseline_us, verdict.relative_change) == (None, None, None)
+    assert verdict.since_run == ("" if state is State.UNSUPPORTED else "run-1")
 
 
 def test_every_status_without_times_has_a_state() -> None:
     assert set(STATES_BY_STATUS) == set(Status) - {Status.OK}
 
 
+@pytest.mark.parametrize("state", [State.WRONG, State.FAILED])
+def test_what_is_still_broken_is_so_since_its_first_night(state: State) -> None:
+    status = {State.WRONG: Status.WRONG, State.FAILED: Status.HUNG}[state]
+    measurement = make_measurement("run-9", status=status, reason="the reason")
+    past = Past("run-9", {"run-9": make_run("run-9")}, standings={SERIES: Standing(state, "run-3")})
+    assert judge_night([measurement], past)[0].since_run == "run-3"
+    otherwise = replace(past, standings={SERIES: Standing(State.MISSING, "run-3")})
+    assert judge_night([measurement], otherwise)[0].since_run == "run-9"
+    not_noted = replace(past, standings={SERIES: Standing(state)})
+    assert judge_night([measurement], not_noted)[0].since_run == "run-9"
+
+
 def test_what_is_expected_and_absent_is_missing() -> None:
-    here, gone = make_measurement("tonight"), make_measurement(provider="gone")
-    verdicts = judge_night("tonight", [here], {}, expected=[here.series, gone.series])
+    here, gone = make_measurement("run-2"), make_series("gone")
+    verdicts = judge_night([here], Past("run-2", {"run-2": make_run("run-2")}, expected=[here.series, gone]))
     assert [(verdict.series.provider, verdict.state) for verdict in verdicts] == [
         ("triton", State.NEW),
         ("gone", State.MISSING),
     ]
-    assert {verdict.run_id for verdict in verdicts} == {"tonight"}
+    assert {verdict.run_id for verdict in verdicts} == {"run-2"}
+    assert verdicts[1].evidence == "measured in the last comparable run, absent now"
 
 
 def test_a_failed_series_is_not_missing_too() -> None:
-    failed = make_measurement("tonight", status=Status.HUNG, reason="no answer")
-    verdicts = judge_night("tonight", [failed], {}, expected=[failed.series])
-    assert [verdict.state for verdict in verdicts] == [State.FAILED]
+    failed = make_measurement("run-2", status=Status.HUNG, reason="no answer")
+    verdicts = judge_night([failed], Past("run-2", {"run-2": make_run("run-2")}, expected=[failed.series]))
+    assert states_of(verdicts) == ["FAILED"]
 
 
-def test_tonight_is_not_part_of_its_own_baseline() -> None:
-    tonight = make_measurement("night-1", samples_us=(200.0,))
-    [verdict] = judge_night("night-1", [tonight], {tonight.series: make_points((100.0, 200.0))}, expected=())
-    assert (verdict.state, verdict.baseline_us) == (State.AMBIGUOUS, 100.0)
-
-
-def test_series_are_judged_by_their_own_history_alone() -> None:
-    cpu = replace(make_measurement().device, name="another GPU")
-    here = make_measurement("tonight", samples_us=(100.0,))
-    trends = {
-        replace(here.series, timer="other"): make_points(QUIET),
-        replace(here.series, provider="other"): make_points(QUIET),
-        replace(here.series, device_name=cpu.name): make_points(QUIET),
-        make_measurement(case=make_case(64)).series: make_points(QUIET),
-    }
-    [verdict] = judge_night("tonight", [here], trends, expected=())
-    assert verdict.state is State.NEW
-
-
-def robust_spread_by_hand(values: Sequence[float]) -> float:
-    """The slow, obvious twin: sort, take the middle, twice."""
-
-    def middle(numbers: Sequence[float]) -> float:
-        ordered = sorted(numbers)
-        low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
-        return (low + high) / 2
-
-    return 1.4826 * middle([abs(value - middle(values)) for value in values])
-
-
-TIMES = st.floats(min_value=0.1, max_value=1e6)
-HISTORIES = st.lists(TIMES, max_size=15)
-
-
-@given(st.lists(TIMES, min_size=1, max_size=15))
-def test_the_spread_is_the_scaled_median_absolute_deviation(values: list[float]) -> None:
-    assert robust_spread(values) == pytest.approx(robust_spread_by_hand(values))
-
-
-@given(TIMES, HISTORIES)
-def test_a_state_is_as_old_as_its_history(median_us: float, earlier: list[float]) -> None:
-    state = judge_one(median_us, earlier).state
-    allowed = {State.SAME, State.AMBIGUOUS} if len(earlier) < MIN_NIGHTS else {State.SAME, State.SLOW, State.FAST}
-    assert state in (allowed if earlier else {State.NEW})
-
-
-@given(TIMES, HISTORIES, st.sampled_from([2.0**-10, 0.5, 2.0, 1024.0]))
-def test_the_unit_of_time_does_not_matter(median_us: float, earlier: list[float], factor: float) -> None:
-    scaled = judge_one(median_us * factor, [us * factor for us in earlier])
-    assert scaled.state is judge_one(median_us, earlier).state
-
-
-@given(st.lists(TIMES, min_size=3, max_size=WINDOW), st.floats(min_value=1.0, max_value=100.0))
-def test_a_slow_series_that_gets_slower_stays_slow(earlier: list[float], factor: float) -> None:
-    slow = statistics.median(earlier) * (1 + MIN_CHANGE) + SPREADS * robust_spread(earlier) + 1
-    assert judge_one(slow, earlier).state is State.SLOW
-    assert judge_one(slow * factor, earlier).state is State.SLOW
-
-
-@given(st.permutations(range(6)), st.lists(HISTORIES, min_size=6, max_size=6))
-def test_the_order_of_the_series_does_not_matter(order: list[int], histories: list[list[float]]) -> None:
-    measurements = [make_measurement("tonight", provider=f"provider-{index}") for index in range(6)]
-    trends = {m.series: make_points(history) for m, history in zip(measurements, histories, strict=True)}
-    expected = [make_measurement(provider=f"gone-{index}").series for index in order]
-
-    def judge_in(arranged: Sequence[Measurement]) -> set[Verdict]:
-        return set(judge_night("tonight", arranged, trends, expected))
-
-    assert judge_in([measurements[index] for index in order]) == judge_in(measurements)
-
-
-def test_a_series_that_was_timed_before_and_is_unsupported_now_is_missing() -> None:
+def test_a_series_that_was_timed_before_and_is_unsupported_now_is_missing_until_that_is_accepted() -> None:
     reason = "needs the vllm package, which is not installed"
-    measurement = make_measurement("tonight", status=Status.UNSUPPORTED, reason=reason)
-    verdict = judge_series(measurement, make_points((100.0, 101.0)))
-    assert verdict.state is State.MISSING
-    assert verdict.evidence == (
-        "timed on 2 earlier nights, now unsupported: needs the vllm package, which is not installed"
+    measurement = make_measurement("night-2", status=Status.UNSUPPORTED, reason=reason)
+    past = Past("night-2", number_nights(3), {SERIES: make_points((100.0, 101.0))})
+    [verdict] = judge_night([measurement], past)
+    assert (verdict.state, verdict.since_run) == (State.MISSING, "night-2")
+    assert verdict.evidence == f"timed on 2 earlier nights, now unsupported: {reason}"
+    next_night = replace(past, standings={SERIES: Standing(State.MISSING, "night-2")})
+    assert judge_night([measurement], next_night)[0].since_run == "night-2"
+    accepted = replace(past, standings={SERIES: Standing(State.MISSING, "night-2", is_accepted=True)})
+    assert judge_night([measurement], accepted)[0].state is State.UNSUPPORTED
+    from_then_on = replace(past, standings={SERIES: Standing(State.UNSUPPORTED)})
+    assert judge_night([measurement], from_then_on)[0].state is State.UNSUPPORTED
+
+
+def test_missing_is_missing_every_night_until_it_returns() -> None:
+    verdicts = live_through((*QUIET, None, None, None, 100.1))
+    assert states_of(verdicts[12:]) == ["MISSING", "MISSING", "MISSING", "SAME"]
+    assert [verdict.since_run for verdict in verdicts[12:]] == ["night-12", "night-12", "night-12", ""]
+    assert verdicts[13].evidence == "absent since run night-12"
+
+
+def test_missing_that_is_accepted_is_no_longer_told_and_may_return() -> None:
+    mark = Mark(SERIES, "night-12", "dropped from the suite", "ada")
+    verdicts = live_through((*QUIET, None, None, None, 100.1, None), marks=[mark])
+    assert [(verdict.run_id, str(verdict.state)) for verdict in verdicts[12:]] == [
+        ("night-12", "MISSING"),
+        ("night-15", "NEW"),
+        ("night-16", "MISSING"),
+    ]
+    assert verdicts[13].evidence == "first night since the baseline of run night-12: 100.1 us"
+    assert verdicts[14].since_run == "night-16"
+
+
+# Night after night
+
+
+@pytest.mark.parametrize("factor", [1.12, 1 / 1.12])
+def test_a_step_that_noise_hides_at_first_is_found_days_later(factor: float) -> None:
+    """Nobody measured again: one night never tells, a few together do, and they name the first of them."""
+    state = State.SLOW if factor > 1 else State.FAST
+    verdicts = live_through((*NOISY, *(us * factor for us in NOISY[:6])))
+    found = next(number for number, verdict in enumerate(verdicts) if verdict.state is state)
+    assert not {State.SLOW, State.FAST} & {verdict.state for verdict in verdicts[:16]}
+    assert 16 <= found <= 20
+    assert verdicts[found].since_run == "night-15"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_slow_drift_over_weeks_is_found(sign: int) -> None:
+    drift = [us * (1 + sign * 0.004 * day) for day, us in enumerate(QUIET * 3)]
+    told = {verdict.state for verdict in live_through((*QUIET, *QUIET, *drift))}
+    assert (State.SLOW if sign > 0 else State.FAST) in told
+    assert (State.FAST if sign > 0 else State.SLOW) not in told
+
+
+def test_a_change_that_stands_stays_slow_since_its_first_night_against_the_nights_before_it() -> None:
+    verdicts = live_through((*QUIET, *(us * 1.2 for us in QUIET * 6)), again_us={12: 120.0})
+    stands = verdicts[12:]
+    assert {str(verdict.state) for verdict in stands} == {"SLOW"}
+    assert {verdict.since_run for verdict in stands} == {"night-12"}
+    assert [verdict.relative_change for verdict in stands] == pytest.approx([0.2] * len(stands), abs=0.01)
+    assert stands[-1].evidence.endswith("; as it has been since run night-12")
+
+
+@pytest.mark.parametrize("median_us", [None, 0.0], ids=["absent", "no time"])
+def test_a_night_without_a_time_does_not_make_a_change_forgotten(median_us: float | None) -> None:
+    slow = [us * 1.2 for us in QUIET]
+    verdicts = live_through((*QUIET, *slow * 4, median_us, *slow), again_us={12: 120.0})
+    assert states_of(verdicts[60:62]) == ["FAILED" if median_us == 0.0 else "MISSING", "SLOW"]
+    assert {(str(verdict.state), verdict.since_run) for verdict in verdicts[61:]} == {("SLOW", "night-12")}
+
+
+def test_a_change_is_over_after_two_nights_without_it() -> None:
+    verdicts = live_through((*QUIET, 120.0, 120.3, 119.8, 100.1, 99.9, 100.0), again_us={12: 120.0})
+    assert states_of(verdicts[12:]) == ["SLOW", "SLOW", "SLOW", "SLOW", "SAME", "SAME"]
+    assert verdicts[16].evidence.endswith("; SLOW no longer")
+    assert [verdict.since_run for verdict in verdicts[15:]] == ["night-12", "", ""]
+
+
+def test_a_change_is_over_after_one_night_without_it_and_measuring_again() -> None:
+    verdicts = live_through((*QUIET, 120.0, 100.1, 100.0), again_us={12: 120.0, 13: 99.9})
+    assert states_of(verdicts[12:]) == ["SLOW", "SAME", "SAME"]
+    assert verdicts[13].is_confirmed is True
+
+
+@pytest.mark.parametrize("state", [State.SLOW, State.FAST])
+@pytest.mark.parametrize("relative_change", [None, 0.0, 0.2, -0.2])
+def test_a_change_ends_however_far_it_was_last_told_to_be(state: State, relative_change: float | None) -> None:
+    standing = Standing(state, "night-12", relative_change)
+    verdict = judge_one((*QUIET, *QUIET, *QUIET), standing=standing)
+    assert (verdict.state, verdict.since_run) == (State.SAME, "")
+
+
+def test_a_change_that_is_there_again_when_measured_again_is_not_over() -> None:
+    verdicts = live_through((*QUIET, 120.0, 100.1, 120.0), again_us={12: 120.0, 13: 120.1})
+    assert states_of(verdicts[12:]) == ["SLOW", "SLOW", "SLOW"]
+    assert verdicts[13].is_confirmed is False
+
+
+def test_a_constant_series_that_is_back_to_the_last_digit_is_over() -> None:
+    verdicts = live_through((*(100.0,) * 12, 120.0, 100.0, 100.0), again_us={12: 120.0, 13: 100.0})
+    assert states_of(verdicts[12:]) == ["SLOW", "SAME", "SAME"]
+
+
+def test_a_slow_series_that_becomes_faster_than_before_is_not_slow() -> None:
+    verdicts = live_through((*QUIET, 110.0, *(us * 0.88 for us in QUIET)), again_us={12: 110.0})
+    assert states_of(verdicts[12:15]) == ["SLOW", "SLOW", "SAME"]
+    assert "FAST" in states_of(verdicts[15:19])
+
+
+def test_a_gain_becomes_the_baseline_once_it_has_stood() -> None:
+    verdicts = live_through((*QUIET, *(us * 0.8 for us in QUIET), 96.0), again_us={12: 80.0, 24: 96.0})
+    assert states_of(verdicts[12:14]) == ["FAST", "FAST"]
+    assert set(states_of(verdicts[15:24])) == {"SAME"}
+    assert {verdict.baseline_run for verdict in verdicts[15:]} == {"night-12"}
+    assert verdicts[23].baseline_us == pytest.approx(80.0, rel=0.01)
+    assert (verdicts[24].state, verdicts[24].baseline_run) == (State.SLOW, "night-12")
+    assert verdicts[24].relative_change == pytest.approx(0.2, abs=0.01)
+
+
+def test_a_regression_is_never_adopted_unasked() -> None:
+    assert states_of(live_through((*QUIET, *(us * 1.2 for us in QUIET * 2))))[-1] == "SLOW"
+
+
+def test_an_accepted_change_is_the_new_baseline_from_the_next_night_on() -> None:
+    mark = Mark(SERIES, "night-14", "more exact rounding", "ada")
+    medians = (*QUIET, *(us * 1.2 for us in QUIET), 144.0)
+    verdicts = live_through(medians, again_us={12: 120.0, 24: 144.0}, marks=[mark])
+    assert states_of(verdicts[12:15]) == ["SLOW"] * 3
+    assert set(states_of(verdicts[15:24])) == {"SAME"}
+    assert verdicts[23].baseline_us == pytest.approx(120.0, rel=0.01)
+    assert (verdicts[24].state, verdicts[24].baseline_run) == (State.SLOW, "night-14")
+
+
+def test_a_baseline_that_was_marked_hides_the_nights_before_it() -> None:
+    mark = Mark(SERIES, "night-12", "another compiler from here on", "ada")
+    verdicts = live_through((*QUIET, *(us * 1.2 for us in QUIET)), marks=[mark])
+    assert set(states_of(verdicts[13:])) == {"SAME"}
+    assert verdicts[-1].baseline_us == pytest.approx(120.0, rel=0.01)
+
+
+# Suspects
+
+
+def find_one(medians_us: Sequence[float], standing: Standing | None = None) -> list[Suspect]:
+    tonight, past = make_past(medians_us, standing=standing)
+    return find_suspects([tonight], past)
+
+
+@pytest.mark.parametrize("tonight_us", [120.0, 80.0])
+def test_what_looks_changed_is_measured_again_beside_the_run_before_the_change(tonight_us: float) -> None:
+    [suspect] = find_one((*QUIET, tonight_us))
+    assert (suspect.series, suspect.case, suspect.good_run) == (SERIES, make_case(), "night-11")
+    assert suspect.good_commit == "commit-11"
+
+
+def test_the_code_of_a_run_with_uncommitted_edits_is_not_at_hand() -> None:
+    [suspect] = find_one((*QUIET, 100.1, 120.0))
+    assert (suspect.good_run, suspect.good_commit) == ("night-12", "")
+
+
+def test_the_run_before_a_step_found_days_later_is_the_one_before_the_step() -> None:
+    [suspect] = find_one((*QUIET, 120.0, 120.1, 119.9))
+    assert suspect.good_run == "night-11"
+
+
+@pytest.mark.parametrize(
+    "medians_us", [(100.0,), (100.0, 200.0), (*QUIET, 100.1), (*NOISY, 104.0)], ids=["new", "young", "quiet", "noisy"]
+)
+def test_what_measuring_again_cannot_decide_is_no_suspect(medians_us: tuple[float, ...]) -> None:
+    assert find_one(medians_us) == []
+
+
+def test_a_change_that_stands_is_measured_again_only_when_it_seems_to_be_over() -> None:
+    standing = Standing(State.SLOW, "night-12", 0.2)
+    assert find_one((*QUIET, 120.0, 120.0), standing) == []
+    [suspect] = find_one((*QUIET, 120.0, 100.0), standing)
+    assert suspect.good_run == "night-11"
+
+
+def test_the_likeliest_suspects_come_first() -> None:
+    measured, trends = [], {}
+    for tokens, tonight in ((1, 104.0), (2, 100.0), (4, 130.0), (8, 90.0)):
+        points = make_points((*QUIET, *(NOISY if tokens == 2 else QUIET)[-2:], tonight))
+        measured.append(make_measurement(points[-1].run_id, make_case(tokens), samples_us=(tonight,)))
+        trends[measured[-1].series] = points
+    past = Past("night-14", number_nights(15), trends)
+    found = [suspect.case.num_tokens for suspect in find_suspects(measured, past)]
+    assert 2 not in found
+    assert set(found[:2]) == {4, 8}
+    assert found == [s.case.num_tokens for s in find_suspects(measured[::-1], past)]
+
+
+# Whatever the store holds
+
+
+@pytest.mark.parametrize("median_us", [0.0, -1.0, inf, nan])
+def test_a_median_that_is_no_time_is_a_failure(median_us: float) -> None:
+    verdict = judge_one((*QUIET, median_us))
+    assert (verdict.state, verdict.median_us, verdict.since_run) == (State.FAILED, None, "night-12")
+    assert verdict.evidence == f"ok: its median of {median_us} us is no time"
+    assert find_one((*QUIET, median_us)) == []
+
+
+@pytest.mark.parametrize("median_us", [0.0, -1.0, inf, nan])
+def test_an_earlier_night_without_a_time_is_left_out(median_us: float) -> None:
+    with_it, without = judge_one((*QUIET, median_us, 100.0)), judge_one((*QUIET, 100.0))
+    assert (with_it.state, with_it.baseline_us) == (State.SAME, without.baseline_us)
+    assert judge_one((median_us, 100.0)).state is State.NEW
+    retrial = judge_one((*QUIET, 120.0), again_us=median_us)
+    assert (retrial.state, retrial.is_confirmed) == (State.AMBIGUOUS, None)
+
+
+@pytest.mark.parametrize(
+    "medians_us", [(7.0,) * 40, (7.0, 7.0), (0.01,) * 9, (1e9,) * 9], ids=["long", "two", "tiny", "huge"]
+)
+def test_a_constant_series_is_the_same(medians_us: tuple[float, ...]) -> None:
+    verdict = judge_one(medians_us)
+    assert (verdict.state, verdict.relative_change) == (State.SAME, 0.0)
+
+
+def test_a_series_of_a_million_nights_gets_an_answer() -> None:
+    first, last = make_points((100.0, 130.0))
+    tonight = make_measurement(last.run_id, samples_us=(130.0,))
+    past = Past(
+        last.run_id, number_nights(2), {SERIES: [first] * 999_999 + [last]}, retrials=[make_retrial(tonight, 130.0)]
     )
+    [verdict] = judge_night([tonight], past)
+    assert (verdict.state, verdict.since_run) == (State.SLOW, "night-1")
+
+
+def test_a_night_of_nothing_has_no_verdicts() -> None:
+    past = Past("run-1", {"run-1": make_run()})
+    assert judge_night([], past) == []
+    assert find_suspects([], past) == []
+
+
+ANY_TIME = st.one_of(st.floats(), st.floats(min_value=0.1, max_value=1e4), st.sampled_from([0.0, 100.0, 110.0]))
+ANY_STANDING = st.builds(
+    Standing,
+    state=st.sampled_from([None, *State]),
+    since_run=st.sampled_from(["", "night-0", "night-3", "of another suite"]),
+    relative_change=st.sampled_from([None, 0.0, 0.1, -0.1]),
+    baseline_run=st.sampled_from(["", "night-2", "of another suite"]),
+    is_accepted=st.booleans(),
+)
+
+
+@settings(max_examples=100)
+@given(st.lists(ANY_TIME, min_size=1, max_size=12), st.none() | ANY_TIME, st.none() | ANY_STANDING)
+def test_whatever_was_measured_gets_one_verdict_of_finite_numbers(
+    medians_us: list[float], again_us: float | None, standing: Standing | None
+) -> None:
+    verdict = judge_one(medians_us, again_us, standing)
+    numbers = (verdict.median_us, verdict.baseline_us, verdict.relative_change, verdict.low, verdict.high)
+    assert all(number is None or isfinite(number) for number in numbers)
+    assert verdict.p_value is None or 0 <= verdict.p_value <= 1
+    assert verdict.evidence
+    find_one(medians_us, standing)
+
+
+CLEAR = st.tuples(
+    st.sampled_from([QUIET, NOISY, (100.0,) * 12]),
+    st.sampled_from([0.6, 0.9, 1.0, 1.0, 1.1, 1.7]),
+    st.integers(min_value=0, max_value=6),
+    st.booleans(),
+)
+"""A history, a step, how many nights ago it was, and whether tonight was measured again."""
+
+
+def make_night(
+    histories: Sequence[tuple[tuple[float, ...], float, int, bool]], unit: float = 1.0
+) -> tuple[list[Measurement], Past]:
+    measured: list[Measurement] = []
+    trends, retrials = {}, list[Retrial]()
+    for number, (history, factor, num_nights, has_retrial) in enumerate(histories):
+        split = len(history) - num_nights
+        points = make_points([us * unit * (factor if n >= split else 1.0) for n, us in enumerate(history[-12:])])
+        measured.append(make_measurement("night-11", make_case(number + 1), samples_us=(points[-1].median_us,)))
+        trends[measured[-1].series] = points
+        retrials += [make_retrial(measured[-1], points[-1].median_us)] * has_retrial
+    gone = [make_series(f"gone-{number}") for number in range(3)]
+    return measured, Past("night-11", number_nights(12), trends, expected=gone, retrials=retrials)
+
+
+def by_series(verdicts: Sequence[Verdict]) -> dict[Series, Verdict]:
+    return {verdict.series: verdict for verdict in verdicts}
+
+
+@settings(max_examples=30)
+@given(st.lists(CLEAR, min_size=1, max_size=6), st.randoms(use_true_random=False))
+def test_the_order_of_the_series_does_not_matter(histories, random) -> None:
+    measured, past = make_night(histories)
+    shuffled = random.sample(measured, len(measured))
+    mixed = replace(
+        past,
+        trends=dict(random.sample(list(past.trends.items()), len(past.trends))),
+        expected=random.sample(list(past.expected), len(past.expected)),
+        retrials=random.sample(list(past.retrials), len(past.retrials)),
+    )
+    assert by_series(judge_night(shuffled, mixed)) == by_series(judge_night(measured, past))
+    assert find_suspects(shuffled, mixed) == find_suspects(measured, past)
+    missing = [v.series for v in judge_night(shuffled, mixed) if v.state is State.MISSING]
+    assert missing == sorted(missing, key=astuple)
+
+
+@settings(max_examples=30)
+@given(st.lists(CLEAR, min_size=1, max_size=6), st.sampled_from([2.0**-10, 1e-3, 0.7, 2.0, 1e3, 1e6]))
+def test_the_unit_of_time_does_not_matter(histories, unit: float) -> None:
+    told, scaled = (judge_night(*make_night(histories, factor)) for factor in (1.0, unit))
+    assert states_of(scaled) == states_of(told)
+    for one, other in zip(told, scaled, strict=True):
+        assert (other.relative_change, other.p_value, other.since_run) == (
+            pytest.approx(one.relative_change, abs=1e-9),
+            pytest.approx(one.p_value, abs=1e-9),
+            one.since_run,
+        )

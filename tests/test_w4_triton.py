@@ -1,6 +1,6 @@
 """The Triton MoE with 4-bit weights: its configurations, and what they compile to for Hopper and Blackwell."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
@@ -9,7 +9,7 @@ from compilations import assert_fits, compile_everywhere
 from w4_cases import case_of, relative_error, tensors_of
 
 from kernels import mxfp4_moe, nvfp4_moe, w4a8_moe
-from kernels.moe.w4_triton import W4Config, default_config, launch_w4
+from kernels.moe.w4_triton import W4Config, default_config
 
 SCRIPT = """
 import json, sys
@@ -95,13 +95,10 @@ PLAIN = W4Config(16, 32, 64, 128, 8, num_warps=4, num_stages=3)
     [PLAIN, replace(PLAIN, BLOCK_SIZE_M=64, GATE_UP_BLOCK_SIZE_N=64, DOWN_BLOCK_SIZE_N=128, GROUP_SIZE_M=1)],
     ids=["narrow", "wide"],
 )
-def test_a_tuner_may_launch_any_configuration(kernel, config: W4Config, monkeypatch: pytest.MonkeyPatch):
+def test_a_tuner_may_launch_any_configuration(kernel, config: W4Config):
     case = case_of(kernel, kernel.schemes[-1], k=256, n=128, num_tokens=9)
     weights, inputs = tensors_of(kernel, case)
-    monkeypatch.setattr(
-        f"kernels.{kernel.name}.prepare_w4", lambda case, layer, inputs: launch_w4(case, layer, inputs, config)
-    )
-    launch = kernel.providers["triton"].prepare(case, weights, inputs)
+    launch = kernel.providers["triton"].prepare_with(case, weights, inputs, asdict(config))
     assert launch.config["BLOCK_SIZE_M"] == config.BLOCK_SIZE_M
     error = relative_error(launch.run()[0], kernel.reference(case, weights, inputs))
     assert error < (0.025 if kernel.name == "w4a8_moe" else 0.007)

@@ -3,11 +3,13 @@
 One launch to three: rotate and quantize (dynamic w4a4), the matrix product, the sum over its splits (few tokens).
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import torch
 import triton
 
+from kernels.configs import read_config
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
 from kernels.gemm.mxfp4_kernels import mxfp4_gemm_kernel, rotate_quantize_kernel, sum_splits_kernel
 from kernels.quantize.fp4 import MXFP4_GROUP_SIZE
@@ -118,8 +120,13 @@ def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     return launch_triton(case, weights, inputs, config)
 
 
+def prepare_triton_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
+    """Take a given configuration."""
+    return launch_triton(case, weights, inputs, read_config(Mxfp4GemmConfig, config, case))
+
+
 def launch_triton(case: Case, weights: Tensors, inputs: Tensors, config: Mxfp4GemmConfig) -> Launch:
-    """The launch with a given configuration: what a tuner times."""
+    """The launch with a given configuration."""
     x, w, w_scale = inputs["x"], weights["w"], weights["w_scale"]
     hadamard_size = HADAMARD_SIZES.get(case.layer.scheme)
 

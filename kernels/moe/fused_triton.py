@@ -5,12 +5,14 @@ load), gate-up, quantize the intermediate (only by whole rows), down, sum (unles
 pairs out). The batched format needs neither align nor sum.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import torch
 import triton
 
-from kernels.errors import KernelError
+from kernels.configs import read_config
+from kernels.errors import ConfigError
 from kernels.moe.align import Blocks, align_blocks_triton
 from kernels.moe.gemm import moe_down_kernel, moe_gate_up_kernel
 from kernels.moe.inputs import weights_input
@@ -152,15 +154,20 @@ def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     return launch_triton(case, weights, inputs, default_config(case))
 
 
+def prepare_triton_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
+    """Take a given configuration."""
+    return launch_triton(case, weights, inputs, read_config(MoeConfig, config, case))
+
+
 def launch_triton(case: Case, weights: Tensors, inputs: Tensors, config: MoeConfig) -> Launch:
-    """The launch with a given configuration: what a tuner times.
+    """The launch with a given configuration.
 
     Raises:
-        KernelError: the configuration quantizes on load what this scheme cannot.
+        ConfigError: the configuration quantizes on load what this scheme cannot.
     """
     scheme = scheme_of(case.layer)
     if config.QUANTIZE_ON_LOAD and scheme.scaling not in ("tensor", "block"):
-        raise KernelError(
+        raise ConfigError(
             f"QUANTIZE_ON_LOAD=True: {case.layer.scheme} rounds no activations or whole rows of them, only one scale "
             f"per tensor or per 128 columns is known on load: set it to False"
         )

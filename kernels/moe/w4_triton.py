@@ -5,11 +5,13 @@ the intermediate (int4), down, sum (unless top_k is 1 and no expert map leaves p
 neither align nor sum.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import torch
 import triton
 
+from kernels.configs import read_config
 from kernels.moe.align import Blocks
 from kernels.moe.fused_triton import find_blocks, gemm_arguments, routing_of
 from kernels.moe.gemm_w4 import w4_down_kernel, w4_gate_up_kernel
@@ -206,8 +208,13 @@ def prepare_w4(case: Case, layer: W4Layer, inputs: Tensors) -> Launch:
     return launch_w4(case, layer, inputs, default_config(case, layer.format))
 
 
+def prepare_w4_with(case: Case, layer: W4Layer, inputs: Tensors, config: Mapping[str, object]) -> Launch:
+    """Take a given configuration."""
+    return launch_w4(case, layer, inputs, read_config(W4Config, config, case))
+
+
 def launch_w4(case: Case, layer: W4Layer, inputs: Tensors, config: W4Config) -> Launch:
-    """The launch with a given configuration: what a tuner times."""
+    """The launch with a given configuration."""
     on_input = weights_input(case)
 
     def run() -> Outputs:

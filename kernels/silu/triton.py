@@ -1,11 +1,15 @@
 # mypy: disable-error-code="no-untyped-def"
 """Our Triton kernel for silu_mul_fp8: a fixed grid of one-warp programs, each strides over all experts' tiles."""
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
 import torch
 import triton
 import triton.language as tl
 
-from kernels.errors import ShapeError
+from kernels.configs import read_config
+from kernels.errors import ConfigError, ShapeError
 from kernels.quantize.fp8 import AMAX_FLOOR, FP8_MAX
 from kernels.requirements import missing_capability
 from kernels.silu.groups import empty_outputs, scheme_of
@@ -99,7 +103,21 @@ def silu_mul_fp8_kernel(
         tl.store(scale_ptrs, ue8m0_scale(amax) if UE8M0 else amax * (1.0 / FP8_MAX), mask=mask)
 
 
-def launch_config(y: torch.Tensor, group_size: int) -> dict[str, int]:
+@dataclass(frozen=True, slots=True)
+class SiluConfig:
+    """Launch configuration of silu_mul_fp8_triton."""
+
+    BLOCK_SIZE_E: int
+    """Experts that a program counts the tokens of: at least as many as there are."""
+    BLOCK_SIZE_G: int
+    """Groups of a tile."""
+    num_programs: int
+    num_warps: int
+    maxnreg: int
+    """Most registers of a thread."""
+
+
+def default_config(y: torch.Tensor, group_size: int) -> SiluConfig:
     """Blocks, warps and grid for an input [E, T, 2 * H]: as many programs as the SMs hold at once, no more than items.
 
     A program is one warp, so that no barrier keeps a warp from its next loads. Fewer experts than lanes are padded to a
@@ -107,13 +125,13 @@ def launch_config(y: torch.Tensor, group_size: int) -> dict[str, int]:
     """
     num_experts, max_tokens, columns = y.shape
     num_items = num_experts * max_tokens * (columns // 2 // group_size)
-    return {
-        "BLOCK_SIZE_E": max(WARP_SIZE, triton.next_power_of_2(num_experts)),
-        "BLOCK_SIZE_G": COLUMNS_PER_TILE // group_size,
-        "num_programs": min(count_sms(y.device) * PROGRAMS_PER_SM, num_items),
-        "num_warps": 1,
-        "maxnreg": MAX_REGISTERS,
-    }
+    return SiluConfig(
+        BLOCK_SIZE_E=max(WARP_SIZE, triton.next_power_of_2(num_experts)),
+        BLOCK_SIZE_G=COLUMNS_PER_TILE // group_size,
+        num_programs=min(count_sms(y.device) * PROGRAMS_PER_SM, num_items),
+        num_warps=1,
+        maxnreg=MAX_REGISTERS,
+    )
 
 
 def count_sms(device: torch.device) -> int:
@@ -124,7 +142,11 @@ def count_sms(device: torch.device) -> int:
 
 
 def silu_mul_fp8_triton(
-    y: torch.Tensor, tokens_per_expert: torch.Tensor, group_size: int = 128, ue8m0: bool = False
+    y: torch.Tensor,
+    tokens_per_expert: torch.Tensor,
+    group_size: int = 128,
+    ue8m0: bool = False,
+    config: SiluConfig | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """silu(y[..., :H]) * y[..., H:] in FP8, one scale per group of columns of each valid row, by a persistent kernel.
 
@@ -133,6 +155,7 @@ def silu_mul_fp8_triton(
         tokens_per_expert: [E] int32, valid rows of each expert, at most T; read on the device only.
         group_size: columns that share a scale: 64, 128 or 256.
         ue8m0: scales rounded up to powers of two.
+        config: default_config's if not given.
     Returns:
         codes [E, T, H] float8_e4m3fn; scales [E, T, H / group_size] float32 with strides (T * H / group_size, 1, T).
         The padding of both stays unwritten.
@@ -141,10 +164,10 @@ def silu_mul_fp8_triton(
     """
     check_input(y, tokens_per_expert, group_size)
     codes, scales = empty_outputs(y, group_size)
-    config = launch_config(y, group_size)
-    if config["num_programs"] == 0:
+    config = config or default_config(y, group_size)
+    if config.num_programs == 0:
         return codes, scales
-    silu_mul_fp8_kernel[(config["num_programs"],)](
+    silu_mul_fp8_kernel[(config.num_programs,)](
         y,
         tokens_per_expert,
         codes,
@@ -156,10 +179,10 @@ def silu_mul_fp8_triton(
         UE8M0=ue8m0,
         FP8_MAX=FP8_MAX,
         AMAX_FLOOR=AMAX_FLOOR,
-        BLOCK_SIZE_E=config["BLOCK_SIZE_E"],
-        BLOCK_SIZE_G=config["BLOCK_SIZE_G"],
-        num_warps=config["num_warps"],
-        maxnreg=config["maxnreg"],
+        BLOCK_SIZE_E=config.BLOCK_SIZE_E,
+        BLOCK_SIZE_G=config.BLOCK_SIZE_G,
+        num_warps=config.num_warps,
+        maxnreg=config.maxnreg,
     )
     return codes, scales
 
@@ -180,11 +203,26 @@ def check_input(y: torch.Tensor, tokens_per_expert: torch.Tensor, group_size: in
 
 
 def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
-    """Our persistent kernel."""
+    """Our persistent kernel with the default configuration."""
+    return launch_triton(case, inputs, default_config(inputs["y"], scheme_of(case).group_size))
+
+
+def prepare_triton_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
+    """The same with a given configuration."""
+    return launch_triton(case, inputs, read_config(SiluConfig, config, case))
+
+
+def launch_triton(case: Case, inputs: Tensors, config: SiluConfig) -> Launch:
+    """The launch with a given configuration.
+
+    Raises:
+        ConfigError: the configuration leaves experts out.
+    """
     y, tokens_per_expert, scheme = inputs["y"], inputs["tokens_per_expert"], scheme_of(case)
+    if y.shape[0] > config.BLOCK_SIZE_E:
+        raise ConfigError(f"BLOCK_SIZE_E={config.BLOCK_SIZE_E}: y has {y.shape[0]} experts, give as many at least")
     return Launch(
-        lambda: silu_mul_fp8_triton(y, tokens_per_expert, scheme.group_size, scheme.ue8m0),
-        launch_config(y, scheme.group_size),
+        lambda: silu_mul_fp8_triton(y, tokens_per_expert, scheme.group_size, scheme.ue8m0, config), asdict(config)
     )
 
 

@@ -1,0 +1,86 @@
+"""What the store holds for the verdicts of a night: its past, the machine beside it, and why a group moved."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from tasks.causes import find_causes, tell_retrials
+from tasks.groups import Group
+from tasks.history import find_standings
+from tasks.incidents import FollowUp, follow_up
+from tasks.machines import find_machine_changes
+from tasks.records import Measurement, Run, Suspect, Verdict
+from tasks.store import Store
+from tasks.verdicts import Past, find_suspects
+
+MOST_BESIDE_OLD_CODE = 3
+"""Suspects of one kernel and provider that are measured beside the code of before, which takes twelve turns each."""
+
+
+def gather_past(store: Store, run: Run, measurements: Sequence[Measurement]) -> Past:
+    """Everything that the measurements of a run are judged by."""
+    runs = {earlier.run_id: earlier for earlier in store.runs()}
+    order = {run_id: number for number, run_id in enumerate(runs)}
+    machines = find_machine_changes(
+        measurements,
+        store.references(run.run_id),
+        store.hosts(run.run_id),
+        store.usual_references(run),
+        store.usual_clocks(run),
+    )
+    return Past(
+        run_id=run.run_id,
+        runs=runs,
+        trends=store.trends(run),
+        standings=find_standings(store.journal.latest_verdicts(run), store.journal.marks(), order),
+        expected=store.previous_series(run),
+        machines=machines,
+        retrials=store.journal.retrials(run.run_id),
+    )
+
+
+def gather_suspects(store: Store, run: Run) -> list[Suspect]:
+    """The series of a run that are to be measured again, without those that were, each with its last good config."""
+    measurements = store.measurements(run.run_id)
+    past = gather_past(store, run, measurements)
+    done = {retrial.measurement.series for retrial in past.retrials}
+    suspects = [suspect for suspect in find_suspects(measurements, past) if suspect.series not in done]
+    asked: Counter[tuple[str, str]] = Counter()
+    for number, suspect in enumerate(suspects):
+        kind = suspect.case.layer.kernel, suspect.series.provider
+        asked[kind] += 1
+        if asked[kind] > MOST_BESIDE_OLD_CODE:
+            suspects[number] = replace(suspect, good_commit="")
+    configs = {
+        (good_run, m.series): m.check.config
+        for good_run in {suspect.good_run for suspect in suspects if suspect.good_run}
+        for m in store.measurements(good_run)
+    }
+    return [replace(s, good_config=configs.get((s.good_run, s.series), {})) for s in suspects]
+
+
+def follow_incidents(store: Store, run: Run, verdicts: Sequence[Verdict]) -> FollowUp:
+    """What the verdicts of a run make of the incidents in the store."""
+    past = gather_past(store, run, ())
+
+    def find(group: Group) -> list[str]:
+        return gather_causes(store, past, group)
+
+    return follow_up(store.journal.standing_incidents(), verdicts, run, past.order, datetime.now(UTC), find)
+
+
+def gather_causes(store: Store, past: Past, group: Group) -> list[str]:
+    """Why a group moved: what was measured beside it, and what differs between the runs around its beginning."""
+    told = tell_retrials(past.retrials, group.verdicts)
+    order = past.order
+    first = order.get(group.since_run, len(order))
+    before = Counter(
+        max(earlier, key=order.__getitem__)
+        for series in group.series
+        if (earlier := [p.run_id for p in past.trends.get(series, ()) if order[p.run_id] < first])
+    )
+    if not before or group.since_run not in past.runs:
+        return told
+    [(older, _)] = before.most_common(1)
+    return told + find_causes(store.bare_night(older), store.bare_night(group.since_run), group.series)

@@ -1,0 +1,94 @@
+"""Machine or kernel: what else moved beside a series tonight. Kernels that no commit changes, and the GPU's clocks."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from kernels.spec import Device
+from tasks.records import DeviceState, Host, Measurement, ReferenceTime, Series
+from tasks.references import SLOW_MACHINE
+from tasks.sampling import POWER_LIMIT
+
+EXPLAINED_SHARE = 0.4
+"""The machine is to blame where it moved by at least this share of what the kernel did."""
+
+UsualReferences = Mapping[tuple[str, str, str, str], float]
+"""Medians in us by device name, case key, timer and reference kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineChange:
+    """How the machine of one series fared while it was timed, against how it usually does."""
+
+    device_type: str
+    references: Mapping[str, float]
+    """Relative change of each reference kernel beside the case."""
+    clock_mhz: float | None = None
+    """Median SM clock of the trials; None where it is not known."""
+    usual_clock_mhz: float | None = None
+    is_own_power: bool = False
+    """Nothing but the power that the kernel itself draws holds the clock down."""
+
+    def explains(self, change: float) -> bool:
+        """Whether the machine moved in the direction of a relative change of the series, and far enough."""
+        least = max(SLOW_MACHINE[self.device_type], abs(change)) * EXPLAINED_SHARE
+        direction = 1 if change > 0 else -1
+        if any(direction * moved >= least for moved in self.references.values()):
+            return True
+        slower = -self.clock_change if self.clock_change is not None and not self.is_own_power else 0.0
+        return direction * slower >= least
+
+    @property
+    def clock_change(self) -> float | None:
+        """Relative change of the clock; None where it is not known."""
+        if not self.clock_mhz or not self.usual_clock_mhz:
+            return None
+        return self.clock_mhz / self.usual_clock_mhz - 1
+
+    @property
+    def told(self) -> str:
+        """E.g. "reference copy +6.1%, SM clock 1755 MHz instead of 1980"."""
+        parts = [f"reference {name} {moved:+z.1%}" for name, moved in self.references.items()]
+        if self.clock_change is not None and abs(self.clock_change) >= 0.005:
+            parts.append(f"SM clock {self.clock_mhz:.0f} MHz instead of {self.usual_clock_mhz:.0f}")
+        return ", ".join(parts)
+
+
+def find_machine_changes(
+    measurements: Iterable[Measurement],
+    references: Iterable[ReferenceTime],
+    hosts: Iterable[Host],
+    usual_references: UsualReferences,
+    usual_clocks: Mapping[Series, float],
+) -> dict[Series, MachineChange]:
+    """What is known of the machine beside each series that was timed.
+
+    Args:
+        usual_references, usual_clocks: medians over the nights before.
+    """
+    names = {host.host_id: host.device.name for host in hosts}
+    beside: dict[tuple[str, str, str], dict[str, float]] = {}
+    for one in references:
+        usual_us = usual_references.get((names.get(one.host_id, ""), one.case_key, one.timer, one.name))
+        if usual_us and one.samples_us:
+            moved = statistics.median(one.samples_us) / usual_us - 1
+            beside.setdefault((one.host_id, one.case_key, one.timer), {})[one.name] = moved
+    return {
+        m.series: describe_change(
+            m.device,
+            beside.get((m.check.host_id, m.check.case.key, m.timer), {}),
+            [trial.state for trial in m.trials if trial.num_samples and trial.state],
+            usual_clocks.get(m.series),
+        )
+        for m in measurements
+        if m.samples_us
+    }
+
+
+def describe_change(
+    device: Device, references: Mapping[str, float], states: Sequence[DeviceState], usual_clock_mhz: float | None
+) -> MachineChange:
+    """One series' machine, from the reference kernels beside it and the state of the GPU in each trial."""
+    clock_mhz = statistics.median(state.sm_clock_mhz for state in states) if states else None
+    reasons = {reason for state in states for reason in state.throttle_reasons}
+    return MachineChange(device.type, references, clock_mhz, usual_clock_mhz, reasons == {POWER_LIMIT})

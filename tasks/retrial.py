@@ -1,0 +1,206 @@
+"""Suspects measured again the same night, in turn with the last good configuration and with the previous code.
+
+On a fresh process of the worker, whose tensors lie elsewhere than before, tonight's version and the one with the last
+good configuration are timed round by round. The previous code runs in a process of its own on the same device, with
+weights of the same seed, and the two processes take turns: tonight, previous, previous, tonight, three times.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import groupby
+
+from kernels.registry import find_kernel
+from tasks.archive import Archive
+from tasks.bench import Contender, compete_as_is
+from tasks.beside import EarlierWorker
+from tasks.errors import WorkerCrashed
+from tasks.measure import LIMITS, Failure, Limits, TimedCase, UnitBench, make_measurement
+from tasks.quarantine import Quarantine
+from tasks.records import Check, Crash, Measurement, Retrial, Run, Status, Suspect, Version, WorkUnit
+from tasks.turns import ROUNDS_OF_A_TURN, TURNS_OF_TWO
+from tasks.workers import Worker
+
+TURNS_OF_ONE = (0,)
+"""Without the previous code."""
+
+
+def make_units(suspects: Sequence[Suspect]) -> dict[str, list[WorkUnit]]:
+    """By device name, the units to be measured again on it, as a pool shares them out: a layer's suspects are one."""
+    lines: dict[str, list[WorkUnit]] = {}
+    ordered = sorted(suspects, key=lambda suspect: (suspect.series.device_name, suspect.case.layer.key))
+    for (device, _), group in groupby(ordered, lambda suspect: (suspect.series.device_name, suspect.case.layer.key)):
+        of_layer = list(group)
+        unit = WorkUnit(
+            layer=of_layer[0].case.layer,
+            cases=tuple({suspect.case.key: suspect.case for suspect in of_layer}.values()),
+            providers=tuple(dict.fromkeys(suspect.series.provider for suspect in of_layer)),
+            timers=tuple(dict.fromkeys(suspect.series.timer for suspect in of_layer)),
+        )
+        lines.setdefault(device, []).append(unit)
+    return lines
+
+
+def measure_again(
+    worker: Worker, unit: WorkUnit, suspects: Sequence[Suspect], run: Run, archive: Archive, limits: Limits = LIMITS
+) -> list[Retrial]:
+    """Measure those suspects again that are of the unit's layer and the worker's device.
+
+    Raises:
+        WorkerLost: the worker's device or machine is gone.
+    """
+    worker.stop()  # memory addresses are drawn anew
+    bench = UnitBench(worker, unit, run.seed, forget_crashes(run), limits)
+    bench.load()
+    bench.drop_case()  # generating weights leaves memory behind that the other process may need
+    here = [s for s in suspects if s.case.layer.key == unit.key and s.series.device_name == bench.host.device.name]
+    retrials: list[Retrial] = []
+    by_commit = sorted(here, key=lambda suspect: (suspect.good_commit, suspect.case.key, suspect.series.timer))
+    for commit, of_commit in groupby(by_commit, lambda suspect: suspect.good_commit):
+        with opening_previous(worker, bench, run, commit, archive, limits) as previous:
+            for _, group in groupby(of_commit, lambda suspect: (suspect.case.key, suspect.series.timer)):
+                retrials += retry_suspects(bench, previous, list(group), run.run_id)
+    return retrials
+
+
+def forget_crashes(run: Run) -> Quarantine:
+    """Of a retrial: its crashes are told by its statuses, and are none of tonight's measurements."""
+
+    def forget(_crash: Crash) -> None:
+        """Store nothing."""
+
+    return Quarantine(run.run_id, (), forget)
+
+
+@contextmanager
+def opening_previous(
+    worker: Worker, bench: UnitBench, run: Run, commit: str, archive: Archive, limits: Limits
+) -> Iterator[UnitBench | Failure]:
+    """The unit in a process beside the worker's that runs a commit's code, or why there is none."""
+    if commit and commit == run.git_commit and not run.git_dirty:
+        yield Status.UNSUPPORTED, f"tonight's code is that of the last good run: commit {commit[:12]}"
+        return
+    folder, reason = archive.find(commit)
+    if folder is None or bench.load_failure:
+        yield bench.load_failure or (Status.UNSUPPORTED, reason)
+        return
+    earlier = EarlierWorker(worker, folder, commit)
+    try:
+        yield load_previous(earlier, bench.unit, run, limits)
+    finally:
+        earlier.end()
+
+
+def load_previous(earlier: EarlierWorker, unit: WorkUnit, run: Run, limits: Limits) -> UnitBench | Failure:
+    """The unit's weights once more, in the other process; or why that cannot be."""
+    try:
+        previous = UnitBench(earlier, unit, run.seed, forget_crashes(run), limits)
+    except WorkerCrashed as failure:
+        return Status.CRASHED, str(failure)
+    previous.load()
+    previous.drop_case()
+    return previous.load_failure or previous
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One version of a suspect, as it takes part."""
+
+    suspect: Suspect
+    version: Version
+    contender: Contender
+
+
+class Side:
+    """One of the processes that take turns, and who takes part in it."""
+
+    def __init__(self, bench: UnitBench, entries: Sequence[Entry], timer: str) -> None:
+        self._bench = bench
+        self._entries = entries
+        self._case = entries[0].suspect.case
+        self._checks: dict[str, Check] = {}
+        self._timed = TimedCase(self._case, timer)
+
+    def check(self) -> None:
+        """Check everybody; whose output is not right is not timed."""
+        for name, contender in {entry.contender.name: entry.contender for entry in self._entries}.items():
+            check = self._bench.check(self._case, contender)
+            self._checks[name] = replace(check, host_id=self._bench.host.host_id)  # older code may tell another
+        self._bench.drop_case()
+
+    def take_turn(self, number: int) -> None:
+        """Time who is right and has not failed in an earlier turn, and make room for the other side."""
+        contenders = {entry.contender.name: entry.contender for entry in self._entries}
+        fit = [
+            contender
+            for name, contender in contenders.items()
+            if self._checks[name].status is Status.OK and self._bench.find_failure(name, self._timed) is None
+        ]
+        timed = self._bench.time(self._case, fit, self._timed.timer, number * ROUNDS_OF_A_TURN)
+        self._timed.extend(timed)
+        self._bench.drop_case()
+
+    def make_retrials(self, run_id: str) -> list[Retrial]:
+        """What came of everybody."""
+        now = datetime.now(UTC)
+        return [
+            make_retrial(
+                entry,
+                make_measurement(
+                    self._bench, run_id, entry.contender.name, self._checks[entry.contender.name], self._timed, now
+                ),
+            )
+            for entry in self._entries
+        ]
+
+
+def retry_suspects(
+    bench: UnitBench, previous: UnitBench | Failure, suspects: Sequence[Suspect], run_id: str
+) -> list[Retrial]:
+    """Every version of the suspects of one case and one timer.
+
+    Args:
+        bench: the unit in a process of tonight's code.
+        previous: the same in a process of the previous code, or why there is none.
+    """
+    entries = list_entries(suspects)
+    earlier = [Entry(s, Version.PREVIOUS_CODE, compete_as_is(s.series.provider)) for s in suspects]
+    timer = suspects[0].series.timer
+    sides = [Side(bench, entries, timer)]
+    if isinstance(previous, UnitBench):
+        sides.append(Side(previous, earlier, timer))
+    for side in sides:
+        side.check()
+    for number, whose in enumerate(TURNS_OF_TWO if len(sides) == 2 else TURNS_OF_ONE):
+        sides[whose].take_turn(number)
+    retrials = [retrial for side in sides for retrial in side.make_retrials(run_id)]
+    if not isinstance(previous, UnitBench):
+        retrials += [leave_out(entry, bench, run_id, previous) for entry in earlier]
+    return retrials
+
+
+def list_entries(suspects: Sequence[Suspect]) -> list[Entry]:
+    """Who takes part in tonight's process: tonight's version, and the last good configuration where it is another."""
+    entries = []
+    for suspect in suspects:
+        provider = suspect.series.provider
+        entries.append(Entry(suspect, Version.TONIGHT, compete_as_is(provider)))
+        takes_config = find_kernel(suspect.case.layer.kernel).providers[provider].prepare_with is not None
+        if takes_config and suspect.good_config and dict(suspect.good_config) != dict(suspect.tonight_config):
+            name = f"{provider}, {Version.LAST_GOOD_CONFIG}"
+            entries.append(Entry(suspect, Version.LAST_GOOD_CONFIG, Contender(name, provider, suspect.good_config)))
+    return entries
+
+
+def make_retrial(entry: Entry, measurement: Measurement) -> Retrial:
+    """What came of an entry; of_run is "" for tonight's version."""
+    return Retrial(measurement, entry.version, "" if entry.version is Version.TONIGHT else entry.suspect.good_run)
+
+
+def leave_out(entry: Entry, bench: UnitBench, run_id: str, why: Failure) -> Retrial:
+    """A version that was not tried."""
+    status, reason = why
+    suspect, host = entry.suspect, bench.host
+    check = Check(suspect.case, suspect.series.provider, status, host.host_id, reason)
+    return make_retrial(entry, Measurement(run_id, check, suspect.series.timer, host.device, datetime.now(UTC)))

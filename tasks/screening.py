@@ -1,0 +1,265 @@
+"""Which of many series changed, tonight or in the nights before: floats in, floats out.
+
+A series is compared with the nights of its regime before the last k, for several k at once: tonight alone, a step
+that only a few nights together tell from noise, a drift. What x_1 ... x_k, logarithms of medians, tell against a level
+m with a night-to-night noise s is Fisher's combination of the nights:
+
+    z_i = (x_i - m) / s        p_i = P(T >= z_i)        X = -2 * sum of ln p_i ~ chi2(2 k)
+
+T is Student's with TAIL degrees of freedom. Of nights that follow each other with an autocorrelation r, only
+k * (1 - r) / (1 + r) are independent, and fewer where the level is known from few nights itself; X and its degrees of
+freedom shrink by as much. To that is added how likely it is that those nights are off by chance as others were before
+them (find_chance): a kernel may take one of two times, process by process. And what several nights in a row have done
+before, or what leads to where the series has been before, is no change.
+Source: Fisher, Statistical Methods for Research Workers, section 21.1; Bayley and Hammersley, The "effective" number of
+independent observations in an autocorrelated time series (doi:10.2307/2983560).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import stats
+
+from tasks.cards import estimate_card_offsets, estimate_suits
+from tasks.spreads import (
+    Flags,
+    Floats,
+    Integers,
+    count_earlier,
+    estimate_correlation,
+    estimate_noise,
+    find_bad_nights,
+    find_beyond,
+    find_cautious_medians,
+    find_chance,
+    find_medians,
+    forget_excursions,
+)
+
+NUM_NIGHTS = 90
+"""Nights of a series that are looked at, tonight included."""
+BASELINE_NIGHTS = 30
+"""Most nights that make a level: those before the last k."""
+SCALES = (1, 2, 3, 5, 8, 14)
+"""How many of the last nights are compared with those before."""
+SLOW_SCALE, BEYOND, BEYOND_OF_DRIFT = 7, 0.5, 0.65
+"""From so many nights on a change may be but a wandering, unless it goes by this share of it to where so many nights in
+a row have never been."""
+DRIFT_NIGHTS, DRIFT_GAP = 7, 28
+"""A drift: the last 7 nights against those that are at least 28 nights older."""
+DRIFT_BASE = 14
+"""Nights that it takes to say so."""
+DRIFT_INDEPENDENT = 3.0
+"""Most of those 7 nights that count as independent: what wanders slowly wanders for all of them."""
+STANDING_NIGHTS = 14
+"""Most nights that tell how far a change that stands goes."""
+TAIL = 8.0
+"""Degrees of freedom of one night's noise."""
+HABIT = 0.75
+"""What a series has done before, by this share of a change, it does now and then."""
+HABIT_TIMES = 2
+"""How often it must have; once may have been a change that was taken back."""
+HABIT_NIGHTS = 10
+"""Nights that several in a row are held against."""
+SEEN_CHANGE = 0.02
+"""What half of a scale's nights must show for it to go before others: a large step makes the nights before unlikely."""
+MOST = 50.0
+"""Largest logarithm of a time in microseconds that is taken for one: a hundred million years."""
+DOUBTFUL_P = 0.05
+"""The past of a series is searched for its habits below this p-value, and a scale that shows the change goes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """The last nights of some series. Each row is right-aligned: a night without the series has no column in it."""
+
+    values: Floats
+    """[num_series, num_nights] logarithm of the median in microseconds; NaN before the first night. Tonight is last."""
+    cards: Integers
+    """[num_series, num_nights] number of the card that each was measured on; 0 where there is no value."""
+    runs: Integers
+    """[num_series, num_nights] number of the run of each."""
+    pools: Integers
+    """[num_series] number of the series' likes, whose noise tells what to expect: of one device and one timer."""
+    first: Integers
+    """[num_series] column of the first night that still counts: a baseline was marked there, or a change accepted."""
+    changed: Integers
+    """[num_series] column of the first night of the change that stands; num_nights where none does."""
+    again: Floats
+    """[num_series] the same as values, of a series that was measured again tonight; else NaN."""
+
+
+@dataclass(frozen=True, slots=True)
+class Screening:
+    """What is known of each series tonight; every array has one entry a series, unless it says so."""
+
+    level: Floats
+    """Logarithm of what it took in the nights that it is compared with, on tonight's card; NaN without any."""
+    num_baseline: Integers
+    """How many nights those are."""
+    num_known: Integers
+    """How many nights tell the noise: those before the first that counts, too."""
+    noise: Floats
+    """Night-to-night standard deviation, relative."""
+    change: Floats
+    """Logarithm of what it takes now over the level."""
+    low: Floats
+    """The true change is between low and high in 95 of 100 cases, if the noise is normal and the nights that show it
+    were not picked for it."""
+    high: Floats
+    p_value: Floats
+    """How often noise alone looks like this, or worse, at any scale; 1 without nights to compare with."""
+    num_nights: Integers
+    """Nights that the change is seen over, tonight included."""
+    is_drift: Flags
+    nights: Floats
+    """[num_series, num_nights] logarithm of each night over the level, what its card is known to add left out."""
+    again: Floats
+    """The same of what was measured again tonight; NaN elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the nights of each series say of its noise, before anything is compared."""
+
+    values: Floats
+    """As Recent.values, without what the card adds."""
+    good: Floats
+    """The same without the nights before tonight that were bad for all series."""
+    again: Floats
+    residuals: Floats
+    """Each night before tonight around the middle of the BASELINE_NIGHTS that it is among."""
+    unfamiliar: Floats
+    """[num_series] standard deviation of what is not known of tonight's card."""
+
+
+def screen(recent: Recent) -> Screening:
+    """Compare every series with its past at every scale, and keep what is least likely to be noise.
+
+    A change that stands is not searched for again: it is measured over its nights, against those before it.
+    """
+    width = recent.values.shape[1]
+    recent = replace(recent, values=_drop_absurd(recent.values), again=_drop_absurd(recent.again))
+    known, added = learn_noise(recent)
+    end = np.full(len(recent.values), width)
+    found = []
+    for count in SCALES:
+        found.append(compare_nights(recent, known, end - count))
+        _doubt_habits(recent, known, found[-1], count, 0)
+    found.append(compare_nights(recent, known, end - DRIFT_NIGHTS, is_drift=True))
+    _doubt_habits(recent, known, found[-1], DRIFT_NIGHTS, DRIFT_GAP)
+    searched = _choose_scale(found)
+    num_scales, stands = len(found), recent.changed < width
+    found.append(compare_nights(recent, known, np.maximum(recent.changed, width - STANDING_NIGHTS), recent.changed))
+    chosen = np.where(stands, num_scales, searched), np.arange(len(recent.values))
+    picked = {name: np.stack([getattr(one, name) for one in found])[chosen] for name in Screening.__dataclass_fields__}
+    picked["p_value"] = np.where(stands, picked["p_value"], np.minimum(1.0, picked["p_value"] * num_scales))
+    picked["level"] += added
+    return Screening(**picked)
+
+
+def _choose_scale(found: Sequence[Screening]) -> Integers:
+    """[num_series] the scale that is least likely to be noise, of those whose nights show the change if one does."""
+    p_values = np.stack([one.p_value for one in found])
+    recent = [one.nights[:, -count:] for one, count in zip(found, (*SCALES, DRIFT_NIGHTS), strict=True)]
+    is_seen = np.stack([np.abs(find_cautious_medians(nights)) >= SEEN_CHANGE for nights in recent])
+    of_seen = np.where(is_seen, p_values, 1.0)
+    is_doubtful = of_seen.min(axis=0) < DOUBTFUL_P
+    return np.where(is_doubtful, of_seen.argmin(axis=0), p_values.argmin(axis=0))
+
+
+def _drop_absurd(values: Floats) -> Floats:
+    """With NaN for what is no time."""
+    return np.where(np.abs(values) <= MOST, values, np.nan)
+
+
+def learn_noise(recent: Recent) -> tuple[Known, Floats]:
+    """What the nights before tell, and what tonight's card adds to each series."""
+    offsets = estimate_card_offsets(recent.values, recent.cards, recent.runs, recent.pools)
+    values = recent.values - offsets[recent.cards]
+    is_bad = find_bad_nights(values, recent.runs, recent.pools)
+    is_bad[:, -1] = False
+    good = np.where(is_bad, np.nan, values)
+    residuals = forget_excursions(_center(good, recent.first))
+    suits, unfamiliar = estimate_suits(
+        residuals, recent.cards, values[:, -1] - find_medians(good[:, -1 - BASELINE_NIGHTS :])
+    )
+    added = offsets[recent.cards[:, -1]] + suits[:, -1]
+    return Known(values - suits, good - suits, recent.again - added, residuals - suits, unfamiliar), added
+
+
+def _center(values: Floats, first: Integers) -> Floats:
+    """Nights before tonight around the middle of their block: BASELINE_NIGHTS back from tonight, or from `first`."""
+    width = values.shape[1]
+    columns, residuals = np.arange(width), np.full(values.shape, np.nan)
+    counts = columns >= first[:, None]
+    for is_of_regime, end in ((counts, np.full(len(values), width - 1)), (~counts, first)):
+        age = (end[:, None] - 1 - columns) // BASELINE_NIGHTS
+        for block in range(-(-width // BASELINE_NIGHTS)):
+            is_in = is_of_regime & (age == block)
+            rows = np.flatnonzero(is_in.any(axis=1))
+            of_block = np.where(is_in[rows], values[rows], np.nan)
+            residuals[rows] = np.where(is_in[rows], of_block - find_medians(of_block)[:, None], residuals[rows])
+    return residuals
+
+
+def compare_nights(
+    recent: Recent, known: Known, start: Integers, end: Integers | None = None, is_drift: bool = False
+) -> Screening:
+    """The nights from `start` on against those before `end`, or a drift's gap before it."""
+    columns = np.arange(known.good.shape[1])
+    end = (start if end is None else end) - (DRIFT_GAP if is_drift else 0)
+    in_base = (columns >= np.maximum(recent.first, end - BASELINE_NIGHTS)[:, None]) & (columns < end[:, None])
+    base = np.where(in_base, known.good, np.nan)
+    level, num_base = find_medians(base), np.isfinite(base).sum(axis=1)
+    before = np.where(columns < end[:, None], known.residuals, np.nan)
+    noise = estimate_noise(before, recent.pools, known.values[:, -1] - level)
+    is_now = columns >= start[:, None]
+    now = np.where(is_now, known.good, np.nan)[:, -STANDING_NIGHTS:] - level[:, None]
+    draws = np.column_stack([now, known.again - level])
+    num_nights, num_draws = (is_now & np.isfinite(known.values)).sum(axis=1), np.isfinite(draws).sum(axis=1)
+    change, num_known = find_medians(draws), np.isfinite(before).sum(axis=1)
+    correlation = estimate_correlation(before)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        independent = num_draws * (1 - correlation) / (1 + correlation)
+        independent = np.minimum(independent, DRIFT_INDEPENDENT) if is_drift else np.maximum(independent, 1.0)
+        independent = 1 / (1 / independent + 1 / num_base)
+        towards = np.sign(change)[:, None] * draws / np.hypot(noise, known.unfamiliar)[:, None]
+        p_values = stats.t.sf(towards, TAIL)
+        evidence = -2 * np.nansum(np.log(p_values), axis=1) * independent / num_draws
+        p_value = 2 * stats.chi2.sf(evidence, 2 * independent) + find_chance(draws, before, HABIT * change)
+        half = stats.norm.ppf(0.975) * np.sqrt(noise**2 / independent + known.unfamiliar**2)
+    is_known = (num_base >= (DRIFT_BASE if is_drift else 1)) & np.isfinite(change)
+    p_value = np.where(is_known, np.minimum(p_value, 1.0), 1.0)
+    drift = np.full(len(level), is_drift)
+    interval = change - half, change + half
+    relative = known.values - level[:, None]
+    return Screening(
+        level, num_base, num_known, noise, change, *interval, p_value, num_nights, drift, relative, draws[:, -1]
+    )
+
+
+def _doubt_habits(recent: Recent, known: Known, found: Screening, scale: int, gap: int) -> None:
+    """Raise the p-value of what a series has done before, to how often it did."""
+    rows = np.flatnonzero(found.p_value < DOUBTFUL_P)
+    if not len(rows):
+        return
+    change = found.change[rows]
+    past = _join_regimes(known.good[rows], recent.first[rows])[:, : -(scale + gap)]
+    if scale < SLOW_SCALE:
+        times, comparisons = count_earlier(past, HABIT * change, scale, HABIT_NIGHTS)
+        often = np.where(times >= HABIT_TIMES, times * scale / np.maximum(comparisons, 1), 0.0)
+    else:
+        least = BEYOND_OF_DRIFT if gap else BEYOND
+        often = np.where(find_beyond(past - found.level[rows, None], change, scale) < least, 1.0, 0.0)
+    found.p_value[rows] = np.maximum(found.p_value[rows], np.minimum(often, 1.0))
+
+
+def _join_regimes(values: Floats, first: Integers) -> Floats:
+    """With the nights before `first` moved to the level of those after it."""
+    columns, begins = np.arange(values.shape[1]), first[:, None]
+    level = find_medians(np.where(columns >= begins, values, np.nan))
+    before = find_medians(np.where((columns < begins) & (columns >= begins - BASELINE_NIGHTS), values, np.nan))
+    joined: Floats = np.where(columns < begins, values + np.nan_to_num(level - before)[:, None], values)
+    return joined

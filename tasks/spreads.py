@@ -1,0 +1,244 @@
+"""How the nights of many series differ though nothing has changed: their spread, their memory, what has been before.
+
+Every function takes an array of [num_series, num_nights], where NaN is a night that is not there.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Integers = NDArray[np.int64]
+
+LEAST_NOISE = 1e-3
+"""Night-to-night noise of the steadiest kernels; medians of five processes on an H200 had 0.02 to 0.4 %."""
+PRIOR_NIGHTS = 5
+"""How many nights of its own outweigh what a series' noise is expected to be by that of its likes."""
+PRIOR_PAIRS = 10
+"""The same for the autocorrelation."""
+MOST_CORRELATION = 0.9
+TWO_TIMES = 0.05
+"""Share of the kernels that take one of two times, process by process."""
+EXCURSION, EXCURSION_NIGHTS = 4.0, 4
+"""How many spreads away so many nights in a row must be to be a change that was taken back."""
+COMMON_MOVE = 0.01
+"""How far half of all series must be off together on a night for it to tell nothing of one of them."""
+POLISHES = 3
+"""Times that the middles of the series and what they have in common are set right by each other."""
+COMMON_NIGHTS = 7
+"""Nights on either side that such a night is held against: what lasts longer is no bad night."""
+LEAST_COMMON = 8
+"""Series that it takes to say so."""
+
+
+def find_medians(values: Floats) -> Floats:
+    """Of each row, of what is there; NaN for a row without any. (np.nanmedian is 20 times as slow on short rows.)"""
+    return _middle(np.sort(values, axis=1))
+
+
+def find_cautious_medians(values: Floats) -> Floats:
+    """The same, of an even number the one of the two in the middle that is nearer to zero.
+
+    Of two nights only one of which has changed nothing has, rather than half.
+    """
+    low, high = _find_two_middles(np.sort(values, axis=1))
+    cautious: Floats = np.where(np.abs(low) < np.abs(high), low, high)
+    return cautious
+
+
+def _middle(ordered: Floats) -> Floats:
+    """The median of each sorted row; NaN is sorted to the end."""
+    low, high = _find_two_middles(ordered)
+    middle: Floats = (low + high) / 2
+    return middle
+
+
+def _find_two_middles(ordered: Floats) -> tuple[Floats, Floats]:
+    """The two values in the middle of each sorted row, of an odd number the same twice; NaN of a row without any."""
+    count, rows, last = np.isfinite(ordered).sum(axis=1), np.arange(len(ordered)), ordered.shape[1] - 1
+    low, high = np.clip((count - 1) // 2, 0, last), np.clip(count // 2, 0, last)
+    is_there = count > 0
+    return np.where(is_there, ordered[rows, low], np.nan), np.where(is_there, ordered[rows, high], np.nan)
+
+
+def find_spread(values: Floats) -> float:
+    """Robust standard deviation around the median, of everything that is there."""
+    there = values[np.isfinite(values)]
+    return float(1.4826 * np.median(np.abs(there - np.median(there)))) if len(there) else 0.0
+
+
+def find_common(residuals: Floats, runs: Integers, pools: Integers) -> Floats:
+    """What half of all likes were slower or faster by on the night of each value; 0 on nights of few series.
+
+    Args:
+        residuals: of each night around the middle of its series.
+        runs: number of the run of each night.
+        pools: [num_series] number of the series' likes.
+    """
+    common = np.zeros(residuals.shape)
+    for pool in np.unique(pools):
+        likes = np.flatnonzero(pools == pool)
+        common[likes] = np.nan_to_num(_take_runs(residuals[likes], runs[likes]))[runs[likes]]
+    return common
+
+
+def find_bad_nights(values: Floats, runs: Integers, pools: Integers) -> Flags:
+    """Where half of a series' likes were slower, or faster, than on the nights around."""
+    flags, common = np.zeros(values.shape, dtype=bool), np.zeros(values.shape)
+    for _ in range(POLISHES):
+        residuals = values - find_medians(values - common)[:, None]
+        common = find_common(residuals, runs, pools)
+    for pool in np.unique(pools):
+        likes = np.flatnonzero(pools == pool)
+        of_runs = _take_runs(residuals[likes], runs[likes])
+        padded = np.pad(of_runs, COMMON_NIGHTS, constant_values=np.nan)
+        around = _roll(padded[None], 2 * COMMON_NIGHTS + 1)[0]
+        is_bad = np.abs(np.nan_to_num(of_runs - around)) > COMMON_MOVE
+        flags[likes] = is_bad[runs[likes]] & np.isfinite(values[likes])
+    return flags
+
+
+def _take_runs(residuals: Floats, runs: Integers) -> Floats:
+    """[num_runs] the median over all series of each run; NaN for a run with few of them."""
+    there = np.isfinite(residuals)
+    by_run = np.full((int(runs.max(initial=0)) + 1, len(residuals)), np.nan)
+    by_run[runs[there], np.nonzero(there)[0]] = residuals[there]
+    return np.where(np.isfinite(by_run).sum(axis=1) >= LEAST_COMMON, find_medians(by_run), np.nan)
+
+
+def forget_excursions(residuals: Floats) -> Floats:
+    """Without nights in a row that were all far away: a change that was taken back is no noise."""
+    width = residuals.shape[1] - EXCURSION_NIGHTS + 1
+    if width < 1:
+        return residuals
+    spread = np.fmax(1.4826 * find_medians(np.abs(residuals)), LEAST_NOISE)[:, None]
+    is_far = np.abs(np.nan_to_num(residuals)) > EXCURSION * spread
+    begins = np.lib.stride_tricks.sliding_window_view(is_far, EXCURSION_NIGHTS, axis=1).all(axis=2)
+    is_in = np.zeros(residuals.shape, dtype=bool)
+    for night in range(EXCURSION_NIGHTS):
+        is_in[:, night : night + width] |= begins
+    return np.where(is_in, np.nan, residuals)
+
+
+def estimate_noise(residuals: Floats, pools: Integers, tonight: Floats) -> Floats:
+    """Night-to-night standard deviation of each series: its own, drawn towards that of its likes while it is young.
+
+    Its own is the larger of two that agree for normal noise, from the middle of the residuals and from their 90 %
+    quantile: of a kernel that takes one of two times, the rarer one is in the second.
+
+    Args:
+        tonight: [num_series] how far tonight is from the level; counts where no series has two nights before it.
+    """
+    sizes, count = np.sort(np.abs(residuals), axis=1), np.isfinite(residuals).sum(axis=1)
+    rows, last = np.arange(len(residuals)), residuals.shape[1] - 1
+    own = 1.4826 * _middle(sizes) * (count + 2) / np.maximum(count, 1)
+    far = sizes[rows, np.clip(np.ceil(0.9 * count).astype(int) - 1, 0, last)] / 1.645
+    own = np.where(count >= 10, np.fmax(own, far), own)
+    expected = np.zeros(len(residuals))
+    for pool in np.unique(pools):
+        likes = pools == pool
+        settled, some = likes & (count >= PRIOR_NIGHTS), likes & (count >= 2)
+        if settled.any():
+            expected[likes] = np.median(own[settled])
+        elif some.any():
+            expected[likes] = np.median(own[some])
+        else:  # the second night: how far it is from the first
+            expected[likes] = find_spread(tonight[likes]) / np.sqrt(2)
+    own = np.where(count >= 2, own, 0.0)
+    weight = np.where(count >= 2, count, 0)
+    noise = np.sqrt((weight * own**2 + PRIOR_NIGHTS * expected**2) / (weight + PRIOR_NIGHTS))
+    bounded: Floats = np.maximum(noise, LEAST_NOISE)
+    return bounded
+
+
+def estimate_correlation(residuals: Floats) -> Floats:
+    """Of each night with the next, 0 to MOST_CORRELATION, drawn towards the median of all series.
+
+    Around a mean of n nights it comes out (1 + 4 r) / n too low (Marriott and Pope, Bias in the estimation of
+    autocorrelations, doi:10.2307/2332719).
+    """
+    count = np.isfinite(residuals[:, :-1] * residuals[:, 1:]).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        limit = 3 * 1.4826 * find_medians(np.abs(residuals))[:, None]  # one outlier is no correlation
+        clipped = np.clip(residuals, -limit, limit)
+        own = np.nansum(clipped[:, :-1] * clipped[:, 1:], axis=1) / np.nansum(clipped**2, axis=1)
+        own = (own * count + 1) / (count - 4)
+    own = np.where(np.isfinite(own) & (count >= 2 * 4), own.clip(-1, 1), 0.0)
+    expected = np.median(own[count >= PRIOR_PAIRS]) if (count >= PRIOR_PAIRS).any() else 0.0
+    shrunk: Floats = (count * own + PRIOR_PAIRS * expected) / (count + PRIOR_PAIRS)
+    return shrunk.clip(0.0, MOST_CORRELATION)
+
+
+def count_earlier(values: Floats, change: Floats, num_nights: int, base_nights: int) -> tuple[Integers, Integers]:
+    """How often the median of so many nights was as far from that of those before them, in the direction of a change,
+    and came back.
+
+    Args:
+        values: nights before the change.
+        change: [num_series] how far is far.
+    Returns:
+        [num_series] times, and comparisons that were made.
+    """
+    if values.shape[1] < num_nights + base_nights:
+        return np.zeros(len(values), dtype=np.int64), np.zeros(len(values), dtype=np.int64)
+    moved = _roll(values[:, base_nights:], num_nights) - _roll(values[:, :-num_nights], base_nights)
+    is_far = np.nan_to_num(moved) * np.sign(change)[:, None] >= np.abs(change)[:, None]
+    return count_begins(is_far), np.isfinite(moved).sum(axis=1)
+
+
+def find_chance(draws: Floats, residuals: Floats, least: Floats) -> Floats:
+    """How often as many of the draws are as far off by chance as nights before them were.
+
+    Of a series that was e times in n nights, the share of such nights has a Beta(1 + e, 1 + n - e) distribution, and
+    their number among the draws a beta-binomial one. Of others, few are of that kind, and fewer the more nights say so.
+
+    Args:
+        draws: [num_series, num_draws] the nights of a change, around the level.
+        residuals: the nights before it.
+        least: [num_series] how far is far, in its direction.
+    """
+    far, sign = np.abs(least)[:, None], np.sign(least)[:, None]
+    num_draws, num_far = np.isfinite(draws).sum(axis=1), (np.nan_to_num(draws * sign) >= far).sum(axis=1)
+    was_far = np.nan_to_num(residuals * sign) >= far
+    num_nights = np.isfinite(residuals).sum(axis=1)
+    is_habit = count_begins(was_far) >= 2
+    times = np.where(is_habit, was_far.sum(axis=1), 0)
+    chance = np.zeros(len(draws))
+    for number in range(draws.shape[1] + 1):
+        log_ways = (
+            special.gammaln(num_draws + 1) - special.gammaln(number + 1) - special.gammaln(num_draws - number + 1)
+        )
+        of_number = special.betaln(1 + times + number, 1 + num_nights - times + num_draws - number)
+        of_number += log_ways - special.betaln(1 + times, 1 + num_nights - times)
+        chance += np.where((number >= num_far) & (number <= num_draws), np.exp(of_number), 0.0)
+    share: Floats = np.where(is_habit, 1.0, TWO_TIMES / (1 + num_nights)) * chance
+    return np.where(np.isfinite(least), share, 1.0)
+
+
+def count_begins(flags: Flags) -> Integers:
+    """How often a row of flags begins to be set."""
+    begins = flags & ~np.column_stack([np.zeros(len(flags), dtype=bool), flags[:, :-1]])
+    count: Integers = begins.sum(axis=1)
+    return count
+
+
+def find_beyond(values: Floats, change: Floats, num_nights: int) -> Floats:
+    """Which share of a change leads to where the median of so many nights in a row has never been; 1 without so many.
+
+    Args:
+        values: nights before the change, around the level that it is a change of.
+    """
+    if values.shape[1] < num_nights:
+        return np.ones(len(values))
+    towards = _roll(values, num_nights) * np.sign(change)[:, None]
+    furthest = np.where(np.isfinite(towards), towards, 0.0).max(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share: Floats = 1 - furthest.clip(0) / np.abs(change)
+    return np.nan_to_num(share, nan=0.0)
+
+
+def _roll(values: Floats, width: int) -> Floats:
+    """The median of every `width` columns in a row."""
+    windows = np.lib.stride_tricks.sliding_window_view(values, width, axis=1)
+    return find_medians(windows.reshape(-1, width)).reshape(windows.shape[:2])

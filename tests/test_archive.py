@@ -1,0 +1,73 @@
+"""Past commits out of real git repositories; what is not at hand says why."""
+
+from pathlib import Path
+
+import pytest
+from test_provenance import git
+
+from tasks.archive import open_archive
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A repository with three commits: without our packages, with them, with them changed."""
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / "README").write_text("hello")
+    commit(tmp_path)
+    for package in ("kernels", "tasks", "flows"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("VERSION = 1\n")
+    commit(tmp_path)
+    (tmp_path / "kernels" / "__init__.py").write_text("VERSION = 2\n")
+    commit(tmp_path)
+    return tmp_path
+
+
+def commit(checkout: Path) -> str:
+    git(checkout, "add", ".")
+    git(checkout, "commit", "--quiet", "--message", "another")
+    return git(checkout, "rev-parse", "HEAD")
+
+
+def test_the_packages_of_a_commit_are_unpacked_once_and_are_gone_afterwards(checkout: Path) -> None:
+    older, before = git(checkout, "rev-parse", "HEAD~1"), git(checkout, "worktree", "list")
+    with open_archive(checkout) as archive:
+        folder, reason = archive.find(older)
+        assert reason == ""
+        assert folder is not None
+        assert (folder / "kernels" / "__init__.py").read_text() == "VERSION = 1\n"
+        assert sorted(path.name for path in folder.iterdir()) == ["kernels", "tasks"]
+        (folder / "kernels" / "mark").touch()
+        assert archive.find(older) == (folder, "")
+        assert (folder / "kernels" / "mark").exists()
+        other, _ = archive.find(git(checkout, "rev-parse", "HEAD"))
+        assert other is not None
+        assert (other / "kernels" / "__init__.py").read_text() == "VERSION = 2\n"
+    assert not folder.parent.exists()
+    assert git(checkout, "worktree", "list") == before
+    assert git(checkout, "status", "--porcelain") == ""
+
+
+def test_a_commit_that_is_not_there_says_so_in_one_line(checkout: Path) -> None:
+    first = git(checkout, "rev-parse", "HEAD~2")
+    with open_archive(checkout) as archive:
+        assert archive.find("") == (None, "the commit of the last good run is not known, or had uncommitted edits")
+        assert archive.find("--output=/tmp/x") == (None, "'--output=/tmp/x' is no commit")
+        folder, reason = archive.find("ab" * 20)
+        assert folder is None
+        assert reason.startswith("commit abababababab is not at hand: fatal: not a ")
+        folder, reason = archive.find(first)
+        assert folder is None
+        assert reason.startswith(
+            f"commit {first[:12]} is not at hand: fatal: pathspec 'kernels' did not match any files"
+        )
+
+
+def test_code_that_is_no_checkout_has_no_past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_archive(tmp_path) as archive:
+        folder, reason = archive.find("ab" * 20)
+        assert folder is None
+        assert reason.startswith("commit abababababab is not at hand: fatal: not a git repository")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with open_archive(tmp_path) as archive:
+        assert archive.find("ab" * 20) == (None, "git is not installed: no past commit is at hand")

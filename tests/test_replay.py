@@ -1,0 +1,194 @@
+"""A simulated year in small: what is told of nights whose truth is known. benchmarks/replay.py does it in full."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from histories import History, Plan, make_history
+from replays import Outcome, Score, find_delays, name_series, replay, score_replay, share_within
+
+from tasks.groups import Subject
+from tasks.incidents import Alert, Kind
+from tasks.records import State
+
+YEAR = Plan(
+    num_series=240,
+    num_nights=150,
+    num_cards=3,
+    num_steps=30,
+    step_sizes=(0.05,),
+    num_group_steps=3,
+    num_drifts=0,
+    num_outages=4,
+    num_skipped=3,
+    num_library_changes=1,
+    num_driver_changes=0,
+    num_swaps=3,
+)
+QUIET = Plan(
+    num_series=80,
+    num_nights=75,
+    num_cards=2,
+    num_steps=0,
+    num_group_steps=0,
+    num_drifts=0,
+    num_outages=0,
+    num_skipped=0,
+    share_missing=0.0,
+    num_library_changes=0,
+    num_driver_changes=0,
+    num_swaps=0,
+)
+
+
+@pytest.fixture(scope="module")
+def score() -> Score:
+    history = make_history(YEAR, seed=0)
+    return score_replay(history, replay(history))
+
+
+def make_quiet(seed: int = 0, **changes: object) -> History:
+    """A history without events whose noise is half a percent of the normal kind."""
+    plan = replace(QUIET, **changes)  # type: ignore[arg-type]
+    history, rng = make_history(plan, seed), np.random.default_rng(seed)
+    calm = history.values - history.again
+    noise = rng.normal(0, 0.003, (2, *calm.shape))
+    base = (history.level + history.state)[:, :] + 0 * calm
+    cards = rng.uniform(-0.02, 0.02, int(history.cards.max()) + 1)[history.cards]
+    return replace(history, values=base + cards + noise[0], again=base + cards + noise[1])
+
+
+def change(history: History, row: int, by: np.ndarray) -> History:
+    """With one series that took so much more, as logarithms by night."""
+    added = np.zeros(history.state.shape)
+    added[:, row] = by
+    state, values, again = (array + added for array in (history.state, history.values, history.again))
+    return replace(history, state=state, values=values, again=again)
+
+
+def tell(history: History, row: int, outcomes: Iterator[Outcome]) -> list[tuple[int, Alert]]:
+    """The messages that are of one series, with their nights; there are no others of times."""
+    one = next(series for series, number in name_series(history).items() if number == row)
+    alerts = [(outcome.number, alert) for outcome in outcomes for alert in outcome.follow_up.alerts]
+    assert {alert.incident.series for _, alert in alerts} <= {(one,)}
+    return alerts
+
+
+def step(first: int, last: int | None = None, size: float = 0.05, num_nights: int = QUIET.num_nights) -> np.ndarray:
+    by = np.zeros(num_nights)
+    by[first:last] = np.log1p(size)
+    return by
+
+
+def test_at_most_one_group_a_week_is_false_of_2000_series(score: Score) -> None:
+    # false incidents are of single series: of 2,000 there are 2000 / 240 times as many, in the same nights
+    assert score.false_a_week <= 1.0
+
+
+def test_a_step_of_5_percent_in_one_series_is_told_within_3_nights(score: Score) -> None:
+    delays = find_delays(score, [event for event in score.history.events if event.kind == "step"])
+    assert len(delays) >= 25
+    assert share_within(delays, 3) >= 0.9
+
+
+def test_what_moved_together_is_told_as_one(score: Score) -> None:
+    names = score.history.cases, score.history.providers
+    for event in score.history.events:
+        if event.kind not in ("group step", "library"):
+            continue
+        row = int(event.rows[0])
+        kernel, provider = names[0][row].layer.kernel, names[1][row]
+        device = next(iter(name_series(score.history))).device_name
+        of_group = Subject(device, kernel, provider)
+        of_library = Subject(device, provider=provider.partition("-")[0])
+        expected = {str(of_group if event.kind == "group step" else of_library), str(Subject(device, kernel))}
+        told = [i for number, i, _ in score.opened if event.first <= number <= event.first + 2 and len(i.series) > 3]
+        assert expected & {incident.subject for incident in told}, event
+
+
+def test_no_outage_and_no_swapped_card_is_told_as_a_regression(score: Score) -> None:
+    events = [event for event in score.history.events if event.kind in ("outage", "card swap")]
+    assert len(events) == 7
+    for event in events:
+        last = event.last if event.kind == "outage" else event.first
+        assert [incident for number, incident in score.false if event.first <= number <= last + 3] == []
+
+
+def test_an_outage_is_told_as_the_machines(score: Score) -> None:
+    assert score.num_machine >= 1
+
+
+def test_nothing_is_told_again_within_a_week(score: Score) -> None:
+    assert len(score.repeated) <= 2  # a small step of a noisy series may seem over in between
+
+
+def test_measuring_again_takes_few_true_steps_back(score: Score) -> None:
+    assert score.confirmed >= 20
+    assert score.withdrawn <= 0.1 * (score.confirmed + score.withdrawn)
+
+
+def test_a_quiet_year_is_quiet() -> None:
+    history = make_quiet()
+    assert [alert for outcome in replay(history) for alert in outcome.follow_up.alerts] == []
+
+
+def test_a_step_that_is_taken_back_is_resolved() -> None:
+    history = change(make_quiet(), 7, step(40, 55))
+    alerts = tell(history, 7, replay(history, acknowledge_after=None))
+    assert [alert.kind for _, alert in alerts] == [Kind.OPENED, Kind.STILL_OPEN, Kind.RESOLVED]
+    assert 40 <= alerts[0][0] <= 42
+    assert alerts[0][1].incident.since_run == "night-040"
+    assert 55 <= alerts[2][0] <= 57
+
+
+def test_a_step_that_nobody_answers_is_told_once_a_week() -> None:
+    history = change(make_quiet(), 7, step(40))
+    alerts = tell(history, 7, replay(history, acknowledge_after=None))
+    assert [alert.kind for _, alert in alerts] == [Kind.OPENED] + [Kind.STILL_OPEN] * 4
+    assert np.diff([number for number, _ in alerts]).tolist() == [7] * 4
+
+
+def test_a_step_that_is_acknowledged_is_told_once() -> None:
+    history = change(make_quiet(), 7, step(40))
+    alerts = tell(history, 7, replay(history, acknowledge_after=5))
+    assert [alert.kind for _, alert in alerts] == [Kind.OPENED]
+
+
+def test_a_gain_is_told_once_and_is_the_new_baseline() -> None:
+    history = change(make_quiet(), 7, step(40, 60, size=-0.05))
+    alerts = tell(history, 7, replay(history, acknowledge_after=None))
+    kinds = [(alert.kind, alert.incident.state) for _, alert in alerts]
+    assert kinds[:2] == [(Kind.OPENED, State.FAST), (Kind.OPENED, State.SLOW)]
+    assert 60 <= alerts[1][0] <= 62
+
+
+def test_a_drift_of_a_seventh_of_a_percent_a_night_is_told() -> None:
+    nights = np.arange(90)
+    by = np.log1p(0.0015) * np.clip(nights - 35, 0, 30)
+    history = change(make_quiet(num_nights=90), 7, by)
+    alerts = tell(history, 7, replay(history, acknowledge_after=None))
+    assert alerts[0][1].kind is Kind.OPENED
+    assert alerts[0][1].incident.state is State.SLOW
+    assert alerts[0][0] <= 75
+
+
+def test_verdicts_depend_neither_on_the_order_of_the_series_nor_on_the_unit() -> None:
+    plan = replace(QUIET, num_series=40, num_nights=45, num_steps=6, num_swaps=1, step_sizes=(0.04, 0.1))
+    history, mixed = make_history(plan, 5), np.random.default_rng(0).permutation(40)
+    shuffled = replace(
+        history,
+        **{name: tuple(getattr(history, name)[row] for row in mixed) for name in ("cases", "providers", "timers")},
+        **{name: getattr(history, name)[:, mixed] for name in ("state", "values", "again", "cards")},
+        units=history.units[mixed],
+    )
+    nanoseconds = replace(history, values=history.values + np.log(1000), again=history.again + np.log(1000))
+    for plain, *others in zip(replay(history), replay(shuffled), replay(nanoseconds), strict=True):
+        told = {verdict.series: verdict for verdict in plain.verdicts}
+        for other in others:
+            assert len(other.verdicts) == len(told)
+            for verdict in other.verdicts:
+                expected = told[verdict.series]
+                assert (verdict.state, verdict.since_run) == (expected.state, expected.since_run)
+                assert verdict.p_value == pytest.approx(expected.p_value, abs=1e-9)
+                assert verdict.relative_change == pytest.approx(expected.relative_change, abs=1e-9)

@@ -1,0 +1,200 @@
+"""Comparisons of many series against slow and obvious ones; how often noise looks like a change; odd series."""
+
+import math
+import statistics
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tasks.screening import (
+    BASELINE_NIGHTS,
+    HABIT,
+    SCALES,
+    STANDING_NIGHTS,
+    TAIL,
+    Recent,
+    compare_nights,
+    learn_noise,
+    screen,
+)
+from tasks.spreads import Floats, estimate_correlation, estimate_noise, find_chance
+
+NUM_SERIES, NUM_NIGHTS = 40, 60
+
+
+def make_recent(values: Floats, **changes: object) -> Recent:
+    """Series of one card and one pool; nothing is marked, nothing stands, nothing was measured again."""
+    shape = values.shape
+    nothing = np.zeros(shape[0], dtype=np.int64)
+    recent = Recent(
+        values=values,
+        cards=np.zeros(shape, dtype=np.int64),
+        runs=np.tile(np.arange(shape[1]), (shape[0], 1)),
+        pools=nothing,
+        first=nothing,
+        changed=nothing + shape[1],
+        again=np.full(shape[0], np.nan),
+    )
+    return replace(recent, **changes)  # type: ignore[arg-type]
+
+
+def draw(num_series: int = NUM_SERIES, num_nights: int = NUM_NIGHTS, kind: str = "normal", seed: int = 0) -> Floats:
+    """Series around levels of their own, with a noise of half a percent."""
+    rng = np.random.default_rng(seed)
+    noise = (
+        rng.normal(size=(num_series, num_nights)) if kind != "student" else rng.standard_t(4, (num_series, num_nights))
+    )
+    memory = {"autocorrelated": 0.5}.get(kind, 0.0)
+    for night in range(1, num_nights):
+        noise[:, night] = memory * noise[:, night - 1] + math.sqrt(1 - memory**2) * noise[:, night]
+    return rng.uniform(2, 7, (num_series, 1)) + 0.005 * noise
+
+
+@pytest.mark.parametrize("count", SCALES)
+def test_a_comparison_is_fishers_of_the_nights(count: int) -> None:
+    values = draw()
+    values[::3, -count:] += 0.02
+    values[5:15, 20] = np.nan
+    again = np.where(np.arange(NUM_SERIES) % 3 == 0, values[:, -1], np.nan)
+    recent = make_recent(values, again=again)
+    known, _ = learn_noise(recent)
+    found = compare_nights(recent, known, np.full(NUM_SERIES, NUM_NIGHTS - count))
+    before = np.where(np.arange(NUM_NIGHTS) < NUM_NIGHTS - count, known.residuals, np.nan)
+    noise = estimate_noise(before, recent.pools, values[:, -1]).tolist()
+    correlation = estimate_correlation(before).tolist()
+    for row in range(NUM_SERIES):
+        base = [v for v in values[row, : NUM_NIGHTS - count][-BASELINE_NIGHTS:].tolist() if math.isfinite(v)]
+        level = statistics.median(base)
+        now = values[row, NUM_NIGHTS - count :].tolist() + ([float(again[row])] if math.isfinite(again[row]) else [])
+        moved = [value - level for value in now]
+        change = statistics.median(moved)
+        independent = max(1.0, len(moved) * (1 - correlation[row]) / (1 + correlation[row]))
+        independent = 1 / (1 / independent + 1 / len(base))
+        logs = [math.log(stats.t.sf(math.copysign(1, change) * one / noise[row], TAIL)) for one in moved]
+        evidence = -2 * sum(logs) * independent / len(moved)
+        chance = find_chance(np.array([moved]), before[row : row + 1], np.array([HABIT * change]))[0]
+        expected = min(1.0, 2 * stats.chi2.sf(evidence, 2 * independent) + chance)
+        assert found.level[row] == pytest.approx(level)
+        assert found.num_baseline[row] == len(base)
+        assert found.change[row] == pytest.approx(change)
+        assert found.p_value[row] == pytest.approx(expected)
+        assert found.num_nights[row] == count
+
+
+@pytest.mark.parametrize("num_nights", [5, 10, 20, 45, 90])
+@pytest.mark.parametrize("kind", ["normal", "student", "autocorrelated"])
+def test_noise_alone_looks_like_a_change_no_more_often_than_is_said(kind: str, num_nights: int) -> None:
+    screening = screen(make_recent(draw(3000, num_nights, kind)))
+    assert (screening.p_value < 0.01).mean() <= 0.013
+    assert (screening.p_value < 1e-5).sum() == 0
+
+
+@pytest.mark.parametrize("change", [0.05, -0.05])
+def test_a_step_of_ten_times_the_noise_is_seen_at_once_and_its_size_is_known(change: float) -> None:
+    values = draw(500, 60)
+    values[:, -1] += change
+    screening = screen(make_recent(values, runs=np.arange(500 * 60).reshape(500, 60), again=values[:, -1] + 0.001))
+    assert (screening.p_value < 1e-4).mean() > 0.98
+    assert np.median(screening.change) == pytest.approx(change, abs=0.002)
+    assert ((screening.low < change) & (change < screening.high)).mean() > 0.8
+
+
+def test_a_small_step_is_seen_over_more_nights() -> None:
+    values = draw(500, 60)
+    values[:, -8:] += 0.0275
+    screening = screen(make_recent(values, runs=np.arange(500 * 60).reshape(500, 60)))
+    assert (screening.p_value < 1e-3).mean() > 0.9
+    assert np.median(screening.num_nights) >= 5
+
+
+def test_a_slow_drift_is_seen() -> None:
+    values = draw(200, 90)
+    values += np.clip(np.arange(90) - 60, 0, 30) * 0.0015
+    screening = screen(make_recent(values, runs=np.arange(200 * 90).reshape(200, 90)))
+    assert (screening.p_value < 1e-3).mean() > 0.9
+    assert screening.is_drift.any()
+
+
+def test_a_series_that_takes_one_of_two_times_has_not_changed() -> None:
+    rng = np.random.default_rng(3)
+    values = draw(1000, 90) + np.where(rng.random((1000, 90)) < rng.uniform(0.1, 0.5, (1000, 1)), 0.06, 0.0)
+    screening = screen(make_recent(values, again=values[:, -1]))
+    assert (screening.p_value < 1e-4).mean() <= 0.002
+
+
+def test_a_night_that_was_slow_for_all_is_no_noise_of_any() -> None:
+    values = draw()
+    quiet = screen(make_recent(values))
+    values[:, 40:42] += 0.1
+    assert screen(make_recent(values)).noise == pytest.approx(quiet.noise, rel=0.2)
+
+
+def test_a_change_that_stands_is_measured_over_its_nights() -> None:
+    values = draw()
+    values[:, 40:] += 0.05
+    screening = screen(make_recent(values, changed=np.full(NUM_SERIES, 40)))
+    assert screening.change == pytest.approx(0.05, abs=0.004)
+    assert (screening.num_nights == STANDING_NIGHTS).all()
+    assert (screening.num_baseline == BASELINE_NIGHTS).all()
+
+
+def test_nights_before_a_baseline_tell_the_noise_and_not_the_level() -> None:
+    values = draw()
+    values[:, 50:] += 0.3
+    screening = screen(make_recent(values, first=np.full(NUM_SERIES, 50)))
+    assert (screening.num_baseline < 10).all()
+    assert (screening.num_known >= 45).all()
+    assert np.abs(screening.change).max() < 0.02
+    assert screening.noise == pytest.approx(0.005, rel=0.6)
+
+
+def test_a_swapped_card_is_no_change() -> None:
+    values, cards = draw(200, 60), np.zeros((200, 60), dtype=np.int64)
+    cards[:, 30:] = np.arange(200)[:, None] % 2
+    cards[::2, -1] = 2
+    offsets = np.array([0.0, 0.02, 0.03])
+    screening = screen(make_recent(values + offsets[cards], cards=cards))
+    assert (screening.p_value < 0.01).mean() <= 0.013
+
+
+def test_nothing_depends_on_the_order_of_the_series_nor_on_the_unit() -> None:
+    values = draw()
+    values[::4, -2:] += 0.03
+    order = np.random.default_rng(0).permutation(NUM_SERIES)
+    plain, mixed = screen(make_recent(values)), screen(make_recent(values[order]))
+    scaled = screen(make_recent(values + math.log(1000)))
+    assert mixed.p_value == pytest.approx(plain.p_value[order], abs=1e-12)
+    assert scaled.p_value == pytest.approx(plain.p_value, abs=1e-9)
+    assert scaled.change == pytest.approx(plain.change, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param(np.zeros((0, 1)), id="no series"),
+        pytest.param(np.array([[1.0]]), id="one series, one night"),
+        pytest.param(np.array([[1.0, 1.1]]), id="two points"),
+        pytest.param(np.array([[np.nan, 1.0], [1.0, 1.0]]), id="one of them is new"),
+        pytest.param(np.ones((3, 60)), id="constant"),
+        pytest.param(np.full((2, 30), np.nan), id="nothing at all"),
+        pytest.param(np.array([[1.0] * 29 + [np.inf], [1.0] * 29 + [-np.inf]]), id="infinite"),
+        pytest.param(np.array([[np.nan, np.inf, 1.0] * 10, [1.0] * 30]), id="holes"),
+        pytest.param(np.array([[1e308, -1e308] * 15]), id="huge"),
+    ],
+)
+def test_what_is_hardly_a_series_gets_an_answer(values: Floats) -> None:
+    screening = screen(make_recent(values))
+    assert screening.p_value.shape == (len(values),)
+    assert ((screening.p_value >= 0) & (screening.p_value <= 1)).all()
+    if values.shape[1] < 10:
+        assert (screening.p_value > 1e-3).all()
+
+
+def test_a_constant_series_that_moves_has_changed() -> None:
+    values = np.ones((3, 60))
+    values[0, -2:] += 0.05
+    screening = screen(make_recent(values, again=values[:, -1]))
+    assert screening.p_value[0] < 1e-6
+    assert screening.p_value[1:].tolist() == [1.0, 1.0]
