@@ -14,6 +14,7 @@ from dashboards.axes import OCTAVE_TICKS, line_style, make_axes, tell_octave, wr
 from dashboards.rows import Row, group
 from dashboards.svg import BAD, GOOD, INK, SURFACE, Mark, Tag, finish_svg
 from dashboards.words import tell_ratio
+from tasks import changepoint
 from tasks.accuracy import ERROR_JUMP, compare_errors
 from tasks.records import Point, Series, State
 
@@ -32,7 +33,8 @@ def draw_trend(
     """Every provider of one case over the nights, in percent of its own earlier nights.
 
     Percent, because providers differ by factors and a regression by a few percent would vanish on shared microseconds.
-    A line stands at the night since which a change of any of them holds. None if no provider has MIN_TREND nights.
+    A line stands at the night since which a change of any of them holds, and a ring around the first night of each
+    settled regime of its history (tasks/changepoint.py). None if no provider has MIN_TREND nights.
     """
     told = [row for row in rows if len(trends.get(row.series, ())) >= MIN_TREND]
     if not told:
@@ -45,6 +47,7 @@ def draw_trend(
         edge = {State.SLOW: BAD, State.FAST: GOOD}.get(row.state or State.SAME, "")
         _plot_trend(axes, row.provider, points, nights, marks[row.provider], edge)
         tags |= _tag_trend(row.provider, points, marks[row.provider])
+        tags |= _ring_changes(axes, row.provider, points, nights, marks[row.provider])
     _tick_nights(axes, nights)
     _tick_percents(axes, 6)
     stands = _mark_since(axes, told, trends, nights)
@@ -132,6 +135,20 @@ def _plot_trend(
     last.set(markeredgecolor=edge or INK, markeredgewidth=2 if edge else 1, clip_on=False, gid=f"last-{mark.slot}")
     if edge:
         write_beside(axes, f"{medians[-1]:+.0f}%", (nights[-1], medians[-1]), edge, "right", f"word-{mark.slot}")
+
+
+def _ring_changes(
+    axes: Axes, name: str, points: tuple[Point, ...], at: Mapping[Point, float], mark: Mark
+) -> dict[str, Tag]:
+    """A ring around the first night of each regime, that says how far its times are from those of the one before."""
+    tags, percents = {}, _percents(points)
+    for n, change in enumerate(changepoint.find_changes([point.median_us for point in points])):
+        point, gid = points[change.index], f"change-{mark.slot}-{n}"
+        (ring,) = axes.plot(at[point], percents[change.index][0], "o", color="none", markersize=13)
+        ring.set(markeredgecolor=INK, markeredgewidth=1.2, clip_on=False, gid=gid)
+        told = f"{name} {change.relative_change:+.1%} from {point.started_at:%Y-%m-%d} on, run {point.run_id}"
+        tags[gid] = Tag(name, (told,))
+    return tags
 
 
 def _mark_since(

@@ -6,7 +6,7 @@ m with a night-to-night noise s is Fisher's combination of the nights:
 
     z_i = (x_i - m) / s        p_i = P(T >= z_i)        X = -2 * sum of ln p_i ~ chi2(2 k)
 
-T is Student's with TAIL degrees of freedom. Of nights that follow each other with an autocorrelation r, only
+T is Student's, and no x_i counts for more than 1.5 times their median. Of nights that follow each other with an autocorrelation r, only
 k * (1 - r) / (1 + r) are independent, and fewer where the level is known from few nights itself; X and its degrees of
 freedom shrink by as much. To that is added how likely it is that those nights are off by chance as others were before
 them (find_chance): a kernel may take one of two times, process by process. And what several nights in a row have done
@@ -43,7 +43,7 @@ BASELINE_NIGHTS = 30
 """Most nights that make a level: those before the last k."""
 SCALES = (1, 2, 3, 5, 8, 14)
 """How many of the last nights are compared with those before."""
-SLOW_SCALE, BEYOND, BEYOND_OF_DRIFT = 7, 0.5, 0.65
+SLOW_SCALE, BEYOND = 7, 0.65
 """From so many nights on a change may be but a wandering, unless it goes by this share of it to where so many nights in
 a row have never been."""
 DRIFT_NIGHTS, DRIFT_GAP = 7, 28
@@ -54,9 +54,12 @@ DRIFT_INDEPENDENT = 3.0
 """Most of those 7 nights that count as independent: what wanders slowly wanders for all of them."""
 STANDING_NIGHTS = 14
 """Most nights that tell how far a change that stands goes."""
-TAIL = 8.0
-"""Degrees of freedom of one night's noise."""
-HABIT = 0.75
+TAIL_PER_NIGHT, LEAST_TAIL = 4.0, 4.0
+"""Degrees of freedom of the noise of so many nights together: four, and four for each of them. A mean of n values of
+Student's distribution with 8 has the kurtosis of one with 4 + 4 n."""
+MOST_OF_MEDIAN = 1.5
+"""What one night counts for at most, in times the median of all: one outlier is no change."""
+HABIT = 0.8
 """What a series has done before, by this share of a change, it does now and then."""
 HABIT_TIMES = 2
 """How often it must have; once may have been a change that was taken back."""
@@ -225,8 +228,9 @@ def compare_nights(
         independent = num_draws * (1 - correlation) / (1 + correlation)
         independent = np.minimum(independent, DRIFT_INDEPENDENT) if is_drift else np.maximum(independent, 1.0)
         independent = 1 / (1 / independent + 1 / num_base)
-        towards = np.sign(change)[:, None] * draws / np.hypot(noise, known.unfamiliar)[:, None]
-        p_values = stats.t.sf(towards, TAIL)
+        towards = np.minimum(np.sign(change)[:, None] * draws, MOST_OF_MEDIAN * np.abs(change)[:, None])
+        tail = (LEAST_TAIL + TAIL_PER_NIGHT * num_draws)[:, None]
+        p_values = stats.t.sf(towards / np.hypot(noise, known.unfamiliar)[:, None], tail)
         evidence = -2 * np.nansum(np.log(p_values), axis=1) * independent / num_draws
         p_value = 2 * stats.chi2.sf(evidence, 2 * independent) + find_chance(draws, before, HABIT * change)
         half = stats.norm.ppf(0.975) * np.sqrt(noise**2 / independent + known.unfamiliar**2)
@@ -251,8 +255,7 @@ def _doubt_habits(recent: Recent, known: Known, found: Screening, scale: int, ga
         times, comparisons = count_earlier(past, HABIT * change, scale, HABIT_NIGHTS)
         often = np.where(times >= HABIT_TIMES, times * scale / np.maximum(comparisons, 1), 0.0)
     else:
-        least = BEYOND_OF_DRIFT if gap else BEYOND
-        often = np.where(find_beyond(past - found.level[rows, None], change, scale) < least, 1.0, 0.0)
+        often = np.where(find_beyond(past - found.level[rows, None], change, scale) < BEYOND, 1.0, 0.0)
     found.p_value[rows] = np.maximum(found.p_value[rows], np.minimum(often, 1.0))
 
 

@@ -18,7 +18,7 @@ PRIOR_NIGHTS = 5
 PRIOR_PAIRS = 10
 """The same for the autocorrelation."""
 MOST_CORRELATION = 0.9
-TWO_TIMES = 0.05
+TWO_TIMES = 0.1
 """Share of the kernels that take one of two times, process by process."""
 EXCURSION, EXCURSION_NIGHTS = 4.0, 4
 """How many spreads away so many nights in a row must be to be a change that was taken back."""

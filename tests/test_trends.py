@@ -1,5 +1,6 @@
 """Trends are read back from the SVG that a browser gets."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,6 +47,19 @@ def titles(svg: str | None) -> list[str]:
 def words(svg: str | None) -> list[str]:
     assert svg is not None
     return [text.text or "" for text in ElementTree.fromstring(svg).iter("text")]
+
+
+def test_the_first_night_of_each_regime_has_a_ring_that_tells_the_change() -> None:
+    kernel = arrange()
+    [row, *_] = [row for row in kernel.layers[0].rows if row.num_tokens == 64 and row.provider == "triton"]
+    us = [100.0 + 0.3 * math.sin(7 * night) + 6.0 * (night >= 40) for night in range(80)]
+    nights = tuple(
+        Point(f"run-{night}", STARTED + timedelta(days=night), median_us, median_us, median_us)
+        for night, median_us in enumerate(us)
+    )
+    rings = [tip for tip in titles(draw_trend([row], {row.series: nights}, MARKS, "c0")) if " on, run " in tip]
+    assert rings == ["triton +5.9% from 2026-12-30 on, run run-40"]
+    assert not [tip for tip in titles(draw_trend([row], {row.series: nights[:40]}, MARKS, "c0")) if " on, run " in tip]
 
 
 def test_a_slow_last_night_is_told_in_percent_on_the_trend() -> None:
