@@ -27,6 +27,7 @@ from tasks.records import (
     Verdict,
     Version,
 )
+from tasks.spreads import find_medians
 from tasks.store import USUAL_RUNS
 from tasks.verdicts import Past, find_suspects, judge_night
 
@@ -82,7 +83,11 @@ def replay(history: History, acknowledge_after: int | None = 7) -> Iterator[Outc
             standings=find_standings(latest.values(), marks, order),
             expected=expected,
             machines=find_machine_changes(
-                measurements.values(), time_references(history, number, hosts), hosts, find_usual(history, number), {}
+                measurements.values(),
+                time_references(history, number, hosts),
+                hosts,
+                find_usual(history, number, hosts),
+                {},
             ),
         )
         suspects = [suspect.series for suspect in find_suspects(measurements.values(), past)]
@@ -105,7 +110,7 @@ def replay(history: History, acknowledge_after: int | None = 7) -> Iterator[Outc
             ):
                 standing[incident.incident_id] = replace(incident, acknowledgement="expected")
                 marks += [Mark(one, latest[one].since_run or run.run_id, "expected", "me") for one in incident.series]
-        expected = list(measurements)
+        expected = [verdict.series for verdict in verdicts]
 
 
 def find_no_causes(_group: Group) -> tuple[str, ...]:
@@ -158,16 +163,23 @@ def time_references(history: History, number: int, hosts: Sequence[Host]) -> lis
     return list(found.values())
 
 
-def find_usual(history: History, number: int) -> dict[tuple[str, str, str, str], float]:
-    """What the reference kernels took in the runs before."""
+def find_usual(history: History, number: int, hosts: Sequence[Host]) -> dict[tuple[str, str, str, str], float]:
+    """What the reference kernels took in the runs before, on each card and on all."""
     before = np.flatnonzero(history.is_run[:number])[-USUAL_RUNS:]
     if not len(before):
         return {}
-    usual = np.exp(np.median(history.references[before], axis=0))
+    first_of_unit = np.unique(history.units, return_index=True)[1]
+    cards, times = history.cards[before][:, first_of_unit], history.references[before]
+    of_devices = {H200.name: np.median(times, axis=0)}
+    for card in np.unique(cards):
+        on_card = np.where((cards == card)[:, :, None], times, np.nan)
+        of_devices[hosts[card].device_uuid] = find_medians(on_card.reshape(len(before), -1).T).reshape(times.shape[1:])
     return {
-        (H200.name, case.key, timer, name): float(usual[history.units[row], which])
+        (device, case.key, timer, name): float(np.exp(usual[history.units[row], which]))
+        for device, usual in of_devices.items()
         for row, (case, timer) in enumerate(zip(history.cases, history.timers, strict=True))
         for which, name in enumerate(REFERENCES)
+        if np.isfinite(usual[history.units[row], which])
     }
 
 

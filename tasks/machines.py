@@ -13,7 +13,7 @@ EXPLAINED_SHARE = 0.4
 """The machine is to blame where it moved by at least this share of what the kernel did."""
 
 UsualReferences = Mapping[tuple[str, str, str, str], float]
-"""Medians in us by device name, case key, timer and reference kernel."""
+"""Medians in us by device (a GPU's UUID, or the name of all of its kind), case key, timer and reference kernel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,14 @@ def find_machine_changes(
     """What is known of the machine beside each series that was timed.
 
     Args:
-        usual_references, usual_clocks: medians over the nights before.
+        usual_references: medians over the nights before, of each GPU, or of all of its kind where it is new.
+        usual_clocks: the same.
     """
-    names = {host.host_id: host.device.name for host in hosts}
+    devices = {host.host_id: (host.device_uuid, host.device.name) for host in hosts}
     beside: dict[tuple[str, str, str], dict[str, float]] = {}
     for one in references:
-        usual_us = usual_references.get((names.get(one.host_id, ""), one.case_key, one.timer, one.name))
+        known = [(device, one.case_key, one.timer, one.name) for device in devices.get(one.host_id, ())]
+        usual_us = next((usual_references[key] for key in known if key in usual_references), None)
         if usual_us and one.samples_us:
             moved = statistics.median(one.samples_us) / usual_us - 1
             beside.setdefault((one.host_id, one.case_key, one.timer), {})[one.name] = moved

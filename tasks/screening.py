@@ -2,16 +2,16 @@
 
 A series is compared with the nights of its regime before the last k, for several k at once: tonight alone, a step
 that only a few nights together tell from noise, a drift. What x_1 ... x_k, logarithms of medians, tell against a level
-m with a night-to-night noise s is Fisher's combination of the nights:
+m with a night-to-night noise s is Stouffer's combination of the nights:
 
-    z_i = (x_i - m) / s        p_i = P(T >= z_i)        X = -2 * sum of ln p_i ~ chi2(2 k)
+    t_i = min(x_i - m, 1.5 * median of x_i - m) / s     z_i = Phi^-1(P(T <= t_i))     Z = mean of z_i * sqrt(K)
 
-T is Student's, and no x_i counts for more than 1.5 times their median. Of nights that follow each other with an autocorrelation r, only
-k * (1 - r) / (1 + r) are independent, and fewer where the level is known from few nights itself; X and its degrees of
-freedom shrink by as much. To that is added how likely it is that those nights are off by chance as others were before
-them (find_chance): a kernel may take one of two times, process by process. And what several nights in a row have done
-before, or what leads to where the series has been before, is no change.
-Source: Fisher, Statistical Methods for Research Workers, section 21.1; Bayley and Hammersley, The "effective" number of
+T is Student's: one outlier is no change. Of nights that follow each other with an autocorrelation r, only
+K = k * (1 - r) / (1 + r) are independent, and fewer where the level is known from few nights itself. To the p-value of
+Z is added how likely it is that those nights are off by chance as others were before them (find_chance): a kernel may
+take one of two times, process by process. And what several nights in a row have done before, or what leads to where
+the series has been before, is no change.
+Source: Stouffer et al., The American Soldier, vol. 1, 1949; Bayley and Hammersley, The "effective" number of
 independent observations in an autocorrelated time series (doi:10.2307/2983560).
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from tasks.cards import estimate_card_offsets, estimate_suits
 from tasks.spreads import (
@@ -33,6 +33,7 @@ from tasks.spreads import (
     find_beyond,
     find_cautious_medians,
     find_chance,
+    find_excursions,
     find_medians,
     forget_excursions,
 )
@@ -43,12 +44,12 @@ BASELINE_NIGHTS = 30
 """Most nights that make a level: those before the last k."""
 SCALES = (1, 2, 3, 5, 8, 14)
 """How many of the last nights are compared with those before."""
-SLOW_SCALE, BEYOND = 7, 0.65
+SLOW_SCALE, BEYOND, BEYOND_OF_DRIFT = 5, 0.55, 0.65
 """From so many nights on a change may be but a wandering, unless it goes by this share of it to where so many nights in
 a row have never been."""
 DRIFT_NIGHTS, DRIFT_GAP = 7, 28
 """A drift: the last 7 nights against those that are at least 28 nights older."""
-DRIFT_BASE = 14
+DRIFT_BASE = 21
 """Nights that it takes to say so."""
 DRIFT_INDEPENDENT = 3.0
 """Most of those 7 nights that count as independent: what wanders slowly wanders for all of them."""
@@ -57,6 +58,8 @@ STANDING_NIGHTS = 14
 TAIL_PER_NIGHT, LEAST_TAIL = 4.0, 4.0
 """Degrees of freedom of the noise of so many nights together: four, and four for each of them. A mean of n values of
 Student's distribution with 8 has the kurtosis of one with 4 + 4 n."""
+LEAST_P = 1e-300
+"""Of one night; the logarithm of less is not told from that of nothing."""
 MOST_OF_MEDIAN = 1.5
 """What one night counts for at most, in times the median of all: one outlier is no change."""
 HABIT = 0.8
@@ -130,6 +133,8 @@ class Known:
     """As Recent.values, without what the card adds."""
     good: Floats
     """The same without the nights before tonight that were bad for all series."""
+    calm: Floats
+    """The same without changes that were taken back."""
     again: Floats
     residuals: Floats
     """Each night before tonight around the middle of the BASELINE_NIGHTS that it is among."""
@@ -184,12 +189,14 @@ def learn_noise(recent: Recent) -> tuple[Known, Floats]:
     is_bad = find_bad_nights(values, recent.runs, recent.pools)
     is_bad[:, -1] = False
     good = np.where(is_bad, np.nan, values)
-    residuals = forget_excursions(_center(good, recent.first))
+    regime = np.where(np.arange(values.shape[1]) >= recent.first[:, None], good, np.nan)
+    calm = np.where(find_excursions(regime - find_medians(regime)[:, None]), np.nan, good)
+    residuals = forget_excursions(_center(calm, recent.first))
     suits, unfamiliar = estimate_suits(
         residuals, recent.cards, values[:, -1] - find_medians(good[:, -1 - BASELINE_NIGHTS :])
     )
     added = offsets[recent.cards[:, -1]] + suits[:, -1]
-    return Known(values - suits, good - suits, recent.again - added, residuals - suits, unfamiliar), added
+    return Known(values - suits, good - suits, calm - suits, recent.again - added, residuals - suits, unfamiliar), added
 
 
 def _center(values: Floats, first: Integers) -> Floats:
@@ -214,7 +221,7 @@ def compare_nights(
     columns = np.arange(known.good.shape[1])
     end = (start if end is None else end) - (DRIFT_GAP if is_drift else 0)
     in_base = (columns >= np.maximum(recent.first, end - BASELINE_NIGHTS)[:, None]) & (columns < end[:, None])
-    base = np.where(in_base, known.good, np.nan)
+    base = np.where(in_base, known.calm, np.nan)
     level, num_base = find_medians(base), np.isfinite(base).sum(axis=1)
     before = np.where(columns < end[:, None], known.residuals, np.nan)
     noise = estimate_noise(before, recent.pools, known.values[:, -1] - level)
@@ -225,14 +232,15 @@ def compare_nights(
     change, num_known = find_medians(draws), np.isfinite(before).sum(axis=1)
     correlation = estimate_correlation(before)
     with np.errstate(divide="ignore", invalid="ignore"):
-        independent = num_draws * (1 - correlation) / (1 + correlation)
+        share = (1 - correlation) / (1 + correlation)
+        independent = num_draws * share
         independent = np.minimum(independent, DRIFT_INDEPENDENT) if is_drift else np.maximum(independent, 1.0)
-        independent = 1 / (1 / independent + 1 / num_base)
+        independent = 1 / (1 / independent + 1 / np.maximum(num_base * share, 1.0))
         towards = np.minimum(np.sign(change)[:, None] * draws, MOST_OF_MEDIAN * np.abs(change)[:, None])
         tail = (LEAST_TAIL + TAIL_PER_NIGHT * num_draws)[:, None]
         p_values = stats.t.sf(towards / np.hypot(noise, known.unfamiliar)[:, None], tail)
-        evidence = -2 * np.nansum(np.log(p_values), axis=1) * independent / num_draws
-        p_value = 2 * stats.chi2.sf(evidence, 2 * independent) + find_chance(draws, before, HABIT * change)
+        z = -np.nansum(special.ndtri(np.maximum(p_values, LEAST_P)), axis=1) / num_draws * np.sqrt(independent)
+        p_value = 2 * special.ndtr(-z) + find_chance(draws, before, HABIT * change)
         half = stats.norm.ppf(0.975) * np.sqrt(noise**2 / independent + known.unfamiliar**2)
     is_known = (num_base >= (DRIFT_BASE if is_drift else 1)) & np.isfinite(change)
     p_value = np.where(is_known, np.minimum(p_value, 1.0), 1.0)
@@ -255,7 +263,8 @@ def _doubt_habits(recent: Recent, known: Known, found: Screening, scale: int, ga
         times, comparisons = count_earlier(past, HABIT * change, scale, HABIT_NIGHTS)
         often = np.where(times >= HABIT_TIMES, times * scale / np.maximum(comparisons, 1), 0.0)
     else:
-        often = np.where(find_beyond(past - found.level[rows, None], change, scale) < BEYOND, 1.0, 0.0)
+        least = BEYOND_OF_DRIFT if gap else BEYOND
+        often = np.where(find_beyond(past - found.level[rows, None], change, scale) < least, 1.0, 0.0)
     found.p_value[rows] = np.maximum(found.p_value[rows], np.minimum(often, 1.0))
 
 

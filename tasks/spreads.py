@@ -17,6 +17,8 @@ PRIOR_NIGHTS = 5
 """How many nights of its own outweigh what a series' noise is expected to be by that of its likes."""
 PRIOR_PAIRS = 10
 """The same for the autocorrelation."""
+LEAST_PAIRS = 3
+"""Pairs of nights that it takes to say anything of it."""
 MOST_CORRELATION = 0.9
 TWO_TIMES = 0.1
 """Share of the kernels that take one of two times, process by process."""
@@ -107,18 +109,22 @@ def _take_runs(residuals: Floats, runs: Integers) -> Floats:
     return np.where(np.isfinite(by_run).sum(axis=1) >= LEAST_COMMON, find_medians(by_run), np.nan)
 
 
-def forget_excursions(residuals: Floats) -> Floats:
-    """Without nights in a row that were all far away: a change that was taken back is no noise."""
-    width = residuals.shape[1] - EXCURSION_NIGHTS + 1
+def find_excursions(residuals: Floats) -> Flags:
+    """Nights in a row that were all far away."""
+    is_in, width = np.zeros(residuals.shape, dtype=bool), residuals.shape[1] - EXCURSION_NIGHTS + 1
     if width < 1:
-        return residuals
+        return is_in
     spread = np.fmax(1.4826 * find_medians(np.abs(residuals)), LEAST_NOISE)[:, None]
     is_far = np.abs(np.nan_to_num(residuals)) > EXCURSION * spread
     begins = np.lib.stride_tricks.sliding_window_view(is_far, EXCURSION_NIGHTS, axis=1).all(axis=2)
-    is_in = np.zeros(residuals.shape, dtype=bool)
     for night in range(EXCURSION_NIGHTS):
         is_in[:, night : night + width] |= begins
-    return np.where(is_in, np.nan, residuals)
+    return is_in
+
+
+def forget_excursions(residuals: Floats) -> Floats:
+    """Without nights in a row that were all far away: a change that was taken back is no noise."""
+    return np.where(find_excursions(residuals), np.nan, residuals)
 
 
 def estimate_noise(residuals: Floats, pools: Integers, tonight: Floats) -> Floats:
@@ -163,9 +169,10 @@ def estimate_correlation(residuals: Floats) -> Floats:
         limit = 3 * 1.4826 * find_medians(np.abs(residuals))[:, None]  # one outlier is no correlation
         clipped = np.clip(residuals, -limit, limit)
         own = np.nansum(clipped[:, :-1] * clipped[:, 1:], axis=1) / np.nansum(clipped**2, axis=1)
-        own = (own * count + 1) / (count - 4)
-    own = np.where(np.isfinite(own) & (count >= 2 * 4), own.clip(-1, 1), 0.0)
-    expected = np.median(own[count >= PRIOR_PAIRS]) if (count >= PRIOR_PAIRS).any() else 0.0
+        own += (1 + 4 * own) / count
+    enough = np.isfinite(own) & (count >= LEAST_PAIRS)
+    own = np.where(enough, own.clip(-1, 1), 0.0)
+    expected = np.median(own[enough]) if enough.any() else 0.0
     shrunk: Floats = (count * own + PRIOR_PAIRS * expected) / (count + PRIOR_PAIRS)
     return shrunk.clip(0.0, MOST_CORRELATION)
 

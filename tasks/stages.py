@@ -10,13 +10,14 @@ from dataclasses import replace
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import alerts, cases, evidence, measure, retrial, tuning, verdicts
+from tasks import alerts, cases, evidence, measure, retrial, verdicts
 from tasks.channels.files import AlertFiles
 from tasks.entries import Suite
 from tasks.incidents import Alert
 from tasks.measure import UnitBench
 from tasks.records import Check, Measurement, ModelShape, Suspect, UnitResult, Verdict, WeightsReceipt, WorkUnit
 from tasks.session import Session
+from tasks.tuning import staleness
 from tasks.workers import Worker
 
 
@@ -86,15 +87,15 @@ def persist(session: Session, unit: WorkUnit, result: UnitResult) -> None:
 
 
 @task(name="find stale configs", cache_policy=NO_CACHE)
-def retune_stale_configs(session: Session) -> list[tuning.StaleConfig]:
-    """Shipped configs that lost to the default tonight; says that they are not retuned yet."""
+def retune_stale_configs(session: Session) -> list[staleness.TunedSet]:
+    """Sets of configurations that lost to something tonight; says that they are not retuned yet."""
     with session.clock.measure("find stale configs"):
-        stale = tuning.find_stale_configs(session.store.measurements(session.run.run_id))
-    for config in stale:
-        session.tell(
-            f"stale config: {config.case.label}: shipped {config.shipped_us:.1f} us, "
-            f"default {config.default_us:.1f} us ({config.relative_loss:+.1%})"
+        sets = staleness.list_tuned_sets(
+            session.store.measurements(session.run.run_id), lambda _: None, lambda _: staleness.Provenance()
         )
+    stale = [tuned for tuned in sets if tuned.state is staleness.SetState.STALE]
+    for tuned in stale:
+        session.tell(f"stale config: {tuned.key.label}: {'; '.join(tuned.reasons)}; {tuned.lost_us:.1f} us lost")
     told = f"tuning: {len(stale)} stale configs found; retuning is not built yet, nothing was retuned"
     session.tell(told)
     return stale

@@ -10,7 +10,19 @@ from tasks.database import Database, database_path, require_writable
 from tasks.errors import RunMismatchError, StoreError
 from tasks.journal import Journal
 from tasks.nights import Night
-from tasks.records import Ceiling, Crash, Host, Measurement, Point, ReferenceTime, Run, Series, UnitCost, UnitResult
+from tasks.records import (
+    Ceiling,
+    Crash,
+    Host,
+    Measurement,
+    Point,
+    ReferenceTime,
+    Run,
+    Series,
+    State,
+    UnitCost,
+    UnitResult,
+)
 
 JOINED = """
     SELECT m.*, c.* EXCLUDE (case_key), h.* EXCLUDE (host_id)
@@ -239,19 +251,19 @@ class Store:
         return {kernel: tuple(points) for kernel, points in trends.items()}
 
     def usual_references(self, run: Run) -> dict[tuple[str, str, str, str], float]:
-        """By device name, case key, timer and reference kernel, its median over the runs before that timed it so.
+        """By device, case key, timer and reference kernel, its median over the runs before that timed it so.
 
-        The last USUAL_RUNS of the suite count.
+        A device is one GPU's UUID, or the name of all those of its kind. The last USUAL_RUNS of the suite count.
         """
         query = """
-            SELECT h.device_name, t.case_key, t.timer, t.name,
+            SELECT d.device, t.case_key, t.timer, t.name,
                    median(list_aggregate(t.samples_us, 'median')) AS median_us
-            FROM reference_times t JOIN hosts h USING (host_id)
-            WHERE t.run_id IN (SELECT unnest(?)) AND len(t.samples_us) > 0
+            FROM reference_times t JOIN hosts h USING (host_id), unnest([h.device_name, h.device_uuid]) AS d(device)
+            WHERE t.run_id IN (SELECT unnest(?)) AND len(t.samples_us) > 0 AND d.device <> ''
             GROUP BY ALL
         """
         found = self._database.rows(query, [self._runs_before(run)])
-        return {(row["device_name"], row["case_key"], row["timer"], row["name"]): row["median_us"] for row in found}
+        return {(row["device"], row["case_key"], row["timer"], row["name"]): row["median_us"] for row in found}
 
     def usual_clocks(self, run: Run) -> dict[Series, float]:
         """By series, the median SM clock in MHz over the same runs, of those whose GPU told it."""
@@ -311,7 +323,7 @@ class Store:
         return {series: tuple(points) for series, points in trends.items()}
 
     def previous_series(self, run: Run) -> set[Series]:
-        """Series that the newest earlier finished run with the same suite, arguments and seed measured or tried."""
+        """Series that the newest earlier finished run with the same suite, arguments and seed measured or missed."""
         same = """
             WHERE suite = ? AND arguments::VARCHAR = ? AND seed = ? AND status IN ('complete', 'partial')
             AND number < (SELECT number FROM runs WHERE run_id = ?)
@@ -320,7 +332,9 @@ class Store:
         earlier = self._runs(same, [row["suite"], row["arguments"], row["seed"], run.run_id])
         if not earlier:
             return set()
-        return {m.series for m in self.measurements(earlier[-1].run_id)}
+        run_id = earlier[-1].run_id
+        missed = {v.series for v in self.journal.verdicts(run_id) if v.state is State.MISSING}
+        return missed | {m.series for m in self.measurements(run_id)}
 
     def hosts(self, run_id: str) -> list[Host]:
         """The hosts that a run measured on."""

@@ -15,11 +15,13 @@ import numpy as np
 from tasks.history import NOTHING_SAID, Standing, adopt_gain, arrange_recent, is_time
 from tasks.machines import MachineChange
 from tasks.records import Measurement, Point, Retrial, Run, Series, State, Status, Suspect, Verdict, Version
-from tasks.screening import DRIFT_GAP, DRIFT_NIGHTS, screen
+from tasks.screening import DRIFT_GAP, DRIFT_NIGHTS, SLOW_SCALE, screen
 from tasks.spreads import Flags, Floats
 
 MIN_CHANGE = 0.02
 """Least relative change that counts; medians of separate processes on one H200 differ by up to 1.6 %."""
+MIN_SLOW_CHANGE = 0.03
+"""The same of what took a week or more to be told from noise: kernels wander by 2 % over weeks."""
 MIN_NIGHTS = 3
 """Earlier nights without which a change is AMBIGUOUS: the series' own noise is not known yet."""
 MIN_CHANGE_YOUNG = 0.05
@@ -58,7 +60,7 @@ class Past:
     """Every series' nights, oldest first, tonight included."""
     standings: Mapping[Series, Standing] = field(default_factory=dict)
     expected: Collection[Series] = ()
-    """Series of the last comparable run."""
+    """Series that the last comparable run measured, or missed."""
     machines: Mapping[Series, MachineChange] = field(default_factory=dict)
     """How the machine of each series fared, where that is known."""
     retrials: Sequence[Retrial] = ()
@@ -100,6 +102,12 @@ class Finding:
     """The same of what was measured again tonight."""
     again_us: float | None
     """Its median."""
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is a change that counts."""
+        is_slow = self.is_drift or self.num_nights >= SLOW_SCALE
+        return abs(self.change) >= (MIN_SLOW_CHANGE if is_slow else MIN_CHANGE)
 
     @property
     def is_confirmed(self) -> bool | None:
@@ -152,8 +160,8 @@ def judge_night(measurements: Iterable[Measurement], past: Past) -> list[Verdict
     for measurement in measured:
         finding = findings.get(measurement.series)
         verdicts.append(judge_times(finding, past) if finding else judge_status(measurement, past))
-    standing = {s for s, told in past.standings.items() if told.state is State.MISSING and not told.is_accepted}
-    missing = (standing | set(past.expected)) - {verdict.series for verdict in verdicts}
+    accepted = {s for s, told in past.standings.items() if told.state is State.MISSING and told.is_accepted}
+    missing = set(past.expected) - accepted - {verdict.series for verdict in verdicts}
     return verdicts + [judge_missing(series, past) for series in sorted(missing, key=astuple)]
 
 
@@ -169,7 +177,7 @@ def is_suspect(finding: Finding) -> bool:
     """Whether measuring again could decide anything."""
     if finding.standing.has_moved:
         return finding.looks_over
-    has_moved = abs(finding.change) >= MIN_CHANGE and finding.p_value < SUSPECT_P
+    has_moved = finding.is_large and finding.p_value < SUSPECT_P
     return has_moved and finding.num_known >= MIN_NIGHTS
 
 
@@ -272,7 +280,7 @@ def judge_missing(series: Series, past: Past) -> Verdict:
     """The verdict of a series that should have been measured and was not."""
     told = past.standings.get(series, NOTHING_SAID)
     evidence = "measured in the last comparable run, absent now"
-    if series not in past.expected:
+    if told.state is State.MISSING and told.since_run:
         evidence = f"absent since run {told.since_run}"
     return note_since(Verdict(past.run_id, series, State.MISSING, evidence, baseline_run=told.baseline_run), told)
 
@@ -323,7 +331,7 @@ def decide(finding: Finding, machine: MachineChange | None) -> tuple[State, str]
         return State.AMBIGUOUS, f"fewer than {MIN_NIGHTS} earlier nights tell its noise"
     if finding.is_confirmed is False:
         return State.SAME, "not seen again when measured again"
-    if abs(finding.change) < MIN_CHANGE or finding.p_value >= SUSPECT_P:
+    if not finding.is_large or finding.p_value >= SUSPECT_P:
         return State.SAME, ""
     if finding.adjusted_p > DISCOVERY_RATE:
         return State.AMBIGUOUS, "not yet told from noise"

@@ -28,7 +28,7 @@ YEAR = Plan(
 )
 QUIET = Plan(
     num_series=80,
-    num_nights=75,
+    num_nights=85,
     num_cards=2,
     num_steps=0,
     num_group_steps=0,
@@ -48,15 +48,21 @@ def score() -> Score:
     return score_replay(history, replay(history))
 
 
-def make_quiet(seed: int = 0, **changes: object) -> History:
-    """A history without events whose noise is half a percent of the normal kind."""
-    plan = replace(QUIET, **changes)  # type: ignore[arg-type]
-    history, rng = make_history(plan, seed), np.random.default_rng(seed)
-    calm = history.values - history.again
-    noise = rng.normal(0, 0.003, (2, *calm.shape))
-    base = (history.level + history.state)[:, :] + 0 * calm
+@pytest.fixture(scope="module")
+def story() -> dict[int, list[tuple[int, Alert]]]:
+    """The messages of four series among quiet ones, with their nights; nobody answers any."""
+    history = make_quiet()
+    for row, by in STORY.items():
+        history = change(history, row, by)
+    return tell(history, replay(history, acknowledge_after=None))
+
+
+def make_quiet(**changes: object) -> History:
+    """A history without events whose noise is normal, 0.3 % of it, on cards that differ."""
+    history, rng = make_history(replace(QUIET, **changes), seed=0), np.random.default_rng(0)  # type: ignore[arg-type]
     cards = rng.uniform(-0.02, 0.02, int(history.cards.max()) + 1)[history.cards]
-    return replace(history, values=base + cards + noise[0], again=base + cards + noise[1])
+    first, second = rng.normal(0, 0.003, (2, *history.values.shape))
+    return replace(history, values=history.level + cards + first, again=history.level + cards + second)
 
 
 def change(history: History, row: int, by: np.ndarray) -> History:
@@ -67,18 +73,29 @@ def change(history: History, row: int, by: np.ndarray) -> History:
     return replace(history, state=state, values=values, again=again)
 
 
-def tell(history: History, row: int, outcomes: Iterator[Outcome]) -> list[tuple[int, Alert]]:
-    """The messages that are of one series, with their nights; there are no others of times."""
-    one = next(series for series, number in name_series(history).items() if number == row)
-    alerts = [(outcome.number, alert) for outcome in outcomes for alert in outcome.follow_up.alerts]
-    assert {alert.incident.series for _, alert in alerts} <= {(one,)}
-    return alerts
+def tell(history: History, outcomes: Iterator[Outcome]) -> dict[int, list[tuple[int, Alert]]]:
+    """The messages by the number of their series, each with its night."""
+    names, told = name_series(history), {}
+    for outcome in outcomes:
+        for alert in outcome.follow_up.alerts:
+            (one,) = alert.incident.series
+            told.setdefault(names[one], []).append((outcome.number, alert))
+    return told
 
 
-def step(first: int, last: int | None = None, size: float = 0.05, num_nights: int = QUIET.num_nights) -> np.ndarray:
-    by = np.zeros(num_nights)
+def step(size: float, first: int, last: int | None = None) -> np.ndarray:
+    by = np.zeros(QUIET.num_nights)
     by[first:last] = np.log1p(size)
     return by
+
+
+TAKEN_BACK, UNANSWERED, GAIN, DRIFT = 7, 21, 35, 49
+STORY = {
+    TAKEN_BACK: step(0.05, 40, 55),
+    UNANSWERED: step(0.05, 40),
+    GAIN: step(-0.05, 40, 60),
+    DRIFT: np.log1p(0.0015) * np.clip(np.arange(QUIET.num_nights) - 35, 0, 30),
+}
 
 
 def test_at_most_one_group_a_week_is_false_of_2000_series(score: Score) -> None:
@@ -128,49 +145,43 @@ def test_measuring_again_takes_few_true_steps_back(score: Score) -> None:
     assert score.withdrawn <= 0.1 * (score.confirmed + score.withdrawn)
 
 
-def test_a_quiet_year_is_quiet() -> None:
-    history = make_quiet()
-    assert [alert for outcome in replay(history) for alert in outcome.follow_up.alerts] == []
+def test_nothing_is_told_of_quiet_series(story: dict[int, list[tuple[int, Alert]]]) -> None:
+    assert story.keys() == STORY.keys()
 
 
-def test_a_step_that_is_taken_back_is_resolved() -> None:
-    history = change(make_quiet(), 7, step(40, 55))
-    alerts = tell(history, 7, replay(history, acknowledge_after=None))
-    assert [alert.kind for _, alert in alerts] == [Kind.OPENED, Kind.STILL_OPEN, Kind.RESOLVED]
+def test_a_step_that_is_taken_back_is_resolved(story: dict[int, list[tuple[int, Alert]]]) -> None:
+    alerts = story[TAKEN_BACK]
+    assert [alert.kind for _, alert in alerts] == [Kind.OPENED, Kind.STILL_OPEN, Kind.STILL_OPEN, Kind.RESOLVED]
     assert 40 <= alerts[0][0] <= 42
     assert alerts[0][1].incident.since_run == "night-040"
-    assert 55 <= alerts[2][0] <= 57
+    assert 55 <= alerts[-1][0] <= 57
 
 
-def test_a_step_that_nobody_answers_is_told_once_a_week() -> None:
-    history = change(make_quiet(), 7, step(40))
-    alerts = tell(history, 7, replay(history, acknowledge_after=None))
-    assert [alert.kind for _, alert in alerts] == [Kind.OPENED] + [Kind.STILL_OPEN] * 4
-    assert np.diff([number for number, _ in alerts]).tolist() == [7] * 4
+def test_a_step_that_nobody_answers_is_told_once_a_week(story: dict[int, list[tuple[int, Alert]]]) -> None:
+    nights, alerts = zip(*story[UNANSWERED], strict=True)
+    assert {alert.kind for alert in alerts[1:]} == {Kind.STILL_OPEN}
+    assert set(np.diff(nights)) == {7}
+
+
+def test_a_gain_is_told_once_and_is_the_new_baseline(story: dict[int, list[tuple[int, Alert]]]) -> None:
+    (gain_night, gain), (loss_night, loss), *later = story[GAIN]
+    assert (gain.kind, gain.incident.state) == (Kind.OPENED, State.FAST)
+    assert (loss.kind, loss.incident.state) == (Kind.OPENED, State.SLOW)
+    assert 40 <= gain_night <= 42
+    assert 60 <= loss_night <= 62
+    assert {alert.kind for _, alert in later} <= {Kind.STILL_OPEN}
+
+
+def test_a_drift_of_a_seventh_of_a_percent_a_night_is_told(story: dict[int, list[tuple[int, Alert]]]) -> None:
+    night, alert = story[DRIFT][0]
+    assert (alert.kind, alert.incident.state) == (Kind.OPENED, State.SLOW)
+    assert night <= 75
 
 
 def test_a_step_that_is_acknowledged_is_told_once() -> None:
-    history = change(make_quiet(), 7, step(40))
-    alerts = tell(history, 7, replay(history, acknowledge_after=5))
-    assert [alert.kind for _, alert in alerts] == [Kind.OPENED]
-
-
-def test_a_gain_is_told_once_and_is_the_new_baseline() -> None:
-    history = change(make_quiet(), 7, step(40, 60, size=-0.05))
-    alerts = tell(history, 7, replay(history, acknowledge_after=None))
-    kinds = [(alert.kind, alert.incident.state) for _, alert in alerts]
-    assert kinds[:2] == [(Kind.OPENED, State.FAST), (Kind.OPENED, State.SLOW)]
-    assert 60 <= alerts[1][0] <= 62
-
-
-def test_a_drift_of_a_seventh_of_a_percent_a_night_is_told() -> None:
-    nights = np.arange(90)
-    by = np.log1p(0.0015) * np.clip(nights - 35, 0, 30)
-    history = change(make_quiet(num_nights=90), 7, by)
-    alerts = tell(history, 7, replay(history, acknowledge_after=None))
-    assert alerts[0][1].kind is Kind.OPENED
-    assert alerts[0][1].incident.state is State.SLOW
-    assert alerts[0][0] <= 75
+    history = change(make_quiet(num_series=40), 7, STORY[UNANSWERED])
+    ((_, alert),) = tell(history, replay(history, acknowledge_after=5))[7]
+    assert alert.kind is Kind.OPENED
 
 
 def test_verdicts_depend_neither_on_the_order_of_the_series_nor_on_the_unit() -> None:

@@ -82,7 +82,7 @@ def live_through(
             runs=runs,
             trends={SERIES: [point for point in points[: night + 1] if point]},
             standings=find_standings(told, [mark for mark in marks if order[mark.first_run] < night], order),
-            expected=(SERIES,) if night and points[night - 1] else (),
+            expected=(SERIES,) if told and told[-1].run_id == f"night-{night - 1}" else (),
             retrials=[make_retrial(measured[0], again_us[night])] if again_us and night in again_us else [],
         )
         told += judge_night(measured, past)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels.errors import KernelError
+from kernels.errors import ConfigError, KernelError
 from kernels.moe import vllm_deepgemm, vllm_triton
 from kernels.moe.vllm_configs import config_file_name, read_config, shipped_folder, tuned_folder
 from kernels.moe.vllm_fused import VLLM_PROVIDERS
@@ -90,16 +90,42 @@ def test_a_file_is_named_after_the_experts_of_one_rank():
     assert config_file_name(alone, H200.name) == config_file_name(parallel, H200.name)
 
 
+def entry_of(block_size_m: int) -> dict[str, int]:
+    """An entry that vLLM's kernel can launch."""
+    return {"BLOCK_SIZE_M": block_size_m, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 128, "GROUP_SIZE_M": 1}
+
+
 def test_the_entry_of_the_nearest_batch_size_counts(tmp_path: Path):
     name = "E=8,N=512,device_name=NVIDIA_H200,dtype=fp8_w8a8.json"
-    entries = {"triton_version": "3.6.0", "1": {"BLOCK_SIZE_M": 16}, "64": {"BLOCK_SIZE_M": 64}, "96": {}}
-    (tmp_path / name).write_text(json.dumps(entries))
-    assert read_config(tmp_path, case_of(num_tokens=40), H200.name) == (f"{name}, batch size 64", {"BLOCK_SIZE_M": 64})
-    assert read_config(tmp_path, case_of(num_tokens=32), H200.name) == (f"{name}, batch size 1", {"BLOCK_SIZE_M": 16})
-    assert read_config(tmp_path, case_of(num_tokens=80), H200.name) == (f"{name}, batch size 64", {"BLOCK_SIZE_M": 64})
-    assert read_config(tmp_path, case_of(num_tokens=9999), H200.name) == (f"{name}, batch size 96", {})
+    few, some, many = entry_of(16), entry_of(64), entry_of(128)
+    (tmp_path / name).write_text(json.dumps({"triton_version": "3.6.0", "1": few, "64": some, "96": many}))
+    assert read_config(tmp_path, case_of(num_tokens=40), H200.name) == (f"{name}, batch size 64", some)
+    assert read_config(tmp_path, case_of(num_tokens=32), H200.name) == (f"{name}, batch size 1", few)
+    assert read_config(tmp_path, case_of(num_tokens=80), H200.name) == (f"{name}, batch size 64", some)
+    assert read_config(tmp_path, case_of(num_tokens=9999), H200.name) == (f"{name}, batch size 96", many)
     assert read_config(tmp_path, case_of(n=256), H200.name) is None
     assert read_config(None, case_of(), H200.name) is None
+    (tmp_path / name).write_text(json.dumps({"96": many, "64": some}))
+    assert read_config(tmp_path, case_of(num_tokens=80), H200.name) == (f"{name}, batch size 96", many)
+
+
+@pytest.mark.usefixtures("vllm_is_there")
+def test_a_broken_file_is_a_reason_and_not_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("VLLM_TUNED_CONFIG_FOLDER", str(tmp_path))
+    path = tmp_path / "E=8,N=512,device_name=NVIDIA_H200,dtype=fp8_w8a8.json"
+    tuned = VLLM_PROVIDERS["vllm-triton-tuned"]
+    path.write_text("{")
+    reason = tuned.unsupported(case_of(), H200)
+    assert reason
+    assert reason.startswith(f"{path}: Expecting property name")
+    assert reason.endswith("(must be JSON in UTF-8): correct it or remove the file")
+    path.write_text(json.dumps({"1": entry_of(16), "64": entry_of(48)}))
+    assert tuned.unsupported(case_of(num_tokens=1), H200) is None
+    assert tuned.unsupported(case_of(num_tokens=4096), H200) == (
+        f"{path}, batch size 64: BLOCK_SIZE_M=48 (must be a power of two from 1): correct it or remove the file"
+    )
+    with pytest.raises(ConfigError, match="BLOCK_SIZE_M=48"):
+        read_config(tmp_path, case_of(num_tokens=4096), H200.name)
 
 
 def test_without_vllm_nothing_is_shipped(monkeypatch: pytest.MonkeyPatch):
@@ -114,7 +140,7 @@ def test_a_shape_without_a_shipped_configuration_names_the_file(tmp_path: Path, 
     name = "E=8,N=512,device_name=NVIDIA_H200,dtype=fp8_w8a8,block_shape=[128,128].json"
     case = case_of("fp8_w8a8_block128")
     assert unsupported(case, H200) == f"vLLM ships no {name}"
-    (tmp_path / name).write_text('{"64": {"BLOCK_SIZE_M": 64}}')
+    (tmp_path / name).write_text(json.dumps({"64": entry_of(64)}))
     assert unsupported(case, H200) is None
 
 
@@ -127,7 +153,7 @@ def test_a_tuned_configuration_comes_from_the_users_folder(tmp_path: Path, monke
     assert unsupported(case_of(), H200) == f"VLLM_TUNED_CONFIG_FOLDER is not set: no {name}"
     monkeypatch.setenv("VLLM_TUNED_CONFIG_FOLDER", str(tmp_path))
     assert unsupported(case_of(), H200) == f"VLLM_TUNED_CONFIG_FOLDER {tmp_path} has no {name}"
-    (tmp_path / name).write_text('{"64": {"BLOCK_SIZE_M": 64}}')
+    (tmp_path / name).write_text(json.dumps({"64": entry_of(64)}))
     assert tuned_folder() == tmp_path
     assert unsupported(case_of(), H200) is None
     assert unsupported(case_of(n=256), H200) is not None
@@ -154,6 +180,32 @@ def test_a_configuration_for_groups_must_have_what_vllms_kernel_for_groups_takes
     assert unsupported(case_of("int8_w8a16", **sizes), H200) is None
     reason = unsupported(case_of("int8_w8a16_group128", **sizes), H200)
     assert reason == f"vLLM's kernel for groups needs SPLIT_K, which is not in {name}, batch size 1"
+
+
+GIVEN = {"BLOCK_SIZE_M": 16, "BLOCK_SIZE_N": 128, "BLOCK_SIZE_K": 64, "GROUP_SIZE_M": 1, "num_warps": 4}
+NOTES = {"source": "vLLM configs/a file", "VLLM_USE_DEEP_GEMM_E8M0": 0}
+
+
+def test_a_given_configuration_is_what_was_recorded_without_the_notes_on_it():
+    assert vllm_triton.read_given(case_of(), GIVEN | NOTES) == (GIVEN, "vLLM configs/a file")
+    assert vllm_triton.read_given(case_of(), GIVEN) == (GIVEN, "given")
+    grouped = {"BLOCK_SIZE_M": 16, "GROUP_SIZE_M": 1, "SPLIT_K": 1}  # as vLLM's heuristic has it
+    assert vllm_triton.read_given(case_of("int8_w8a16_group128"), grouped) == (grouped, "given")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "given", "reason"),
+    [
+        ("fp8_w8a8", GIVEN | {"kpack": 2}, r"^fused_moe takes no kpack in a launch configuration: it has BLOCK_SIZE_M"),
+        ("fp8_w8a8", {"BLOCK_SIZE_M": 16}, r"^fused_moe needs BLOCK_SIZE_N in a launch configuration: this has BLOCK"),
+        ("int8_w8a16_group128", GIVEN, r"^fused_moe needs SPLIT_K in a launch configuration"),
+        ("fp8_w8a8", GIVEN | {"num_warps": "4"}, r"^fused_moe takes num_warps as int \(this is '4'\)$"),
+        ("fp8_w8a8", GIVEN | {"VLLM_USE_DEEP_GEMM_E8M0": 1}, r"^VLLM_USE_DEEP_GEMM_E8M0=1: only 0 is what we compare$"),
+    ],
+)
+def test_a_given_configuration_that_vllm_would_not_take_says_why(scheme: str, given: dict[str, object], reason: str):
+    with pytest.raises(ConfigError, match=reason):
+        vllm_triton.read_given(case_of(scheme), given)
 
 
 def test_every_scheme_of_the_kernel_has_vllms_words():
@@ -280,6 +332,6 @@ def test_deepgemm_looks_for_nvcc_where_cuda_is(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_configurations_of_the_h200_family_are_one(tmp_path: Path):
-    (tmp_path / config_file_name(case_of(), "NVIDIA H200")).write_text('{"1": {}}')
+    (tmp_path / config_file_name(case_of(), "NVIDIA H200")).write_text(json.dumps({"1": entry_of(16)}))
     assert read_config(tmp_path, case_of(), "NVIDIA H200 NVL") == read_config(tmp_path, case_of(), H200.name)
     assert read_config(tmp_path, case_of(), H100.name) is None

@@ -6,12 +6,13 @@ size counts. Source: vLLM, fused_moe.py (get_config_file_name, get_moe_configs, 
 """
 
 import importlib.util
-import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
+from kernels.errors import ConfigError
+from kernels.moe.vllm_config_files import ConfigKey, read_config_file
 from kernels.moe.vllm_schemes import VLLM_SCHEMES
 from kernels.spec import Case
 
@@ -32,23 +33,37 @@ def tuned_folder() -> Path | None:
     return Path(folder) if folder else None
 
 
-def config_file_name(case: Case, device_name: str) -> str:
-    """The name vLLM gives the layer's configurations: E and N of one rank; the H200 family shares one device name."""
-    sizes, scheme = case.layer.sizes, VLLM_SCHEMES[case.layer.scheme]
+def config_key(num_experts: int, intermediate_size: int, scheme: str, device_name: str) -> ConfigKey:
+    """What a file is named after: E and N of one rank, vLLM's words for the scheme; the H200 family shares one name."""
+    vllm = VLLM_SCHEMES[scheme]
     device = re.sub(r"[\s/]+", "_", device_name)
     device = "NVIDIA_H200" if "H200" in device.split("_") else device
-    dtype = f",dtype={scheme.config_dtype}" if scheme.config_dtype else ""
-    blocks = scheme.block_shape or (0, 0)
-    shape = f",block_shape=[{blocks[0]},{blocks[1]}]" if all(blocks) else ""
-    return f"E={sizes['num_experts']},N={sizes['intermediate_size']},device_name={device}{dtype}{shape}.json"
+    blocks = vllm.block_shape if all(vllm.block_shape or (0, 0)) else None
+    return ConfigKey(num_experts, intermediate_size, device, vllm.config_dtype, blocks)
+
+
+def config_file_name(case: Case, device_name: str) -> str:
+    """The name vLLM gives the layer's configurations."""
+    sizes = case.layer.sizes
+    return config_key(sizes["num_experts"], sizes["intermediate_size"], case.layer.scheme, device_name).file_name
 
 
 def read_config(folder: Path | None, case: Case, device_name: str) -> tuple[str, dict[str, Any]] | None:
-    """The entry of the batch size nearest to the case's: "file, batch size" and the configuration; None if no file."""
+    """The entry of the batch size nearest to the case's: "file, batch size" and the configuration; None if no file.
+
+    Raises:
+        ConfigError: that entry, or the whole file, is broken.
+    """
     name = config_file_name(case, device_name)
     if folder is None or not (folder / name).is_file():
         return None
-    tuned = json.loads((folder / name).read_text())
-    batch_sizes = [int(key) for key in tuned if key != "triton_version"]
-    nearest = min(batch_sizes, key=lambda size: abs(size - case.num_tokens))
-    return f"{name}, batch size {nearest}", tuned[str(nearest)]
+    reading = read_config_file(folder / name)
+    broken = {fault.batch_size: fault for fault in reading.faults}
+    configs = reading.file.configs if reading.file else {}
+    # Of two that are as near vLLM takes the first.
+    batch_sizes = [*configs, *(int(size) for size in broken if size.isdecimal())]
+    nearest = min(batch_sizes, key=lambda size: abs(size - case.num_tokens), default=None)
+    if nearest is None or nearest not in configs:
+        fault = broken.get(str(nearest), reading.faults[0])
+        raise ConfigError(f"{fault.line}: correct it or remove the file")
+    return f"{name}, batch size {nearest}", dict(configs[nearest])

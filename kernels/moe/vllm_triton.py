@@ -3,12 +3,14 @@
 vllm is imported inside the functions that run it.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kernels.errors import KernelError
+from kernels.configs import require_keys
+from kernels.errors import ConfigError, KernelError
 from kernels.moe.inputs import moe_sizes, weights_input
 from kernels.moe.vllm_configs import (
     TUNED_FOLDER_VARIABLE,
@@ -21,6 +23,15 @@ from kernels.moe.vllm_layer import ask_for_float32_scales, wrong_format
 from kernels.moe.vllm_schemes import VLLM_SCHEMES, block_shape_of, make_quant_config
 from kernels.requirements import missing_capability, missing_vllm
 from kernels.spec import Case, Device, Launch, Outputs, Tensors
+
+NOTES: dict[str, object] = {"source": "given", "VLLM_USE_DEEP_GEMM_E8M0": 0}
+"""What is recorded beside a configuration, and is not part of it; here of one that says nothing of it."""
+
+BLOCKS = dict.fromkeys(("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M"))
+GROUPED_BLOCKS = dict.fromkeys(("BLOCK_SIZE_M", "GROUP_SIZE_M", "SPLIT_K"))
+"""What vLLM's kernel for groups needs: it chooses the other blocks itself where they are not given."""
+TAKEN = {**BLOCKS, **dict.fromkeys(("SPLIT_K", "num_warps", "num_stages"))}
+"""Keys of a configuration of either kernel on an NVIDIA GPU."""
 
 
 def has_grouped_columns(case: Case) -> bool:
@@ -58,7 +69,29 @@ def launch_vllm_triton(case: Case, weights: Tensors, inputs: Tensors, config: di
         with override_config(config):
             return (fused_experts(**arguments),)
 
-    return Launch(run, {**config, "source": source, "VLLM_USE_DEEP_GEMM_E8M0": 0})
+    return Launch(run, {**config, **NOTES, "source": source})
+
+
+def read_given(case: Case, given: Mapping[str, object]) -> tuple[dict[str, Any], str]:
+    """What vLLM is to be pinned to, and where from, out of the `config` of an earlier Launch.
+
+    Raises:
+        ConfigError: vLLM's kernel would not take it, or it was measured with vLLM set up otherwise.
+    """
+    noted = {**NOTES, **{name: given[name] for name in NOTES if name in given}}
+    config = {name: value for name, value in given.items() if name not in NOTES}
+    require_keys(config, GROUPED_BLOCKS if has_grouped_columns(case) else BLOCKS, TAKEN, case)
+    for name, value in config.items():
+        if type(value) is not int:
+            raise ConfigError(f"{case.layer.kernel} takes {name} as int (this is {value!r})")
+    if noted["VLLM_USE_DEEP_GEMM_E8M0"] != 0:
+        raise ConfigError(f"VLLM_USE_DEEP_GEMM_E8M0={noted['VLLM_USE_DEEP_GEMM_E8M0']!r}: only 0 is what we compare")
+    return config, str(noted["source"])
+
+
+def prepare_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
+    """A given configuration."""
+    return launch_vllm_triton(case, weights, inputs, *read_given(case, config))
 
 
 def launch_from_folder(folder: Path | None, owner: str, case: Case, weights: Tensors, inputs: Tensors) -> Launch:
@@ -104,12 +137,15 @@ def unsupported_default(case: Case, device: Device) -> str | None:
 
 
 def unsupported_config(case: Case, device: Device, folder: Path | None, lacking: str) -> str | None:
-    """Why no configuration of the folder can run: there is no file, or the grouped kernel lacks a value in it.
+    """Why no configuration of the folder can run: no file, a broken one, or the grouped kernel lacks a value in it.
 
     Args:
         lacking: how the sentence begins that the file name ends, e.g. "vLLM ships no".
     """
-    found = read_config(folder, case, device.name)
+    try:
+        found = read_config(folder, case, device.name)
+    except ConfigError as error:
+        return str(error)
     if found is None:
         return f"{lacking} {config_file_name(case, device.name)}"
     source, config = found
