@@ -72,7 +72,7 @@ class Event:
     """Relative; of a drift, all in all."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class History:
     """The nights as measured, and the truth behind them."""
 

@@ -4,6 +4,7 @@ truth."""
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 
 import numpy as np
 from histories import REFERENCES, Event, Floats, History
@@ -27,15 +28,20 @@ from tasks.records import (
     Verdict,
     Version,
 )
+from tasks.screening import NUM_NIGHTS
 from tasks.spreads import find_medians
 from tasks.store import USUAL_RUNS
 from tasks.verdicts import Past, find_suspects, judge_night
 
 H200 = Device("cuda", "NVIDIA H200", (9, 0))
 STARTED = datetime(2026, 1, 1, 2, 0, tzinfo=UTC)
+KEPT_NIGHTS = 2 * NUM_NIGHTS
+"""Nights of a series that are kept, for speed: more than are looked at."""
 TRUTH_NIGHTS = ((3, 0), (10, 3), (45, 0), (60, 28))
 """A change is true if the state differs from its median over some nights before it: a few, many, or those that a drift
 is told against."""
+ENDED_BY_WORD = (State.SLOW, State.FAST, State.MISSING)
+"""Incidents that are over once a person expects them, as in flows/answers.py."""
 DIRECTIONS = {State.SLOW: 1, State.FAST: -1}
 
 
@@ -73,9 +79,8 @@ def replay(history: History, acknowledge_after: int | None = 7) -> Iterator[Outc
         runs[run.run_id] = run
         for one, measurement in measurements.items():
             median, uuid = measurement.samples_us[0], hosts[history.cards[number, names[one]]].device_uuid
-            trends.setdefault(one, []).append(
-                Point(run.run_id, run.started_at, median, median, median, device_uuid=uuid)
-            )
+            point = Point(run.run_id, run.started_at, median, median, median, device_uuid=uuid)
+            trends[one] = [*trends.get(one, [])[-KEPT_NIGHTS:], point]
         past = Past(
             run_id=run.run_id,
             runs=dict(runs),
@@ -103,13 +108,13 @@ def replay(history: History, acknowledge_after: int | None = 7) -> Iterator[Outc
         latest |= {verdict.series: verdict for verdict in verdicts}
         yield Outcome(number, tuple(verdicts), followed, tuple(standing.values()))
         for incident in list(standing.values()):
-            if (
-                acknowledge_after is not None
-                and incident.is_open
-                and len(runs) - opened[incident.incident_id] >= acknowledge_after
-            ):
+            nights_open = len(runs) - opened[incident.incident_id]
+            if acknowledge_after is not None and incident.is_open and nights_open >= acknowledge_after:
                 standing[incident.incident_id] = replace(incident, acknowledgement="expected")
-                marks += [Mark(one, latest[one].since_run or run.run_id, "expected", "me") for one in incident.series]
+                if incident.state in ENDED_BY_WORD:
+                    del standing[incident.incident_id]
+                    since = incident.since_run
+                    marks += [Mark(one, since, run.run_id, "expected", "me") for one in incident.series]
         expected = [verdict.series for verdict in verdicts]
 
 
@@ -152,15 +157,21 @@ def measure_night(
 
 def time_references(history: History, number: int, hosts: Sequence[Host]) -> list[ReferenceTime]:
     """The reference kernels beside each case."""
-    run, found = make_run(number), {}
-    for row, (case, timer) in enumerate(zip(history.cases, history.timers, strict=True)):
+    run, found = make_run(number), []
+    for case_key, timer, row in list_beside(history):
+        host_id = hosts[history.cards[number, row]].host_id
         for which, name in enumerate(REFERENCES):
             median_us = float(np.exp(history.references[number, history.units[row], which]))
-            host_id = hosts[history.cards[number, row]].host_id
-            found[case.key, timer, name] = ReferenceTime(
-                run.run_id, case.key, timer, host_id, name, run.started_at, (median_us,)
-            )
-    return list(found.values())
+            found.append(ReferenceTime(run.run_id, case_key, timer, host_id, name, run.started_at, (median_us,)))
+    return found
+
+
+@cache
+def list_beside(history: History) -> list[tuple[str, str, int]]:
+    """What the reference kernels are timed beside: cases and timers, each with a series of it."""
+    told = enumerate(zip(history.cases, history.timers, strict=True))
+    found = {(case.key, timer): row for row, (case, timer) in told}
+    return [(case_key, timer, row) for (case_key, timer), row in found.items()]
 
 
 def find_usual(history: History, number: int, hosts: Sequence[Host]) -> dict[tuple[str, str, str, str], float]:
@@ -175,9 +186,9 @@ def find_usual(history: History, number: int, hosts: Sequence[Host]) -> dict[tup
         on_card = np.where((cards == card)[:, :, None], times, np.nan)
         of_devices[hosts[card].device_uuid] = find_medians(on_card.reshape(len(before), -1).T).reshape(times.shape[1:])
     return {
-        (device, case.key, timer, name): float(np.exp(usual[history.units[row], which]))
+        (device, case_key, timer, name): float(np.exp(usual[history.units[row], which]))
         for device, usual in of_devices.items()
-        for row, (case, timer) in enumerate(zip(history.cases, history.timers, strict=True))
+        for case_key, timer, row in list_beside(history)
         for which, name in enumerate(REFERENCES)
         if np.isfinite(usual[history.units[row], which])
     }

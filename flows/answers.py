@@ -10,8 +10,11 @@ from rich.console import Console
 from tasks.errors import UsageError
 from tasks.history import Mark
 from tasks.incidents import Incident
-from tasks.records import Series
+from tasks.records import Series, State
 from tasks.store import Store
+
+ENDED_BY_WORD = (State.SLOW, State.FAST, State.MISSING)
+"""States that a person's word makes the usual one."""
 
 
 def print_incidents(console: Console, incidents: Sequence[Incident], *, with_evidence: bool = True) -> None:
@@ -31,16 +34,23 @@ def print_incidents(console: Console, incidents: Sequence[Incident], *, with_evi
 def acknowledge(store: Store, incident_ids: Sequence[str], reason: str) -> list[Incident]:
     """Store that incidents are expected: their times are the baseline from now on, and nobody is told of them again.
 
+    That ends those whose series are slower, faster or missing. What is wrong or fails, or a slow machine, stays what
+    it is, and stands until it is over.
+
     Raises:
         UsageError: there is no such incident, or it is over or acknowledged; nothing is stored.
     """
     require_reason(reason)
     incidents = {incident.incident_id: incident for incident in store.journal.incidents()}
     found = [find_open(incidents.get(name), name, store) for name in dict.fromkeys(incident_ids)]
-    done, by = [replace(incident, acknowledgement=reason) for incident in found], name_person()
-    for incident in done:
-        marks = [Mark(series, incident.since_run, reason, by) for series in incident.series]
-        store.journal.acknowledge(incident, marks, datetime.now(UTC))
+    newest, by = store.runs()[-1].run_id, name_person()
+    done = []
+    for incident in found:
+        is_ended = incident.state in ENDED_BY_WORD
+        series = incident.series if is_ended else ()
+        done.append(replace(incident, acknowledgement=reason, resolved_run=newest if is_ended else ""))
+        marks = [Mark(one, incident.since_run, newest, reason, by) for one in series]
+        store.journal.acknowledge(done[-1], marks, datetime.now(UTC))
     return done
 
 
@@ -49,10 +59,10 @@ def find_open(incident: Incident | None, name: str, store: Store) -> Incident:
     if incident is None:
         names = [one.incident_id for one in store.journal.standing_incidents() if one.is_open]
         raise UsageError(f"no incident {name!r}; open are: {', '.join(names) or 'none'} (kernel-nightly incidents)")
-    if incident.resolved_run:
-        raise UsageError(f"incident {name} is over since run {incident.resolved_run}; nothing to acknowledge")
     if incident.acknowledgement:
         raise UsageError(f"incident {name} is acknowledged already: {incident.acknowledgement}")
+    if incident.resolved_run:
+        raise UsageError(f"incident {name} is over since run {incident.resolved_run}; nothing to acknowledge")
     return incident
 
 
@@ -80,8 +90,8 @@ def mark_baseline(store: Store, run_id: str, reason: str, kernel: str, provider:
         asked = {"--kernel": kernel, "--provider": provider, "--case": case}
         told = " ".join(f"{option} {value}" for option, value in asked.items() if value)
         raise UsageError(f"run {run.run_id} timed no series{f' of {told}' if told else ''}; see kernel-nightly show")
-    by = name_person()
-    store.journal.commit_marks([Mark(series, run.run_id, reason, by) for series in found], datetime.now(UTC))
+    newest, by = store.runs()[-1].run_id, name_person()
+    store.journal.commit_marks([Mark(one, run.run_id, newest, reason, by) for one in found], datetime.now(UTC))
     return found
 
 

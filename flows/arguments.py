@@ -53,9 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     runs = "the newer run, or the older and the newer; default: the newest that ended, and that of its suite before"
     changes.add_argument("run_ids", nargs="*", metavar="RUN", help=runs)
     _add_source(changes)
-    incidents = commands.add_parser(
-        "incidents", help="print what is slow, wrong, failed or missing, and since when"
-    )
+    incidents = commands.add_parser("incidents", help="print what is slow, wrong, failed or missing, and since when")
     incidents.add_argument("--all", action="store_true", help="also those that are acknowledged or over")
     _add_source(incidents)
     acknowledge = commands.add_parser("acknowledge", help="say that incidents are expected: they are told no more")

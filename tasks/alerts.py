@@ -51,10 +51,13 @@ class Delivery:
         return f"{self.channel}: {', '.join(told)}{f'; {self.error}' if self.error else ''}"
 
 
-def deliver(
-    outbox: Outbox, channels: Sequence[Channel], alerts: Sequence[Alert], waits: Sequence[float] = WAITS_SECONDS
-) -> list[Delivery]:
-    """Put each alert into the outbox for each channel, then send what waits there, also of earlier nights.
+def write_letters(alerts: Sequence[Alert], channels: Sequence[Channel]) -> list[Letter]:
+    """Each alert for each channel: to be kept, in one transaction with what they tell of, before anything is sent."""
+    return [write_letter(alert, channel.name) for alert in alerts for channel in channels]
+
+
+def deliver(outbox: Outbox, channels: Sequence[Channel], waits: Sequence[float] = WAITS_SECONDS) -> list[Delivery]:
+    """Send what waits in the outbox, also of earlier nights.
 
     A letter arrives at least once; twice if the process ends between its arrival and the note of it.
 
@@ -63,7 +66,6 @@ def deliver(
     Returns:
         One per channel, and one per channel that has letters waiting but is not open tonight.
     """
-    outbox.put([write_letter(alert, channel.name) for alert in alerts for channel in channels])
     lines: dict[str, list[Letter]] = {channel.name: [] for channel in channels}
     for letter in sorted(outbox.pending(), key=lambda letter: (letter.made_at, letter.alert_id)):
         lines.setdefault(letter.channel, []).append(letter)

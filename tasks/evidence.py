@@ -1,7 +1,7 @@
 """What the store holds for the verdicts of a night: its past, the machine beside it, and why a group moved."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -10,7 +10,7 @@ from tasks.groups import Group
 from tasks.history import find_standings
 from tasks.incidents import FollowUp, follow_up
 from tasks.machines import find_machine_changes
-from tasks.records import Measurement, Run, Suspect, Verdict
+from tasks.records import Measurement, Run, Series, Suspect, Verdict
 from tasks.store import Store
 from tasks.verdicts import Past, find_suspects
 
@@ -18,8 +18,14 @@ MOST_BESIDE_OLD_CODE = 3
 """Suspects of one kernel and provider that are measured beside the code of before, which takes twelve turns each."""
 
 
-def gather_past(store: Store, run: Run, measurements: Sequence[Measurement]) -> Past:
-    """Everything that the measurements of a run are judged by."""
+def gather_past(
+    store: Store, run: Run, measurements: Sequence[Measurement], left: Collection[tuple[str, str]] = ()
+) -> Past:
+    """Everything that the measurements of a run are judged by.
+
+    Args:
+        left: layer keys and device names of units that are still to be measured: nobody misses their series yet.
+    """
     runs = {earlier.run_id: earlier for earlier in store.runs()}
     order = {run_id: number for number, run_id in enumerate(runs)}
     machines = find_machine_changes(
@@ -34,10 +40,15 @@ def gather_past(store: Store, run: Run, measurements: Sequence[Measurement]) -> 
         runs=runs,
         trends=store.trends(run),
         standings=find_standings(store.journal.latest_verdicts(run), store.journal.marks(), order),
-        expected=store.previous_series(run),
+        expected=[s for s in store.previous_series(run) if (layer_of(s), s.device_name) not in left],
         machines=machines,
         retrials=store.journal.retrials(run.run_id),
     )
+
+
+def layer_of(series: Series) -> str:
+    """The key of the layer, with which that of a case begins."""
+    return series.case_key.partition("/num_tokens=")[0]
 
 
 def gather_suspects(store: Store, run: Run) -> list[Suspect]:

@@ -23,6 +23,8 @@ class Mark:
     series: Series
     first_run: str
     """Nights before this run no longer count."""
+    made_after: str
+    """The newest run when the mark was made: verdicts of later ones know of it."""
     reason: str
     made_by: str
 
@@ -77,9 +79,13 @@ def find_standings(
     told = list(latest)
     of_all = note_standings(told)
     of_timed = note_standings(verdict for verdict in told if verdict.median_us is not None)
+    runs_of_all = {verdict.series: verdict.run_id for verdict in told}
+    runs_of_timed = {verdict.series: verdict.run_id for verdict in told if verdict.median_us is not None}
     for mark in marks:
-        apply_mark(of_all, mark, order)
-        if mark.series in of_timed:
+        is_of_absence = of_all.get(mark.series, NOTHING_SAID).state is State.MISSING
+        if is_news(mark, runs_of_all, order):
+            apply_mark(of_all, mark, order)
+        if not is_of_absence and mark.series in of_timed and is_news(mark, runs_of_timed, order):
             apply_mark(of_timed, mark, order)
     for series, standing in of_all.items():
         last_timed = of_timed.get(series, standing)
@@ -93,14 +99,21 @@ def note_standings(verdicts: Iterable[Verdict]) -> dict[Series, Standing]:
     return {v.series: Standing(v.state, v.since_run, v.relative_change, v.baseline_run) for v in verdicts}
 
 
+def is_news(mark: Mark, judged: Mapping[Series, str], order: Mapping[str, int]) -> bool:
+    """Whether a mark was made after the verdict of its series, which knows of it otherwise."""
+    return order.get(judged.get(mark.series, ""), -1) <= order.get(mark.made_after, -1)
+
+
 def apply_mark(standings: dict[Series, Standing], mark: Mark, order: Mapping[str, int]) -> None:
     """What stands for the series of a mark once that is made."""
     told, first = standings.get(mark.series, NOTHING_SAID), order.get(mark.first_run, -1)
-    if order.get(told.baseline_run, -1) > first:
-        return  # what came later holds
     is_accepted = order.get(told.since_run, -1) <= first
-    told = replace(told, baseline_run=mark.first_run, is_accepted=is_accepted)
-    standings[mark.series] = Standing(baseline_run=mark.first_run) if is_accepted and told.has_moved else told
+    if told.state is State.MISSING:
+        standings[mark.series] = replace(told, is_accepted=is_accepted)
+    elif is_accepted and told.has_moved:
+        standings[mark.series] = Standing(baseline_run=mark.first_run)
+    else:
+        standings[mark.series] = replace(told, baseline_run=mark.first_run, is_accepted=is_accepted)
 
 
 def adopt_gain(standing: Standing, nights: Sequence[Point], order: Mapping[str, int]) -> Standing:

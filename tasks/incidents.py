@@ -51,6 +51,10 @@ class Incident:
     """The run that found it over; "" while it stands."""
     acknowledgement: str = ""
     """Why a person expects it; "" if nobody has said so."""
+    num_told: int = 0
+    """How many series it had when it was told last."""
+    seed: int = 0
+    """Of the runs that it is of: those of another seed have other weights and inputs, and say nothing of it."""
 
     @property
     def is_open(self) -> bool:
@@ -117,6 +121,9 @@ def follow_up(
 ) -> FollowUp:
     """Bring the incidents that stand up to date with tonight's verdicts, and open new ones for what none of them has.
 
+    Those that were opened by a later run, are of another seed, or have no series that was judged tonight, stay as
+    they are.
+
     Args:
         standing: incidents that are not resolved, acknowledged ones among them.
         order: numbers of the runs.
@@ -128,11 +135,14 @@ def follow_up(
     alerts: list[Alert] = []
 
     def tell(incident: Incident, kind: Kind) -> None:
-        changed.append(replace(incident, told_at=now))
+        changed.append(replace(incident, told_at=now, num_told=len(incident.series)))
         alerts.append(Alert(changed[-1], kind, run.run_id, run.suite, now))
 
     groups = group_verdicts(verdicts, order)
     for incident in standing:
+        is_later = order.get(incident.opened_run, -1) > order[run.run_id]
+        if is_later or incident.seed != run.seed or told.keys().isdisjoint(incident.series):
+            continue
         joined = find_joined(incident, verdicts, groups, claimed, order)
         claimed |= joined
         unseen = {series for series in incident.series if tells_nothing(incident, told.get(series))}
@@ -168,9 +178,14 @@ def find_joined(
     claimed: Collection[Series],
     order: Mapping[str, int],
 ) -> set[Series]:
-    """Series that belong to an incident tonight: its own that are still so, and what moved with them unnoticed."""
+    """Series that belong to an incident tonight: its own that are still so, and what moved with them unnoticed.
+
+    What a person expects is no more than what that person was told of.
+    """
     own = set(incident.series)
     joined = {v.series for v in verdicts if v.series in own and v.state is incident.state and is_told(v)}
+    if not incident.is_open:
+        return joined - set(claimed)
     for group in groups:
         is_same = group.state is incident.state and all(incident.subject in name_subjects(one) for one in group.series)
         apart = abs(order.get(group.since_run, -1) - order.get(incident.since_run, -1))
@@ -204,6 +219,7 @@ def open_incident(group: Group, run: Run, now: datetime, causes: Sequence[str]) 
         opened_at=now,
         series=in_order(group.series),
         causes=tuple(causes),
+        seed=run.seed,
     )
     return measure(incident, group.verdicts)
 
@@ -225,7 +241,9 @@ def in_order(series: Iterable[Series]) -> tuple[Series, ...]:
 
 
 def has_gone_worse(incident: Incident, newest: Incident) -> bool:
-    """Whether what was told is no longer the half of it."""
+    """Whether what was told is no longer the half of it: twice as many series, or a change half as large again."""
+    if incident.state not in (State.FAST, State.AMBIGUOUS) and len(newest.series) >= 2 * max(incident.num_told, 1):
+        return True
     if incident.state is not State.SLOW or incident.highest_change is None or newest.highest_change is None:
         return False
     told, now = incident.highest_change, newest.highest_change

@@ -70,13 +70,14 @@ class Journal:
 
     # Incidents and marks
 
-    def commit_incidents(self, incidents: Iterable[Incident]) -> None:
-        """Add incidents, or replace those of the same id."""
+    def commit_incidents(self, incidents: Iterable[Incident], letters: Sequence[Letter] = ()) -> None:
+        """Add incidents, or replace those of the same id, with the messages that tell of them: all or nothing."""
         found = list(map(incident_to_row, incidents))
         with self._database.transaction():
             for row in found:
                 self._database.execute("DELETE FROM incidents WHERE incident_id = ?", [row["incident_id"]])
             self._database.insert("incidents", found)
+            self._insert_letters(letters)
 
     def incidents(self) -> list[Incident]:
         """All of them, in the order in which they were opened."""
@@ -87,12 +88,13 @@ class Journal:
         return self._incidents("WHERE resolved_run = ''")
 
     def incidents_of(self, run_id: str) -> list[Incident]:
-        """Those that stood after a run, and those that it found over."""
+        """Those of the series that a run judged that stood after it, and those that it found over."""
         query = """
             WHERE opened_run IN (SELECT run_id FROM runs WHERE number <= (SELECT number FROM runs WHERE run_id = ?))
             AND resolved_run NOT IN (SELECT run_id FROM runs WHERE number < (SELECT number FROM runs WHERE run_id = ?))
         """
-        return self._incidents(query, [run_id, run_id])
+        judged = {verdict.series for verdict in self.verdicts(run_id)}
+        return [one for one in self._incidents(query, [run_id, run_id]) if not judged.isdisjoint(one.series)]
 
     def _incidents(self, where: str = "", parameters: Sequence[object] = ()) -> list[Incident]:
         query = f"SELECT * FROM incidents {where} ORDER BY opened_at, incident_id"
@@ -102,8 +104,8 @@ class Journal:
         """Store that a person expects an incident, with the marks that make its times the baseline."""
         with self._database.transaction():
             self._database.execute(
-                "UPDATE incidents SET acknowledgement = ? WHERE incident_id = ?",
-                [incident.acknowledgement, incident.incident_id],
+                "UPDATE incidents SET acknowledgement = ?, resolved_run = ? WHERE incident_id = ?",
+                [incident.acknowledgement, incident.resolved_run, incident.incident_id],
             )
             self._insert_marks(marks, made_at)
 
@@ -124,7 +126,10 @@ class Journal:
     def put(self, letters: Sequence[Letter]) -> None:
         """Add messages; those that are there already stay as they are."""
         with self._database.transaction():
-            self._database.insert("letters", map(letter_to_row, letters), on_conflict="ON CONFLICT DO NOTHING")
+            self._insert_letters(letters)
+
+    def _insert_letters(self, letters: Sequence[Letter]) -> None:
+        self._database.insert("letters", map(letter_to_row, letters), on_conflict="ON CONFLICT DO NOTHING")
 
     def pending(self) -> list[Letter]:
         """Messages that are neither sent nor given up, the oldest first."""

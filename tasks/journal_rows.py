@@ -37,6 +37,8 @@ def incident_to_row(incident: Incident) -> Row:
         "told_at": rows.to_utc(incident.told_at) if incident.told_at else None,
         "resolved_run": incident.resolved_run,
         "acknowledgement": incident.acknowledgement,
+        "num_told": incident.num_told,
+        "seed": incident.seed,
     }
 
 
@@ -56,6 +58,8 @@ def row_to_incident(row: Row) -> Incident:
         told_at=rows.from_utc(row["told_at"]) if row["told_at"] else None,
         resolved_run=row["resolved_run"],
         acknowledgement=row["acknowledgement"],
+        num_told=row["num_told"],
+        seed=row["seed"],
     )
 
 
@@ -68,12 +72,13 @@ def mark_to_row(mark: Mark, made_at: datetime) -> Row:
         "timer": mark.series.timer,
         "device_name": mark.series.device_name,
         "first_run": mark.first_run,
+        "made_after": mark.made_after,
         "reason": mark.reason,
     }
 
 
 def row_to_mark(row: Row) -> Mark:
-    return Mark(rows.row_to_series(row), row["first_run"], row["reason"], row["made_by"])
+    return Mark(rows.row_to_series(row), row["first_run"], row["made_after"], row["reason"], row["made_by"])
 
 
 def letter_to_row(letter: Letter) -> Row:

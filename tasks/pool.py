@@ -193,6 +193,11 @@ class WorkerPool:
         """What the companions have compiled."""
         return [report for companion in self._companions.values() for report in companion.take_answers()]
 
+    def list_left(self) -> set[tuple[str, str]]:
+        """Layer keys and device names of the units in the line."""
+        with self._changed:
+            return {(unit.key, device) for device, line in self._lines.items() for unit in line}
+
     @property
     def num_left(self) -> int:
         """Units in the line."""

@@ -189,7 +189,9 @@ def learn_noise(recent: Recent) -> tuple[Known, Floats]:
     is_bad = find_bad_nights(values, recent.runs, recent.pools)
     is_bad[:, -1] = False
     good = np.where(is_bad, np.nan, values)
-    regime = np.where(np.arange(values.shape[1]) >= recent.first[:, None], good, np.nan)
+    columns = np.arange(values.shape[1])
+    is_of_regime = (columns >= recent.first[:, None]) & (columns < recent.changed[:, None])
+    regime = np.where(is_of_regime, good, np.nan)
     calm = np.where(find_excursions(regime - find_medians(regime)[:, None]), np.nan, good)
     residuals = forget_excursions(_center(calm, recent.first))
     suits, unfamiliar = estimate_suits(

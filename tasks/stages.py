@@ -125,7 +125,8 @@ def judge(session: Session) -> list[Verdict]:
     with session.clock.measure("judge"):
         run, store = session.run, session.store
         measurements = store.measurements(run.run_id)
-        found = verdicts.judge_night(measurements, evidence.gather_past(store, run, measurements))
+        past = evidence.gather_past(store, run, measurements, session.workers.list_left())
+        found = verdicts.judge_night(measurements, past)
         store.journal.commit_verdicts(run.run_id, found)
     return found
 
@@ -135,8 +136,9 @@ def alert(session: Session, judged: Sequence[Verdict], files: AlertFiles) -> lis
     """What is new, worse, over, or due to be told again, through every channel."""
     with session.clock.measure("alert"):
         news = evidence.follow_incidents(session.store, session.run, judged)
-        session.store.journal.commit_incidents(news.incidents)
-        told = alerts.deliver(session.store.journal, session.channels, news.alerts)
+        letters = alerts.write_letters(news.alerts, session.channels)
+        session.store.journal.commit_incidents(news.incidents, letters)
+        told = alerts.deliver(session.store.journal, session.channels)
         standing = session.store.journal.incidents_of(session.run.run_id)
         ended = replace(session.run, status="partial" if session.workers.num_left else "complete")
         told += alerts.write_summaries(files, os.environ, ended, judged, standing)

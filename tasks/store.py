@@ -20,6 +20,7 @@ from tasks.records import (
     Run,
     Series,
     State,
+    Status,
     UnitCost,
     UnitResult,
 )
@@ -323,18 +324,23 @@ class Store:
         return {series: tuple(points) for series, points in trends.items()}
 
     def previous_series(self, run: Run) -> set[Series]:
-        """Series that the newest earlier finished run with the same suite, arguments and seed measured or missed."""
+        """Series that the last complete run with the same suite, arguments and seed tried or missed, and any run since.
+
+        Those that could not run there are no loss.
+        """
         same = """
             WHERE suite = ? AND arguments::VARCHAR = ? AND seed = ? AND status IN ('complete', 'partial')
             AND number < (SELECT number FROM runs WHERE run_id = ?)
         """
         row = rows.run_to_row(run)
-        earlier = self._runs(same, [row["suite"], row["arguments"], row["seed"], run.run_id])
-        if not earlier:
-            return set()
-        run_id = earlier[-1].run_id
-        missed = {v.series for v in self.journal.verdicts(run_id) if v.state is State.MISSING}
-        return missed | {m.series for m in self.measurements(run_id)}
+        found: set[Series] = set()
+        for earlier in reversed(self._runs(same, [row["suite"], row["arguments"], row["seed"], run.run_id])):
+            found |= {v.series for v in self.journal.verdicts(earlier.run_id) if v.state is State.MISSING}
+            tried = self.measurements(earlier.run_id)
+            found |= {m.series for m in tried if m.status is not Status.UNSUPPORTED}
+            if earlier.status == "complete":
+                break
+        return found
 
     def hosts(self, run_id: str) -> list[Host]:
         """The hosts that a run measured on."""

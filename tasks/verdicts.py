@@ -193,17 +193,18 @@ def make_suspect(finding: Finding, past: Past) -> Suspect:
 
 def screen_night(measurements: Sequence[Measurement], past: Past) -> dict[Series, Finding]:
     """What the times of tonight are, beside those of earlier nights."""
-    timed = [m for m in measurements if is_time(m.median_us) and past.trends.get(m.series)]
-    if not timed:
+    by_series = {m.series: m for m in measurements if is_time(m.median_us)}
+    series = [one for one in by_series if past.trends.get(one)]
+    if not series:
         return {}
-    order, again = past.order, find_again(past.retrials)
-    trends = [[point for point in past.trends[m.series] if is_time(point.median_us)] for m in timed]
+    timed, order, again = [by_series[one] for one in series], past.order, find_again(past.retrials)
+    trends = [[point for point in past.trends[one] if is_time(point.median_us)] for one in series]
     standings = [
-        adopt_gain(past.standings.get(m.series, NOTHING_SAID).when_timed, nights, order)
-        for m, nights in zip(timed, trends, strict=True)
+        adopt_gain(past.standings.get(one, NOTHING_SAID).when_timed, nights, order)
+        for one, nights in zip(series, trends, strict=True)
     ]
-    again_us = [again.get(m.series) for m in timed]
-    recent = arrange_recent(trends, [m.series for m in timed], standings, again_us, order)
+    again_us = [again.get(one) for one in series]
+    recent = arrange_recent(trends, series, standings, again_us, order)
     screened = screen(recent)
     kinds = [(m.check.case.layer.kernel, m.check.provider) for m in timed]
     adjusted = adjust_for_many(screened.p_value, recent.changed == recent.values.shape[1], kinds)
@@ -211,7 +212,7 @@ def screen_night(measurements: Sequence[Measurement], past: Past) -> dict[Series
     for row, measurement in enumerate(timed):
         if not screened.num_baseline[row]:
             continue
-        findings[measurement.series] = Finding(
+        findings[series[row]] = Finding(
             measurement=measurement,
             nights=trends[row],
             standing=standings[row],

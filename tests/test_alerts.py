@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +14,15 @@ from rich.console import Console
 from sinks import HANG, PASSWORD, TOKEN, USER, http_sink, mail_sink
 
 from tasks import alerts
-from tasks.alerts import KEPT, Delivery, deliver, write_summaries
+from tasks.alerts import KEPT, WAITS_SECONDS, Delivery, deliver, write_letters, write_summaries
 from tasks.channels import webhooks
 from tasks.channels.files import AlertFiles, JsonLinesChannel
 from tasks.channels.secrets import Secret
 from tasks.channels.settings import open_channels
 from tasks.channels.webhooks import SlackChannel, WebhookChannel
 from tasks.errors import ChannelError
-from tasks.incidents import Kind
-from tasks.letters import Letter
+from tasks.incidents import Alert, Kind
+from tasks.letters import Channel, Letter
 from tasks.messages import read_message
 
 QUICK = (0.01, 0.02)
@@ -48,13 +48,21 @@ class Recorder:
         self.sent.append(letter)
 
 
+def tell(
+    outbox: MemoryOutbox, channels: Sequence[Channel], alerts: Sequence[Alert], waits: Sequence[float] = WAITS_SECONDS
+) -> list[Delivery]:
+    """As a run does it: first keep, then send."""
+    outbox.put(write_letters(alerts, channels))
+    return deliver(outbox, channels, waits)
+
+
 @pytest.fixture
 def outbox() -> MemoryOutbox:
     return MemoryOutbox()
 
 
 def test_a_quiet_night_sends_nothing_and_says_so(outbox: MemoryOutbox) -> None:
-    assert deliver(outbox, [Recorder()], []) == [Delivery("recorder")]
+    assert tell(outbox, [Recorder()], []) == [Delivery("recorder")]
     assert Delivery("recorder").line == "recorder: 0 sent"
 
 
@@ -66,27 +74,27 @@ def test_an_alert_is_in_the_outbox_for_every_channel_before_anything_is_sent(out
             seen.append(set(outbox.letters))
 
     alert = make_alert()
-    deliver(outbox, [Looking(), JsonLinesChannel(Path("/dev/null"))], [alert])
+    tell(outbox, [Looking(), JsonLinesChannel(Path("/dev/null"))], [alert])
     assert seen == [{(alert.alert_id, "recorder"), (alert.alert_id, "json")}]
 
 
 def test_the_same_alert_is_sent_once_however_often_it_is_delivered(outbox: MemoryOutbox) -> None:
     channel, alert = Recorder(), make_alert()
-    first = deliver(outbox, [channel], [alert])
-    again = deliver(outbox, [channel], [alert, alert])
+    first = tell(outbox, [channel], [alert])
+    again = tell(outbox, [channel], [alert, alert])
     assert [first, again] == [[Delivery("recorder", num_sent=1)], [Delivery("recorder")]]
     assert len(channel.sent) == 1
 
 
 def test_each_message_of_an_incident_is_its_own_alert(outbox: MemoryOutbox) -> None:
     channel = Recorder()
-    deliver(outbox, [channel], [make_alert(kind=kind) for kind in Kind])
+    tell(outbox, [channel], [make_alert(kind=kind) for kind in Kind])
     assert [read_message(letter).kind for letter in channel.sent] == list(Kind)
 
 
 def test_a_webhook_that_fails_twice_gets_its_letter_in_the_third_attempt(outbox: MemoryOutbox) -> None:
     with http_sink(503, 500, 200) as sink:
-        assert deliver(outbox, [make_webhook(sink.url)], [make_alert()], QUICK) == [Delivery("webhook", num_sent=1)]
+        assert tell(outbox, [make_webhook(sink.url)], [make_alert()], QUICK) == [Delivery("webhook", num_sent=1)]
     assert len(sink.bodies) == 3
     assert outbox.pending() == []
 
@@ -95,7 +103,7 @@ def test_a_broken_webhook_keeps_its_letters_and_the_next_night_they_arrive(outbo
     tonight = [make_alert(make_incident(f"slow-{index}")) for index in range(4)]
     other = Recorder()
     with http_sink(500) as sink:
-        broken, fine = deliver(outbox, [make_webhook(sink.url), other], tonight, QUICK)
+        broken, fine = tell(outbox, [make_webhook(sink.url), other], tonight, QUICK)
     assert len(sink.bodies) == 3, "the other letters are not tried on a channel that is down"
     assert (broken.num_sent, broken.num_waiting) == (0, 4)
     assert broken.line == (
@@ -104,7 +112,7 @@ def test_a_broken_webhook_keeps_its_letters_and_the_next_night_they_arrive(outbo
     assert (fine, len(other.sent)) == (Delivery("recorder", num_sent=4), 4)
     assert [letter.attempts for letter in outbox.pending()] == [1, 0, 0, 0]
     with http_sink() as sink:
-        assert deliver(outbox, [make_webhook(sink.url), other], []) == [
+        assert tell(outbox, [make_webhook(sink.url), other], []) == [
             Delivery("webhook", num_sent=4),
             Delivery("recorder"),
         ]
@@ -115,7 +123,7 @@ def test_a_server_that_hangs_costs_a_bounded_time(outbox: MemoryOutbox, monkeypa
     monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", 0.2)
     started = time.monotonic()
     with http_sink(HANG) as sink:
-        [delivery] = deliver(outbox, [make_webhook(sink.url)], [make_alert()], QUICK)
+        [delivery] = tell(outbox, [make_webhook(sink.url)], [make_alert()], QUICK)
         assert time.monotonic() - started < 5
     assert (len(sink.bodies), delivery.num_waiting) == (3, 1)
     assert "does not answer within 0 s" in delivery.error
@@ -130,7 +138,7 @@ def test_the_attempts_on_a_channel_end_within_fifteen_seconds_and_one_timeout() 
 def test_a_channel_that_asks_for_more_time_than_there_is_gets_its_letters_the_next_night(outbox: MemoryOutbox) -> None:
     started = time.monotonic()
     with http_sink(429, headers={"Retry-After": "30"}) as sink:
-        [delivery] = deliver(outbox, [make_webhook(sink.url)], [make_alert()], QUICK)
+        [delivery] = tell(outbox, [make_webhook(sink.url)], [make_alert()], QUICK)
     assert (len(sink.bodies), delivery.num_waiting) == (1, 1)
     assert time.monotonic() - started < 5
 
@@ -138,13 +146,13 @@ def test_a_channel_that_asks_for_more_time_than_there_is_gets_its_letters_the_ne
 def test_a_channel_that_asks_for_a_moment_gets_it(outbox: MemoryOutbox) -> None:
     started = time.monotonic()
     with http_sink(429, 200, headers={"Retry-After": "1"}) as sink:
-        assert deliver(outbox, [make_webhook(sink.url)], [make_alert()], QUICK) == [Delivery("webhook", num_sent=1)]
+        assert tell(outbox, [make_webhook(sink.url)], [make_alert()], QUICK) == [Delivery("webhook", num_sent=1)]
     assert time.monotonic() - started >= 1
 
 
 def test_a_channel_out_of_time_keeps_the_rest(outbox: MemoryOutbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alerts, "CHANNEL_SECONDS", -1.0)
-    [delivery] = deliver(outbox, [Recorder()], [make_alert()])
+    [delivery] = tell(outbox, [Recorder()], [make_alert()])
     assert (delivery.num_waiting, [letter.attempts for letter in outbox.pending()]) == (1, [0])
     assert delivery.error == "it took more than -1 s"
 
@@ -152,30 +160,30 @@ def test_a_channel_out_of_time_keeps_the_rest(outbox: MemoryOutbox, monkeypatch:
 def test_a_letter_that_is_refused_holds_up_no_other(outbox: MemoryOutbox) -> None:
     with http_sink(400, 200, body=b"invalid_blocks") as sink:
         slack = SlackChannel(Secret("KERNEL_NIGHTLY_SLACK_URL", sink.url))
-        [delivery] = deliver(outbox, [slack], [make_alert(make_incident(name)) for name in ("a-1", "b-2")], QUICK)
+        [delivery] = tell(outbox, [slack], [make_alert(make_incident(name)) for name in ("a-1", "b-2")], QUICK)
     assert (delivery.num_sent, delivery.num_waiting, len(sink.bodies)) == (1, 1, 2)
     assert delivery.error == "the address of KERNEL_NIGHTLY_SLACK_URL answers 400 (invalid_blocks)"
 
 
 def test_a_letter_is_given_up_when_it_fails_once_more_after_two_weeks(outbox: MemoryOutbox) -> None:
     outbox.put([make_letter("recorder", KEPT.days + 1), make_letter("recorder", KEPT.days - 1, incident_id="young")])
-    [delivery] = deliver(outbox, [Recorder(ChannelError("down"))], [], QUICK)
+    [delivery] = tell(outbox, [Recorder(ChannelError("down"))], [], QUICK)
     assert delivery == Delivery("recorder", 0, 1, 1, "down")
     assert delivery.line == "recorder: 0 sent, 1 kept for the next run, 1 given up after 14 days; down"
     assert ["young" in letter.alert_id for letter in outbox.pending()] == [True]
-    assert deliver(outbox, [Recorder()], []) == [Delivery("recorder", num_sent=1)]
+    assert tell(outbox, [Recorder()], []) == [Delivery("recorder", num_sent=1)]
 
 
 def test_an_old_letter_is_still_sent_when_its_channel_works_again(outbox: MemoryOutbox) -> None:
     outbox.put([make_letter("recorder", 40)])
-    assert deliver(outbox, [Recorder()], []) == [Delivery("recorder", num_sent=1)]
+    assert tell(outbox, [Recorder()], []) == [Delivery("recorder", num_sent=1)]
 
 
 def test_letters_of_a_channel_that_is_no_longer_open_are_told_and_kept_and_given_up_in_the_end(
     outbox: MemoryOutbox,
 ) -> None:
     outbox.put([make_letter("slack", 3), make_letter("mail", 20)])
-    reports = deliver(outbox, [], [])
+    reports = tell(outbox, [], [])
     assert {report.channel: (report.num_waiting, report.num_given_up) for report in reports} == {
         "slack": (1, 0),
         "mail": (0, 1),
@@ -185,10 +193,10 @@ def test_letters_of_a_channel_that_is_no_longer_open_are_told_and_kept_and_given
 
 
 def test_a_fault_in_a_channel_is_reported_without_its_text(outbox: MemoryOutbox) -> None:
-    [delivery] = deliver(outbox, [Recorder(KeyError("the password"))], [make_alert()])
+    [delivery] = tell(outbox, [Recorder(KeyError("the password"))], [make_alert()])
     assert delivery == Delivery("recorder", 0, 1, 0, "a KeyError in channel recorder; please report it")
     outbox.put([replace(make_letter("webhook"), body="not JSON")])
-    assert deliver(outbox, [], [])[0].num_waiting == 1
+    assert tell(outbox, [], [])[0].num_waiting == 1
 
 
 @pytest.fixture
@@ -213,7 +221,7 @@ def fail_everywhere(kind: str, environ: dict[str, str], outbox: MemoryOutbox, co
         if kind == "closed":
             stack.close()
         channels = open_channels(AlertFiles(path), environ, console)
-        return repr(deliver(outbox, channels, [make_alert()], QUICK)) + repr(channels)
+        return repr(tell(outbox, channels, [make_alert()], QUICK)) + repr(channels)
 
 
 @pytest.mark.parametrize("kind", ["500", "400", "hang", "redirect", "closed"])

@@ -155,7 +155,7 @@ def test_a_slow_clock_takes_the_blame(story: Story) -> None:
 def test_what_a_person_accepts_is_the_baseline_from_then_on(story: Story) -> None:
     _, [alert] = story.pass_night(["triton"], again=1.1)
     incident, store = alert.incident, story.store
-    marks = [Mark(series, incident.since_run, "expected", "ada") for series in incident.series]
+    marks = [Mark(series, incident.since_run, incident.opened_run, "expected", "ada") for series in incident.series]
     store.journal.acknowledge(replace(incident, acknowledgement="expected"), marks, incident.opened_at)
     assert story.pass_night(["triton"]) == ({State.SAME: 6}, ())
     assert story.store.journal.standing_incidents() == []

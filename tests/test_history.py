@@ -1,5 +1,6 @@
 """What stands before a night, and the nights themselves as arrays."""
 
+from dataclasses import replace
 from math import isnan, log, nan
 
 import numpy as np
@@ -31,7 +32,7 @@ FAST = Standing(State.FAST, "night-3", -0.1)
 
 def stand(verdict: Verdict | None, *first_runs: str) -> Standing | None:
     """What stands for one series after its newest verdict and marks."""
-    marks = [Mark(SERIES, first_run, "more exact rounding", "ada") for first_run in first_runs]
+    marks = [Mark(SERIES, first_run, "night-9", "more exact rounding", "ada") for first_run in first_runs]
     return find_standings([verdict] if verdict else [], marks, ORDER).get(SERIES)
 
 
@@ -49,7 +50,7 @@ def test_a_change_stands_through_nights_without_a_time() -> None:
     standing = find_standings([slow, failed], [], ORDER)[SERIES]
     assert (standing.state, standing.since_run) == (State.FAILED, "night-5")
     assert standing.when_timed == stand(slow) == SLOW
-    accepted = find_standings([slow, failed], [Mark(SERIES, "night-4", "expected", "ada")], ORDER)[SERIES]
+    accepted = find_standings([slow, failed], [Mark(SERIES, "night-4", "night-9", "expected", "ada")], ORDER)[SERIES]
     assert (accepted.state, accepted.is_accepted) == (State.FAILED, False)
     assert accepted.when_timed == Standing(baseline_run="night-4")
     back = find_standings([failed, slow], [], ORDER)[SERIES]
@@ -72,8 +73,9 @@ def test_a_mark_of_before_a_change_does_not_accept_it() -> None:
 @pytest.mark.parametrize("state", [State.MISSING, State.FAILED, State.WRONG])
 def test_what_is_broken_stays_so_and_is_known_to_be_accepted(state: State) -> None:
     told = make_verdict(state, since_run="night-3")
-    assert stand(told, "night-3") == Standing(state, "night-3", None, "night-3", is_accepted=True)
-    assert stand(told, "night-2") == Standing(state, "night-3", None, "night-2")
+    baselines = ("", "") if state is State.MISSING else ("night-3", "night-2")  # it has no time that could be one
+    assert stand(told, "night-3") == Standing(state, "night-3", None, baselines[0], is_accepted=True)
+    assert stand(told, "night-2") == Standing(state, "night-3", None, baselines[1])
 
 
 def test_a_series_without_a_verdict_may_have_a_baseline() -> None:
@@ -82,16 +84,23 @@ def test_a_series_without_a_verdict_may_have_a_baseline() -> None:
     assert (standing.state, standing.baseline_run, standing.has_moved) == (None, "night-5", False)
 
 
-def test_of_several_baselines_the_latest_night_holds() -> None:
+def test_of_several_baselines_the_one_that_was_marked_last_holds() -> None:
     told = make_verdict(State.SAME, baseline_run="night-4")
     standings = [stand(told, *marks) for marks in (("night-2",), ("night-6",), ("night-6", "night-5"))]
-    assert [standing.baseline_run for standing in standings if standing] == ["night-4", "night-6", "night-6"]
+    assert [standing.baseline_run for standing in standings if standing] == ["night-2", "night-6", "night-5"]
+
+
+def test_a_verdict_that_was_made_after_a_mark_knows_of_it() -> None:
+    told = replace(make_verdict(State.SAME, baseline_run="night-7"), run_id="night-8")
+    for made_after, baseline_run in (("night-7", "night-7"), ("night-8", "night-2")):
+        standings = find_standings([told], [Mark(SERIES, "night-2", made_after, "expected", "ada")], ORDER)
+        assert standings[SERIES].baseline_run == baseline_run
 
 
 def test_a_mark_concerns_its_series_alone() -> None:
     other = make_series("other")
     told = [make_verdict(State.SLOW, series, since_run="night-3") for series in (SERIES, other)]
-    standings = find_standings(told, [Mark(other, "night-3", "expected", "ada")], ORDER)
+    standings = find_standings(told, [Mark(other, "night-3", "night-9", "expected", "ada")], ORDER)
     assert (standings[SERIES].has_moved, standings[other].has_moved) == (True, False)
 
 

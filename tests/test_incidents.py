@@ -250,18 +250,24 @@ def test_series_that_were_not_judged_tonight_keep_it_open(opened: Story) -> None
     assert opened.pass_night(4) == [RESOLVED]
 
 
-def test_series_that_were_not_judged_for_a_week_are_told_as_they_were_known(opened: Story) -> None:
-    assert opened.pass_night(8, unseen=ALL) == [STILL_OPEN]
+def test_a_night_that_judged_none_of_its_series_says_nothing_of_an_incident(opened: Story) -> None:
+    assert opened.pass_night(8, unseen=ALL) == []
     [incident] = opened.standing
     assert (incident.lowest_change, incident.highest_change) == (0.05, 0.05)
     assert incident.evidence == "fused_moe/case-3 triton (graph): as it was seen"
 
 
 def test_series_that_follow_within_a_night_or_two_join_without_a_message(story: Story) -> None:
-    assert story.pass_night(1, slow(KERNEL[:2])) == [OPENED]
-    assert story.pass_night(2, slow(KERNEL[:2]) + slow(KERNEL[2:], since=2)) == []
+    assert story.pass_night(1, slow(KERNEL[:3])) == [OPENED]
+    assert story.pass_night(2, slow(KERNEL[:3]) + slow(KERNEL[3:], since=2)) == []
     [incident] = story.standing
     assert incident.series == tuple(KERNEL)
+
+
+def test_twice_as_many_series_are_told_again(story: Story) -> None:
+    assert story.pass_night(1, slow(KERNEL[:2])) == [OPENED]
+    assert story.pass_night(2, slow(KERNEL[:2]) + slow(KERNEL[2:], since=2)) == [(Kind.WORSE, State.SLOW)]
+    assert story.pass_night(3, slow(KERNEL[:2]) + slow(KERNEL[2:], since=2)) == []
 
 
 def test_series_that_follow_later_are_an_incident_of_their_own(story: Story) -> None:

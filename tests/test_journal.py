@@ -113,6 +113,8 @@ def test_incidents_come_back_whole_and_replace_those_of_their_id(journal: Journa
 
 
 def test_a_night_shows_what_stood_then_and_what_it_found_over(journal: Journal) -> None:
+    for run_id in ("run-1", "run-2", "run-3", "run-4"):
+        journal.commit_verdicts(run_id, [make_verdict(run_id)])
     over = replace(INCIDENT, resolved_run="run-3")
     journal.commit_incidents([over, replace(INCIDENT, incident_id="later", opened_run="run-4")])
     shown = {
@@ -125,10 +127,10 @@ def test_a_night_shows_what_stood_then_and_what_it_found_over(journal: Journal) 
 
 def test_an_acknowledgement_is_stored_with_its_marks(journal: Journal) -> None:
     journal.commit_incidents([INCIDENT])
-    marks = [Mark(series, "run-1", "exact scales cost that", "ada") for series in INCIDENT.series]
+    marks = [Mark(series, "run-1", "run-2", "exact scales cost that", "ada") for series in INCIDENT.series]
     journal.acknowledge(replace(INCIDENT, acknowledgement="exact scales cost that"), marks, STARTED)
     assert journal.incidents() == [replace(INCIDENT, acknowledgement="exact scales cost that")]
-    later = Mark(SERIES, "run-3", "a new baseline", "")
+    later = Mark(SERIES, "run-3", "run-4", "a new baseline", "")
     journal.commit_marks([later], STARTED + timedelta(days=1))
     assert journal.marks() == [*marks, later]
 

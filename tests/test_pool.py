@@ -16,7 +16,7 @@ from benches import HOST, NeverStartingBench, SlowlyStartingBench, TestBench
 from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
 
-from flows.nightly import attempt, wait_for
+from flows.nightly import attempt, measure_unit, wait_for
 from kernels.spec import Layer
 from tasks.errors import WorkerCrashed, WorkerError, WorkerLost
 from tasks.pool import WorkerPool, open_workers
@@ -160,7 +160,10 @@ def test_an_attempt_that_fails_before_it_has_begun_ends_the_run_and_does_not_han
 
     @flow
     def measure() -> int:
-        attempts = [attempt(session, unit, worker) for unit, worker in pool.share_out({DEVICE: [nameless, UNITS[0]]})]
+        attempts = [
+            attempt(session, worker, measure_unit, unit)
+            for unit, worker in pool.share_out({DEVICE: [nameless, UNITS[0]]})
+        ]
         with pytest.raises(AttributeError, match="layer"):
             wait_for(attempts)
         return len(attempts)

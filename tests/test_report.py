@@ -10,6 +10,7 @@ import pytest
 from nights import (
     H200,
     SAMPLES_PER_ROUND,
+    STARTED,
     WEIGHTS_BYTES,
     count_weights,
     divide_rounds,
@@ -25,6 +26,7 @@ from rich.console import Console
 from dashboards.words import tell_half_width
 from flows.report import exit_code, print_report
 from kernels.spec import Case
+from tasks.incidents import Incident
 from tasks.nights import Night
 from tasks.records import Measurement, State, Status
 
@@ -39,7 +41,8 @@ def _made_up_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 def night_of(state: State, status: str = "complete") -> Night:
     night = make_night()
     verdict = make_verdict(make_measurement(CASE, "triton"), state, 0.2)
-    return replace(night, run=replace(night.run, status=status), verdicts=(verdict,))
+    incident = Incident("name-3f9a1c", state, "fused_moe", "run-3", "run-3", STARTED, (verdict.series,))
+    return replace(night, run=replace(night.run, status=status), verdicts=(verdict,), incidents=(incident,))
 
 
 def print_night(night: Night) -> str:
@@ -56,6 +59,13 @@ def report_of(measurements: Sequence[Measurement]) -> str:
 def test_only_a_state_that_needs_a_look_is_an_exit_code_of_1(state: State) -> None:
     urgent = {State.SLOW, State.WRONG, State.FAILED, State.MISSING}
     assert exit_code(night_of(state)) == (1 if state in urgent else 0)
+
+
+@pytest.mark.parametrize("said", [{"acknowledgement": "expected"}, {"resolved_run": "run-3"}])
+def test_an_incident_that_is_expected_or_over_is_an_exit_code_of_0(said: dict[str, str]) -> None:
+    night = night_of(State.SLOW)
+    [incident] = night.incidents
+    assert exit_code(replace(night, incidents=(replace(incident, **said),))) == 0
 
 
 @pytest.mark.parametrize("status", ["running", "partial", "interrupted", "failed"])

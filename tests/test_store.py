@@ -336,7 +336,8 @@ def whole_night(store: Store) -> Night:
         measurements = [replace(m, run_id=run_id) for m in every_kind_of_measurement()]
         commit_run(store, make_run(run_id, nights), measurements)
         store.commit_ceilings([make_ceiling(run_id=run_id)])
-        store.journal.commit_verdicts(run_id, [Verdict(run_id, measurements[0].series, State.SAME, "same", 10.5, 10.5, 0.0)])
+        same = Verdict(run_id, measurements[0].series, State.SAME, "same", 10.5, 10.5, 0.0)
+        store.journal.commit_verdicts(run_id, [same])
     return store.night()
 
 

@@ -28,6 +28,9 @@ def open_channels(files: AlertFiles, environ: Mapping[str, str], console: Consol
     for option, path in (("json", files.json), ("junit", files.junit), ("markdown", files.markdown)):
         if path and path.is_dir():
             raise UsageError(f"--alert-{option} {path} is a folder; give a file in it")
+    named = [path.absolute() for path in (files.json, files.junit, files.markdown) if path]
+    if len(set(named)) < len(named):
+        raise UsageError(f"--alert-json, --alert-junit and --alert-markdown name {named[0]} twice; give each a file")
     given = {name: Secret(name, value) for name, value in environ.items() if value.strip()}
     channels: list[Channel] = [ConsoleChannel(console)]
     if files.json:

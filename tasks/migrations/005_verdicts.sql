@@ -45,7 +45,9 @@ CREATE TABLE incidents (
     evidence        VARCHAR NOT NULL,
     told_at         TIMESTAMP,                 -- UTC
     resolved_run    VARCHAR NOT NULL,          -- '' while it stands
-    acknowledgement VARCHAR NOT NULL           -- why a person expects it; '' if nobody has said so
+    acknowledgement VARCHAR NOT NULL,          -- why a person expects it; '' if nobody has said so
+    num_told        INTEGER NOT NULL,          -- how many series it had when it was told last
+    seed            BIGINT NOT NULL            -- of the runs that it is of
 );
 -- What people said: a change is expected, or a baseline begins.
 CREATE TABLE marks (
@@ -56,6 +58,7 @@ CREATE TABLE marks (
     timer           VARCHAR NOT NULL,
     device_name     VARCHAR NOT NULL,
     first_run       VARCHAR NOT NULL,          -- nights before it no longer count
+    made_after      VARCHAR NOT NULL,          -- the newest run then: later verdicts know of the mark
     reason          VARCHAR NOT NULL
 );
 -- Messages on their way: one row for each channel, kept until it is sent or given up.
