@@ -22,6 +22,8 @@ LEAST_PAIRS = 3
 MOST_CORRELATION = 0.9
 TWO_TIMES = 0.1
 """Share of the kernels that take one of two times, process by process."""
+TWO_TIMES_APART = 0.12
+"""How far apart they may be, as a logarithm: a change that goes further is none of that kind."""
 EXCURSION, EXCURSION_NIGHTS = 4.0, 4
 """How many spreads away so many nights in a row must be to be a change that was taken back."""
 COMMON_MOVE = 0.01
@@ -30,6 +32,8 @@ POLISHES = 3
 """Times that the middles of the series and what they have in common are set right by each other."""
 COMMON_NIGHTS = 7
 """Nights on either side that such a night is held against: what lasts longer is no bad night."""
+LEAST_AROUND = 6
+"""Nights, itself among them, that it takes to say which of them is the odd one."""
 LEAST_COMMON = 8
 """Series that it takes to say so."""
 
@@ -96,7 +100,8 @@ def find_bad_nights(values: Floats, runs: Integers, pools: Integers) -> Flags:
         of_runs = _take_runs(residuals[likes], runs[likes])
         padded = np.pad(of_runs, COMMON_NIGHTS, constant_values=np.nan)
         around = _roll(padded[None], 2 * COMMON_NIGHTS + 1)[0]
-        is_bad = np.abs(np.nan_to_num(of_runs - around)) > COMMON_MOVE
+        num_around = np.lib.stride_tricks.sliding_window_view(np.isfinite(padded), 2 * COMMON_NIGHTS + 1).sum(axis=1)
+        is_bad = (np.abs(np.nan_to_num(of_runs - around)) > COMMON_MOVE) & (num_around >= LEAST_AROUND)
         flags[likes] = is_bad[runs[likes]] & np.isfinite(values[likes])
     return flags
 
@@ -219,7 +224,8 @@ def find_chance(draws: Floats, residuals: Floats, least: Floats) -> Floats:
         of_number = special.betaln(1 + times + number, 1 + num_nights - times + num_draws - number)
         of_number += log_ways - special.betaln(1 + times, 1 + num_nights - times)
         chance += np.where((number >= num_far) & (number <= num_draws), np.exp(of_number), 0.0)
-    share: Floats = np.where(is_habit, 1.0, TWO_TIMES / (1 + num_nights)) * chance
+    expected = np.where(far[:, 0] > TWO_TIMES_APART, 0.0, TWO_TIMES / (1 + num_nights))
+    share: Floats = np.where(is_habit, 1.0, expected) * chance
     return np.where(np.isfinite(least), share, 1.0)
 
 

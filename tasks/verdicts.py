@@ -13,6 +13,7 @@ from math import ceil, copysign, exp, isfinite, log1p, nextafter
 import numpy as np
 
 from tasks.history import NOTHING_SAID, Standing, adopt_gain, arrange_recent, is_time
+from tasks.intervals import find_interval
 from tasks.machines import MachineChange
 from tasks.records import Measurement, Point, Retrial, Run, Series, State, Status, Suspect, Verdict, Version
 from tasks.screening import DRIFT_GAP, DRIFT_NIGHTS, SLOW_SCALE, screen
@@ -30,6 +31,8 @@ LEAST_CHANGE = nextafter(-1.0, 0.0)
 """Nothing takes no time at all, whatever is rounded."""
 SUSPECT_P = 0.01
 """A series is measured again where noise alone looks like it in fewer than one of so many."""
+FAR_NOISES = 6.0
+"""So many times the noise, and MIN_CHANGE_YOUNG, is measured again however few nights tell what is likely."""
 DISCOVERY_RATE = 0.05
 """Share of the changes told in one night that may be noise."""
 OVER_NOISES, MOST_OVER = 4.0, 7
@@ -110,6 +113,18 @@ class Finding:
         return abs(self.change) >= (MIN_SLOW_CHANGE if is_slow else MIN_CHANGE)
 
     @property
+    def looks_changed(self) -> bool:
+        """Whether it is a change that counts, and unlikely to be noise or too far from it to be passed over."""
+        is_far = abs(self.change) >= max(MIN_CHANGE_YOUNG, FAR_NOISES * self.noise)
+        return self.is_large and not self.is_blurred and (self.p_value < SUSPECT_P or is_far)
+
+    @property
+    def is_blurred(self) -> bool:
+        """Whether tonight alone shows it, and within what tonight's own median is unsure of."""
+        half_width = find_interval(self.measurement).relative_half_width
+        return self.num_nights == 1 and isfinite(half_width) and abs(self.change) <= half_width
+
+    @property
     def is_confirmed(self) -> bool | None:
         """Whether measuring again said the same as tonight; None if it was not measured again."""
         if self.again is None:
@@ -177,8 +192,7 @@ def is_suspect(finding: Finding) -> bool:
     """Whether measuring again could decide anything."""
     if finding.standing.has_moved:
         return finding.looks_over
-    has_moved = finding.is_large and finding.p_value < SUSPECT_P
-    return has_moved and finding.num_known >= MIN_NIGHTS
+    return finding.looks_changed and finding.num_known >= MIN_NIGHTS
 
 
 def make_suspect(finding: Finding, past: Past) -> Suspect:
@@ -332,7 +346,7 @@ def decide(finding: Finding, machine: MachineChange | None) -> tuple[State, str]
         return State.AMBIGUOUS, f"fewer than {MIN_NIGHTS} earlier nights tell its noise"
     if finding.is_confirmed is False:
         return State.SAME, "not seen again when measured again"
-    if not finding.is_large or finding.p_value >= SUSPECT_P:
+    if not finding.looks_changed:
         return State.SAME, ""
     if finding.adjusted_p > DISCOVERY_RATE:
         return State.AMBIGUOUS, "not yet told from noise"

@@ -309,6 +309,22 @@ def test_missing_that_is_accepted_is_no_longer_told_and_may_return() -> None:
     assert verdicts[14].since_run == "night-16"
 
 
+@pytest.mark.parametrize("num_earlier", [3, 5, 8, 14])
+@pytest.mark.parametrize("factor", [1.06, 1.2, 4.0])
+def test_a_large_change_is_not_passed_over_because_history_is_short(num_earlier: int, factor: float) -> None:
+    earlier = QUIET[:num_earlier] if num_earlier <= len(QUIET) else (*QUIET, *QUIET)[:num_earlier]
+    [*_, alone] = live_through((*earlier, 100.0 * factor))
+    assert alone.state is State.AMBIGUOUS
+    [*_, confirmed] = live_through((*earlier, 100.0 * factor), again_us={num_earlier: 100.0 * factor})
+    assert confirmed.state is State.SLOW
+
+
+def test_a_change_within_what_tonight_is_unsure_of_is_none() -> None:
+    tonight, past = make_past([*QUIET, 112.0])
+    unsure = replace(tonight, samples_us=(80.0, 90.0, 100.0, 112.0, 112.0, 112.0, 120.0, 130.0, 140.0))
+    assert [str(v.state) for m in (tonight, unsure) for v in judge_night([m], past)] == ["AMBIGUOUS", "SAME"]
+
+
 # Night after night
 
 
