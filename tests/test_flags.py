@@ -32,8 +32,7 @@ def test_a_row_that_nothing_is_wrong_with_has_no_flag() -> None:
         (
             replace(row_of(), machine=ReferenceChange("copy", 0.0312, H200)),
             "reference slow +3.1%",
-            "copy, which no commit changes, took 3.1% longer beside this case than usual: "
-            "the machine was slower",
+            "copy, which no commit changes, took 3.1% longer beside this case than usual: the machine was slower",
         ),
         (
             replace(row_of(), reference="torch", speedup_over_baseline=Speedup(1.1, is_timed_alone=True)),
