@@ -37,7 +37,7 @@ H200 = Device("cuda", "NVIDIA H200", (9, 0))
 STARTED = datetime(2026, 1, 1, 2, 0, tzinfo=UTC)
 KEPT_NIGHTS = 2 * NUM_NIGHTS
 """Nights of a series that are kept, for speed: more than are looked at."""
-TRUTH_NIGHTS = ((3, 0), (10, 3), (45, 0), (60, 28))
+TRUTH_NIGHTS = ((3, 0), (10, 3), (20, 6), (45, 0), (60, 28))
 """A change is true if the state differs from its median over some nights before it: a few, many, or those that a drift
 is told against."""
 ENDED_BY_WORD = (State.SLOW, State.FAST, State.MISSING)

@@ -11,6 +11,8 @@ TOLD = (State.SLOW, State.FAST, State.WRONG, State.FAILED, State.MISSING)
 """States that somebody is told of."""
 SAME_NIGHTS = 2
 """Changes that are seen first within so many nights of each other are taken for one: noise hides the first of them."""
+LEAST_OF_MACHINE, SHARE_OF_MACHINE = 2, 0.15
+"""Series of a device, and their share of all, beside which the machine must have moved for somebody to be told."""
 MOST_OF_THEM = 0.5
 """Share of the series of a kernel, a library or a device from which on all of it is said to have moved."""
 
@@ -70,7 +72,13 @@ def group_verdicts(verdicts: Sequence[Verdict], order: Mapping[str, int]) -> lis
     for state in dict.fromkeys(verdict.state for verdict in told):
         for of_nights in split_nights([verdict for verdict in told if verdict.state is state], order):
             groups += group_moved(of_nights, judged, order)
-    return groups
+    return [group for group in groups if not group.verdicts[0].is_machine or is_of_machine(group, judged)]
+
+
+def is_of_machine(group: Group, judged: Sequence[Series]) -> bool:
+    """Whether a machine was slow, and not only for a moment: nobody is told of a moment."""
+    least = max(LEAST_OF_MACHINE, SHARE_OF_MACHINE * sum(map(group.subject.holds, judged)))
+    return len(group.verdicts) >= least
 
 
 def split_nights(verdicts: Sequence[Verdict], order: Mapping[str, int]) -> list[list[Verdict]]:

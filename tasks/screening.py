@@ -44,7 +44,7 @@ BASELINE_NIGHTS = 30
 """Most nights that make a level: those before the last k."""
 SCALES = (1, 2, 3, 5, 8, 14)
 """How many of the last nights are compared with those before."""
-SLOW_SCALE, BEYOND, BEYOND_OF_DRIFT = 5, 0.55, 0.65
+SLOW_SCALE, BEYOND, BEYOND_OF_DRIFT = 5, 0.6, 0.8
 """From so many nights on a change may be but a wandering, unless it goes by this share of it to where so many nights in
 a row have never been."""
 DRIFT_NIGHTS, DRIFT_GAP = 7, 28

@@ -51,7 +51,10 @@ def test_the_packages_of_a_commit_are_unpacked_once_and_are_gone_afterwards(chec
 def test_a_commit_that_is_not_there_says_so_in_one_line(checkout: Path) -> None:
     first = git(checkout, "rev-parse", "HEAD~2")
     with open_archive(checkout) as archive:
-        assert archive.find("") == (None, "the commit of the last good run is not known, or had uncommitted edits")
+        assert archive.find("") == (
+            None,
+            "no commit was asked for, since none is known without edits or others tell for this series",
+        )
         assert archive.find("--output=/tmp/x") == (None, "'--output=/tmp/x' is no commit")
         folder, reason = archive.find("ab" * 20)
         assert folder is None

@@ -233,8 +233,9 @@ def help_of(*command: str) -> str:
 
 def test_help_names_every_command() -> None:
     text = help_of()
-    assert set(COMMANDS) == {"run", "list", "show", "changes", "site", "export"}
-    assert all(re.search(rf"^ +{command} ", text, re.MULTILINE) for command in COMMANDS)
+    known = {"run", "list", "show", "changes", "incidents", "acknowledge", "baseline", "site", "export"}
+    assert set(COMMANDS) == known
+    assert all(re.search(rf"^ +{command}\s", text, re.MULTILINE) for command in COMMANDS)
     assert "exit codes:" in text
 
 

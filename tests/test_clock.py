@@ -17,6 +17,7 @@ from dashboards.site import render_site
 from dashboards.trends import draw_trend
 from tasks.changes import find_run_before
 from tasks.clock import Clock
+from tasks.evidence import gather_past
 from tasks.records import Run, Series, State
 from tasks.store import Store
 from tasks.verdicts import judge_night
@@ -77,7 +78,8 @@ def test_trends_verdicts_and_comparisons_follow_the_order_of_runs(tmp_path: Path
         previous: set[Series] = store.previous_series(tonight)
         assert {series.provider for series in previous} == {"triton", "gone"}, "of the night from the future"
         assert find_run_before(store.runs(), tonight).run_id == "night-4"
-        verdicts = judge_night("night-5", store.measurements("night-5"), store.trends(tonight), previous)
+        measurements = store.measurements("night-5")
+        verdicts = judge_night(measurements, gather_past(store, tonight, measurements))
         assert {verdict.series.provider: verdict.state for verdict in verdicts}["gone"] is State.MISSING
         assert store.find_run().run_id == "night-5"
 

@@ -93,10 +93,12 @@ def test_each_state_has_its_own_groups() -> None:
     assert sorted((str(g.state), len(g.series)) for g in group(verdicts)) == [("FAST", 4), ("SLOW", 4)]
 
 
-def test_a_slow_machine_is_one_group_of_the_device_however_few_it_slowed() -> None:
-    moved = [pick("fused_moe", "torch")[0], pick("mxfp4_gemm", "triton")[0]]
+def test_a_slow_machine_is_one_group_of_the_device_unless_it_was_slow_for_a_moment() -> None:
+    moved = [*pick("fused_moe", "torch")[:2], *pick("mxfp4_gemm", "triton")[:2]]
     verdicts = judge(moved, State.AMBIGUOUS, is_machine=True)
-    assert subjects_of(verdicts) == [("all kernels on NVIDIA H200", 2)]
+    assert subjects_of(verdicts) == [("all kernels on NVIDIA H200", 4)]
+    assert subjects_of(judge(moved[:1], State.AMBIGUOUS, is_machine=True)) == []
+    assert group_verdicts([make_verdict(State.AMBIGUOUS, is_machine=True)], ORDER) == []
 
 
 def test_what_is_not_told_from_noise_is_told_to_nobody() -> None:

@@ -71,7 +71,9 @@ def test_the_store_holds_every_provider_of_every_case(nights: Nights) -> None:
         "time",
         "persist",
         "find stale configs",
+        "find suspects",
         "judge",
+        "alert",
     ]
     measured = Counter((m.check.case.layer.kernel, m.check.case.num_tokens) for m in first.measurements)
     assert set(measured) == {(kernel, tokens) for kernel in ("fused_moe", "silu_mul_fp8") for tokens in (1, 4)}

@@ -12,6 +12,7 @@ from records import GPU, make_host, make_measurement, make_run, make_trial, make
 from rich.console import Console
 
 from kernels.spec import Device
+from tasks.archive import Archive
 from tasks.clock import Clock
 from tasks.nvml import THROTTLE_REASONS, GpuMonitor, has_gpu, opened, read_driver
 from tasks.pool import WorkerPool
@@ -92,7 +93,8 @@ def test_a_run_says_once_for_each_kind_of_gpu_that_its_clocks_were_not_seen(tmp_
     console = Console(file=StringIO())
     unseen, other = make_trial(state=None), replace(GPU, name="NVIDIA A100")
     with Store.open(tmp_path) as store:
-        session = Session(make_run(), {}, store, WorkerPool([]), RunProgress(console, {}), console, Clock())
+        progress, archive = RunProgress(console, {}), Archive(tmp_path, tmp_path)
+        session = Session(make_run(), {}, store, WorkerPool([]), progress, console, Clock(), [], archive)
         session.tell_of_missing_clocks(timed_on(GPU, make_trial()))
         session.tell_of_missing_clocks(timed_on(Device("cpu", "a CPU"), unseen))
         session.tell_of_missing_clocks(timed_on(GPU))

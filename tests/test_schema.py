@@ -39,8 +39,8 @@ def old_rows() -> Iterator[tuple[str, rows.Row]]:
     yield from (("hosts", rows.host_to_row(host)) for host in HOSTS)
     yield from (("cases", rows.case_to_row(case)) for case in CASES)
     yield "verdicts", rows.verdict_to_row(VERDICT)
-    for run in RUNS:
-        yield "runs", rows.run_to_row(run)
+    for number, run in enumerate(sorted(RUNS, key=lambda run: run.started_at), start=1):
+        yield "runs", {**rows.run_to_row(run), "number": number}
         yield from (("measurements", rows.measurement_to_row(m)) for m in old_measurements(run.run_id))
         yield "ceilings", rows.ceiling_to_row(make_ceiling(run_id=run.run_id))
         for case, host in zip(CASES, HOSTS, strict=True):

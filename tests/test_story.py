@@ -238,4 +238,4 @@ def test_the_run_after_that_is_silent_and_ends_with_0(story: Story) -> None:
     assert [incident for incident in after.incidents if incident.is_open] == []
     index = (story.results / "site" / "index.html").read_text()
     assert "A quiet night: no incident is open." in index
-    assert REASON in index
+    assert story.incident.incident_id not in index, "it ended when it was acknowledged"

@@ -175,7 +175,7 @@ def distinct(configs: Iterable[Config]) -> list[Config]:
 def fits_shared_memory(config: Config, problem: Problem, rows: int, columns: int, is_async: bool) -> bool:
     """Whether the pipeline's buffers fit: one a stage where the tensor core reads them asynchronously, else one less.
 
-    Compiled with Triton 3.7 for sm_80 to sm_100, vLLM's kernel took what this says or more in 60 of 60 cases.
+    Compiled with Triton 3.7 for sm_80 to sm_100, vLLM's kernel took this or more in 64 of 64 cases, ours in 126 of 126.
 
     Args:
         rows, columns: of the tile of the result.
