@@ -126,6 +126,12 @@ class TestCluster:
     def address(self) -> str:
         return str(self.cluster.address)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a command needs to find the cluster, and to be let in: Ray turns tokens on in a process that has started
+        a cluster of its own, so that ours may ask for one or not."""
+        return {"RAY_ADDRESS": self.address, "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled")}
+
     def add_node(self, name: str, num_gpus: int = 0, num_cpus: int = 0, gpu: str = "NVIDIA H200") -> None:
         named = {"CLUSTER_NOTES": str(self.notes), "CLUSTER_GPU": gpu, "CLUSTER_NODE": name}
         self.nodes.append(self.cluster.add_node(num_gpus=num_gpus, num_cpus=num_cpus, env_vars=named, **SMALL))

@@ -1,6 +1,9 @@
 """Sets the process up before any test imports Triton: kernels run in its interpreter, and nobody phones home."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # `make gpu-test` may say 0
 os.environ["DO_NOT_TRACK"] = "1"
@@ -65,6 +68,12 @@ def create_si_to_fp(self, src, dst_type):
     if dst_type.scalar == tl.bfloat16:
         src = cast_of_triton(self, src, tl.float32)
     return cast_of_triton(self, src, dst_type)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Have Ray make its token once: two processes of the tests that each made one would lock each other out."""
+    if not hasattr(session.config, "workerinput") and not (Path.home() / ".ray" / "auth_token").exists():
+        subprocess.run([Path(sys.executable).with_name("ray"), "get-auth-token", "--generate"], check=True, capture_output=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

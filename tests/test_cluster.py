@@ -177,7 +177,7 @@ def test_a_command_finds_its_cluster_by_ray_address_and_survives_a_node(cluster:
     cluster.add_node("a", num_cpus=1)
     cluster.add_node("b", num_cpus=1)
     asked = ("run", *ONE_UNIT, "--device", "cpu", "--model", "./small", "./large")
-    with start_command(*asked, cwd=tmp_path, RAY_ADDRESS=cluster.address) as process:
+    with start_command(*asked, cwd=tmp_path, **cluster.environment) as process:
         assert process.stdout
         told = ""
         for line in process.stdout:
