@@ -308,7 +308,8 @@ def start_ray(address: str, num_cpus: int | None = None) -> None:
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         where = f"Ray at {address!r} does not answer" if address else "Ray does not start on this machine"
         raise WorkerError(
-            f"{where}: {_first_line(str(error))}; try ray status; where it asks for a token, set RAY_AUTH_MODE=token and the RAY_AUTH_TOKEN of its machines"
+            f"{where}: {_first_line(str(error))}; try ray status; if it asks for a token, "
+            "set RAY_AUTH_MODE=token and the RAY_AUTH_TOKEN of its machines"
         ) from error
 
 

@@ -73,7 +73,8 @@ def create_si_to_fp(self, src, dst_type):
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Have Ray make its token once: two processes of the tests that each made one would lock each other out."""
     if not hasattr(session.config, "workerinput") and not (Path.home() / ".ray" / "auth_token").exists():
-        subprocess.run([Path(sys.executable).with_name("ray"), "get-auth-token", "--generate"], check=True, capture_output=True)
+        ray = Path(sys.executable).with_name("ray")
+        subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

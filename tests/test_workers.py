@@ -201,7 +201,8 @@ def test_a_port_that_is_not_rays_is_told_within_seconds(listener: socket.socket)
 def test_a_cluster_of_this_machine_that_is_not_there_is_told_within_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ray._private.services.psutil.process_iter", lambda *_: iter(()))  # other tests run clusters at the same time
+    nobody_else = "ray._private.services.psutil.process_iter"  # other tests run clusters at the same time
+    monkeypatch.setattr(nobody_else, lambda *_: iter(()))
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     start = time.monotonic()
     with pytest.raises(WorkerError, match=r"^Ray at 'auto' does not answer: Could not find any running Ray instance"):
