@@ -28,6 +28,8 @@ NOISES = {"normal": 0.45, "student": 0.20, "bimodal": 0.05, "autocorrelated": 0.
 STEP_SIZES = (0.01, 0.02, 0.03, 0.05, 0.10, 0.20, 0.30)
 FIRST_EVENT = 20
 """Nights before which nothing happens to a series."""
+OF_COMMITS = ("step", "group step")
+"""Events that come with a commit of ours, rather than with a library, a driver or a card."""
 CALM_NIGHTS = 30
 """Nights between two steps of one series."""
 
@@ -90,10 +92,14 @@ class History:
     """[num_series] logarithm of microseconds at first."""
     state: Floats
     """[num_nights, num_series] logarithm of what the kernel itself takes over that level: the truth."""
+    code: Floats
+    """The part of it that came with commits: steps of one series, and of the cases of a kernel and provider."""
     values: Floats
     """[num_nights, num_series] logarithm of the median that was measured; NaN where none was."""
     again: Floats
     """The same in another process, later in the same night."""
+    beside: Floats
+    """The same in a third one, beside which the code of before takes turns."""
     cards: Integers
     """[num_nights, num_series] number of the card."""
     references: Floats
@@ -108,12 +114,12 @@ def make_history(plan: Plan, seed: int) -> History:
     rng = np.random.default_rng(seed)
     cases, providers, timers, units = make_names(plan.num_series)
     events: list[Event] = []
-    state = np.zeros((plan.num_nights, plan.num_series))
-    add_changes(plan, rng, cases, providers, state, events)
+    state, code = np.zeros((2, plan.num_nights, plan.num_series))
+    add_changes(plan, rng, cases, providers, state, code, events)
     cards, card_offsets, offsets = make_cards(plan, rng, units, events)
     machine, on_references = make_machine(plan, rng, cards, card_offsets, state, events)
     noises, sigma = make_kinds(plan, rng)
-    night, first, second = make_noise(plan, rng, noises, sigma)
+    night, first, second, third = make_noise(plan, rng, noises, sigma)
     level = rng.uniform(np.log(5), np.log(5000), plan.num_series)
     base = level + state + machine + offsets + night
     is_run = np.ones(plan.num_nights, dtype=bool)
@@ -131,8 +137,10 @@ def make_history(plan: Plan, seed: int) -> History:
         sigma=sigma,
         level=level,
         state=state,
+        code=code,
         values=np.where(is_missing, np.nan, base + first),
         again=np.where(is_missing, np.nan, base + second),
+        beside=np.where(is_missing, np.nan, base + third),
         cards=cards,
         references=references,
         is_run=is_run,
@@ -160,6 +168,7 @@ def add_changes(
     cases: Sequence[Case],
     providers: Sequence[str],
     state: Floats,
+    code: Floats,
     events: list[Event],
 ) -> None:
     """What befalls the kernels themselves: steps of one series and of many, drifts, new versions of a library."""
@@ -171,6 +180,8 @@ def add_changes(
     def add(kind: str, rows: Integers, first: int, last: int, size: float, spread: float) -> None:
         steps = np.log1p(size) * np.exp(rng.normal(0, spread, len(rows)))
         state[first:last, rows] += steps
+        if kind in OF_COMMITS:
+            code[first:last, rows] += steps
         busy[max(0, first - CALM_NIGHTS) : last + CALM_NIGHTS, rows] = True
         events.append(Event(kind, first, last, rows, size))
 
@@ -261,8 +272,8 @@ def make_kinds(plan: Plan, rng: np.random.Generator) -> tuple[tuple[str, ...], F
 
 def make_noise(
     plan: Plan, rng: np.random.Generator, noises: Sequence[str], sigma: Floats
-) -> tuple[Floats, Floats, Floats]:
-    """[num_nights, num_series] of each night, and of two processes in it."""
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """[num_nights, num_series] of each night, and of three processes in it."""
     shape, kinds = (plan.num_nights, plan.num_series), np.array(noises)
     share = rng.uniform(0, 0.5, plan.num_series)  # of the variance, what all processes of a night have in common
     share = np.where(kinds == "autocorrelated", 0.8, share)
@@ -283,4 +294,4 @@ def make_noise(
         drawn += np.where(kinds == "bimodal", gap * (rng.random(shape) < rarity), 0.0)
         return drawn + sampling * rng.normal(size=shape)
 
-    return night, draw_process(), draw_process()
+    return night, draw_process(), draw_process(), draw_process()

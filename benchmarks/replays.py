@@ -10,6 +10,7 @@ import numpy as np
 from histories import REFERENCES, Event, Floats, History
 
 from kernels.spec import Device
+from tasks.findings import Past
 from tasks.groups import Group
 from tasks.history import Mark, find_standings
 from tasks.incidents import FollowUp, Incident, Kind, follow_up
@@ -25,13 +26,15 @@ from tasks.records import (
     Series,
     State,
     Status,
+    Suspect,
     Verdict,
     Version,
 )
 from tasks.screening import NUM_NIGHTS
 from tasks.spreads import find_medians
 from tasks.store import USUAL_RUNS
-from tasks.verdicts import Past, find_suspects, judge_night
+from tasks.suspects import find_suspects, spare_earlier_code
+from tasks.verdicts import judge_night
 
 H200 = Device("cuda", "NVIDIA H200", (9, 0))
 STARTED = datetime(2026, 1, 1, 2, 0, tzinfo=UTC)
@@ -40,6 +43,8 @@ KEPT_NIGHTS = 2 * NUM_NIGHTS
 TRUTH_NIGHTS = ((3, 0), (10, 3), (20, 6), (45, 0), (60, 28))
 """A change is true if the state differs from its median over some nights before it: a few, many, or those that a drift
 is told against."""
+OTHER_CHANGE = 0.005
+"""From one night to the next, of the kernel itself: what is less is no step."""
 ENDED_BY_WORD = (State.SLOW, State.FAST, State.MISSING)
 """Incidents that are over once a person expects them, as in flows/answers.py."""
 DIRECTIONS = {State.SLOW: 1, State.FAST: -1}
@@ -74,7 +79,7 @@ def replay(history: History, acknowledge_after: int | None = 7) -> Iterator[Outc
     expected: list[Series] = []
     for number in np.flatnonzero(history.is_run).tolist():
         run = make_run(number)
-        measurements = measure_night(history, number, history.values, names, hosts)
+        measurements = measure_night(history, number, history.values[number], names, hosts)
         order = {run_id: place for place, run_id in enumerate([*runs, run.run_id])}
         runs[run.run_id] = run
         for one, measurement in measurements.items():
@@ -95,9 +100,8 @@ def replay(history: History, acknowledge_after: int | None = 7) -> Iterator[Outc
                 {},
             ),
         )
-        suspects = [suspect.series for suspect in find_suspects(measurements.values(), past)]
-        again = measure_night(history, number, history.again, {one: names[one] for one in suspects}, hosts)
-        retrials = [Retrial(measurement, Version.TONIGHT) for measurement in again.values()]
+        suspects = spare_earlier_code(find_suspects(measurements.values(), past))
+        retrials = measure_again(history, number, suspects, names, hosts)
         verdicts = judge_night(measurements.values(), replace(past, retrials=retrials))
         followed = follow_up(list(standing.values()), verdicts, run, order, run.started_at, find_no_causes)
         for incident in followed.incidents:
@@ -143,16 +147,35 @@ def make_run(number: int) -> Run:
 def measure_night(
     history: History, number: int, values: Floats, names: Mapping[Series, int], hosts: Sequence[Host]
 ) -> dict[Series, Measurement]:
-    """What the series took on one night, by their names."""
+    """What the series took on one night, by their names.
+
+    Args:
+        values: [num_series] logarithms.
+    """
     run = make_run(number)
     found = {}
     for one, row in names.items():
-        if np.isfinite(values[number, row]):
+        if np.isfinite(values[row]):
             host = hosts[history.cards[number, row]]
             check = Check(history.cases[row], one.provider, Status.OK, host.host_id)
-            median_us = float(np.exp(values[number, row]))
+            median_us = float(np.exp(values[row]))
             found[one] = Measurement(run.run_id, check, one.timer, host.device, run.started_at, (median_us,))
     return found
+
+
+def measure_again(
+    history: History, number: int, suspects: Sequence[Suspect], names: Mapping[Series, int], hosts: Sequence[Host]
+) -> list[Retrial]:
+    """Suspects in another process of the same night, some of them in turn with the code of the last good run."""
+    again = measure_night(history, number, history.again[number], {s.series: names[s.series] for s in suspects}, hosts)
+    retrials = [Retrial(measurement, Version.TONIGHT) for measurement in again.values()]
+    for suspect in suspects:
+        if suspect.good_commit:
+            row, good = names[suspect.series], int(suspect.good_run.removeprefix("night-"))
+            since = history.code[number] - history.code[good]
+            previous = measure_night(history, number, history.beside[number] - since, {suspect.series: row}, hosts)
+            retrials += [Retrial(one, Version.PREVIOUS_CODE, suspect.good_run) for one in previous.values()]
+    return retrials
 
 
 def time_references(history: History, number: int, hosts: Sequence[Host]) -> list[ReferenceTime]:
@@ -288,11 +311,13 @@ def is_step(event: Event) -> bool:
 def find_delays(score: Score, events: Sequence[Event], wait: int = 60) -> list[int | None]:
     """Nights until each event of one series is told, itself included: 1 for the first; None if it never is.
 
-    What was told of the series before it began is left out.
+    What was told of the series before it began is left out, and a step that is not the only change of those nights.
     """
     delays = []
     for event in events:
         row, direction = event.rows[0], 1 if event.size > 0 else -1
+        if is_step(event) and not is_alone(score.history, event):
+            continue
         nights = np.flatnonzero(np.isfinite(score.history.values[:, row]))
         if score.told[nights[nights < event.first][-1], row] == direction:
             continue
@@ -300,6 +325,14 @@ def find_delays(score: Score, events: Sequence[Event], wait: int = 60) -> list[i
         seen = np.flatnonzero(score.told[during, row] == direction)
         delays.append(int(seen[0]) + 1 if len(seen) else None)
     return delays
+
+
+def is_alone(history: History, event: Event) -> bool:
+    """Whether nothing else befell the series in the ten nights before a step and the three that it has to be told."""
+    nights = slice(max(0, event.first - 10), event.first + 3)
+    state = history.state[nights, event.rows[0]].copy()
+    state[event.first - nights.start :] -= np.log1p(event.size)
+    return bool((np.abs(np.diff(state)) < OTHER_CHANGE).all())
 
 
 def share_within(delays: Sequence[int | None], nights: int) -> float:

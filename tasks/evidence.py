@@ -6,16 +6,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from tasks.causes import find_causes, tell_retrials
+from tasks.findings import Past
 from tasks.groups import Group
 from tasks.history import find_standings
 from tasks.incidents import FollowUp, follow_up
 from tasks.machines import find_machine_changes
 from tasks.records import Measurement, Run, Series, Suspect, Verdict
 from tasks.store import Store
-from tasks.verdicts import Past, find_suspects
-
-MOST_BESIDE_OLD_CODE = 3
-"""Suspects of one kernel and provider that are measured beside the code of before, which takes twelve turns each."""
+from tasks.suspects import find_suspects, spare_earlier_code
 
 
 def gather_past(
@@ -57,12 +55,7 @@ def gather_suspects(store: Store, run: Run) -> list[Suspect]:
     past = gather_past(store, run, measurements)
     done = {retrial.measurement.series for retrial in past.retrials}
     suspects = [suspect for suspect in find_suspects(measurements, past) if suspect.series not in done]
-    asked: Counter[tuple[str, str]] = Counter()
-    for number, suspect in enumerate(suspects):
-        kind = suspect.case.layer.kernel, suspect.series.provider
-        asked[kind] += 1
-        if asked[kind] > MOST_BESIDE_OLD_CODE:
-            suspects[number] = replace(suspect, good_commit="")
+    suspects = spare_earlier_code(suspects)
     configs = {
         (good_run, m.series): m.check.config
         for good_run in {suspect.good_run for suspect in suspects if suspect.good_run}

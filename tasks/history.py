@@ -7,7 +7,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-from tasks.records import Point, Series, State, Verdict
+from tasks.records import Point, Retrial, Series, State, Verdict, Version
 from tasks.screening import NUM_NIGHTS, STANDING_NIGHTS, Recent
 
 ADOPTED_AFTER = 3
@@ -146,13 +146,13 @@ def arrange_recent(
     trends: Sequence[Sequence[Point]],
     series: Sequence[Series],
     standings: Sequence[Standing],
-    again_us: Sequence[float | None],
+    retried: Mapping[Series, "Retried"],
     order: Mapping[str, int],
 ) -> Recent:
     """Arrays for the screening, in the order of the series; every trend ends with tonight, and every night has a time.
 
     Args:
-        again_us: medians of what was measured again tonight.
+        retried: what was measured again tonight.
         order: numbers of the runs.
     """
     recent = [keep_recent(nights, standing, order) for nights, standing in zip(trends, standings, strict=True)]
@@ -173,5 +173,35 @@ def arrange_recent(
             changed[row] = min(width - count_since(kept, standing.since_run, order), width - 1)
     pools: dict[tuple[str, str], int] = {}
     of_likes = [pools.setdefault((one.device_name, one.timer), len(pools)) for one in series]
-    again = np.array([log(median) if median else nan for median in again_us], dtype=np.float64)
-    return Recent(values, cards, runs, np.array(of_likes, dtype=np.int64), first, changed, again)
+    found = [retried.get(one, NOT_RETRIED) for one in series]
+    again = np.array([log(one.again_us) if one.again_us else nan for one in found], dtype=np.float64)
+    beside = np.array([nan if one.beside is None else one.beside for one in found], dtype=np.float64)
+    return Recent(values, cards, runs, np.array(of_likes, dtype=np.int64), first, changed, again, beside)
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """A series measured again tonight."""
+
+    again_us: float | None = None
+    """Median of tonight's version."""
+    beside: float | None = None
+    """Logarithm of what that took over the version of before, in turn with it on one device: the previous code, or else
+    the last good configuration. None without one."""
+
+
+NOT_RETRIED = Retried()
+
+
+def find_retried(retrials: Iterable[Retrial]) -> dict[Series, Retried]:
+    """What was measured again tonight, by series."""
+    medians: dict[Series, dict[Version, float]] = {}
+    for retrial in retrials:
+        if is_time(retrial.measurement.median_us):
+            medians.setdefault(retrial.measurement.series, {})[retrial.version] = retrial.measurement.median_us
+    found = {}
+    for series, of in medians.items():
+        tonight = of.get(Version.TONIGHT)
+        before = of.get(Version.PREVIOUS_CODE, of.get(Version.LAST_GOOD_CONFIG))
+        found[series] = Retried(tonight, log(tonight / before) if tonight and before else None)
+    return found

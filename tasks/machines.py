@@ -31,12 +31,15 @@ class MachineChange:
 
     def explains(self, change: float) -> bool:
         """Whether the machine moved in the direction of a relative change of the series, and far enough."""
-        least = max(SLOW_MACHINE[self.device_type], abs(change)) * EXPLAINED_SHARE
+        return self.move_with(change) >= max(SLOW_MACHINE[self.device_type], abs(change)) * EXPLAINED_SHARE
+
+    def move_with(self, change: float) -> float:
+        """How far the machine moved in the direction of a relative change, by what of it moved furthest."""
         direction = 1 if change > 0 else -1
-        if any(direction * moved >= least for moved in self.references.values()):
-            return True
-        slower = -self.clock_change if self.clock_change is not None and not self.is_own_power else 0.0
-        return direction * slower >= least
+        moves = [direction * moved for moved in self.references.values()]
+        if self.clock_change is not None and not self.is_own_power:
+            moves.append(-direction * self.clock_change)
+        return max([0.0, *moves])
 
     @property
     def clock_change(self) -> float | None:

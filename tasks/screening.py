@@ -15,6 +15,7 @@ Source: Stouffer et al., The American Soldier, vol. 1, 1949; Bayley and Hammersl
 independent observations in an autocorrelated time series (doi:10.2307/2983560).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -68,12 +69,14 @@ HABIT_TIMES = 2
 """How often it must have; once may have been a change that was taken back."""
 HABIT_NIGHTS = 10
 """Nights that several in a row are held against."""
-SEEN_CHANGE = 0.02
-"""What half of a scale's nights must show for it to go before others: a large step makes the nights before unlikely."""
+MIN_CHANGE = 0.02
+"""Least relative change that counts; medians of separate processes on one H200 differ by up to 1.6 %."""
+MIN_SLOW_CHANGE = 0.03
+"""The same of what took a week or more to be told from noise: kernels wander by 2 % over weeks."""
 MOST = 50.0
 """Largest logarithm of a time in microseconds that is taken for one: a hundred million years."""
 DOUBTFUL_P = 0.05
-"""The past of a series is searched for its habits below this p-value, and a scale that shows the change goes first."""
+"""The past of a series is searched for its habits below this p-value, and a scale that shows a change goes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,8 @@ class Recent:
     """[num_series] column of the first night of the change that stands; num_nights where none does."""
     again: Floats
     """[num_series] the same as values, of a series that was measured again tonight; else NaN."""
+    beside: Floats
+    """[num_series] logarithm of what that took over the version of before, measured in turn with it; else NaN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,9 @@ class Screening:
     high: Floats
     p_value: Floats
     """How often noise alone looks like this, or worse, at any scale; 1 without nights to compare with."""
+    p_beside: Floats
+    """How often it makes two processes differ as much that take turns on one device, tonight's version in one, that of
+    before in the other; 1 where there is no other."""
     num_nights: Integers
     """Nights that the change is seen over, tonight included."""
     is_drift: Flags
@@ -168,13 +176,24 @@ def screen(recent: Recent) -> Screening:
 
 
 def _choose_scale(found: Sequence[Screening]) -> Integers:
-    """[num_series] the scale that is least likely to be noise, of those whose nights show the change if one does."""
+    """[num_series] the scale that is least likely to be noise, of those whose change counts if one's does.
+
+    It counts if half of the scale's nights show it: a large step makes the nights before unlikely. And a small change
+    of weeks ago, however sure, does not hide tonight's.
+    """
     p_values = np.stack([one.p_value for one in found])
     recent = [one.nights[:, -count:] for one, count in zip(found, (*SCALES, DRIFT_NIGHTS), strict=True)]
-    is_seen = np.stack([np.abs(find_cautious_medians(nights)) >= SEEN_CHANGE for nights in recent])
-    of_seen = np.where(is_seen, p_values, 1.0)
+    is_seen = np.stack([np.abs(find_cautious_medians(nights)) >= MIN_CHANGE for nights in recent])
+    least = np.array([find_least_change(count, is_drift=False) for count in SCALES] + [MIN_SLOW_CHANGE])
+    is_large = np.abs(np.expm1([one.change for one in found])) >= least[:, None]
+    of_seen = np.where(is_seen & is_large, p_values, 1.0)
     is_doubtful = of_seen.min(axis=0) < DOUBTFUL_P
     return np.where(is_doubtful, of_seen.argmin(axis=0), p_values.argmin(axis=0))
+
+
+def find_least_change(num_nights: int, is_drift: bool) -> float:
+    """Least relative change that counts, of what so many nights show."""
+    return MIN_SLOW_CHANGE if is_drift or num_nights >= SLOW_SCALE else MIN_CHANGE
 
 
 def _drop_absurd(values: Floats) -> Floats:
@@ -226,12 +245,12 @@ def compare_nights(
     base = np.where(in_base, known.calm, np.nan)
     level, num_base = find_medians(base), np.isfinite(base).sum(axis=1)
     before = np.where(columns < end[:, None], known.residuals, np.nan)
-    noise = estimate_noise(before, recent.pools, known.values[:, -1] - level)
     is_now = columns >= start[:, None]
     now = np.where(is_now, known.good, np.nan)[:, -STANDING_NIGHTS:] - level[:, None]
     draws = np.column_stack([now, known.again - level])
     num_nights, num_draws = (is_now & np.isfinite(known.values)).sum(axis=1), np.isfinite(draws).sum(axis=1)
     change, num_known = find_medians(draws), np.isfinite(before).sum(axis=1)
+    noise = estimate_noise(before, recent.pools, known.values[:, -1] - level, change)
     correlation = estimate_correlation(before)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = (1 - correlation) / (1 + correlation)
@@ -242,15 +261,30 @@ def compare_nights(
         tail = (LEAST_TAIL + TAIL_PER_NIGHT * num_draws)[:, None]
         p_values = stats.t.sf(towards / np.hypot(noise, known.unfamiliar)[:, None], tail)
         z = -np.nansum(special.ndtri(np.maximum(p_values, LEAST_P)), axis=1) / num_draws * np.sqrt(independent)
-        p_value = 2 * special.ndtr(-z) + find_chance(draws, before, HABIT * change)
+        chance = find_chance(draws, before, HABIT * change)
+        p_value = 2 * special.ndtr(-z) + chance
+        apart = np.sign(change) * recent.beside / (math.sqrt(2) * noise)
+        p_beside = np.nan_to_num(stats.t.sf(apart, LEAST_TAIL + TAIL_PER_NIGHT), nan=1.0) + chance
         half = stats.norm.ppf(0.975) * np.sqrt(noise**2 / independent + known.unfamiliar**2)
     is_known = (num_base >= (DRIFT_BASE if is_drift else 1)) & np.isfinite(change)
     p_value = np.where(is_known, np.minimum(p_value, 1.0), 1.0)
+    p_beside = np.where(is_known, np.minimum(p_beside, 1.0), 1.0)
     drift = np.full(len(level), is_drift)
     interval = change - half, change + half
     relative = known.values - level[:, None]
     return Screening(
-        level, num_base, num_known, noise, change, *interval, p_value, num_nights, drift, relative, draws[:, -1]
+        level,
+        num_base,
+        num_known,
+        noise,
+        change,
+        *interval,
+        p_value,
+        p_beside,
+        num_nights,
+        drift,
+        relative,
+        draws[:, -1],
     )
 
 

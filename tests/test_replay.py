@@ -61,16 +61,16 @@ def make_quiet(**changes: object) -> History:
     """A history without events whose noise is normal, 0.3 % of it, on cards that differ."""
     history, rng = make_history(replace(QUIET, **changes), seed=0), np.random.default_rng(0)  # type: ignore[arg-type]
     cards = rng.uniform(-0.02, 0.02, int(history.cards.max()) + 1)[history.cards]
-    first, second = rng.normal(0, 0.003, (2, *history.values.shape))
-    return replace(history, values=history.level + cards + first, again=history.level + cards + second)
+    first, second, third = history.level + cards + rng.normal(0, 0.003, (3, *history.values.shape))
+    return replace(history, values=first, again=second, beside=third)
 
 
 def change(history: History, row: int, by: np.ndarray) -> History:
     """With one series that took so much more, as logarithms by night."""
     added = np.zeros(history.state.shape)
     added[:, row] = by
-    state, values, again = (array + added for array in (history.state, history.values, history.again))
-    return replace(history, state=state, values=values, again=again)
+    names = ("state", "values", "again", "beside")
+    return replace(history, **{name: getattr(history, name) + added for name in names})
 
 
 def tell(history: History, outcomes: Iterator[Outcome]) -> dict[int, list[tuple[int, Alert]]]:
@@ -200,7 +200,8 @@ def test_verdicts_depend_neither_on_the_order_of_the_series_nor_on_the_unit() ->
         **{name: getattr(history, name)[:, mixed] for name in ("state", "values", "again", "cards")},
         units=history.units[mixed],
     )
-    nanoseconds = replace(history, values=history.values + np.log(1000), again=history.again + np.log(1000))
+    of_times = ("values", "again", "beside")
+    nanoseconds = replace(history, **{name: getattr(history, name) + np.log(1000) for name in of_times})
     for plain, *others in zip(replay(history), replay(shuffled), replay(nanoseconds), strict=True):
         told = {verdict.series: verdict for verdict in plain.verdicts}
         for other in others:

@@ -38,6 +38,7 @@ def make_recent(values: Floats, **changes: object) -> Recent:
         first=nothing,
         changed=nothing + shape[1],
         again=np.full(shape[0], np.nan),
+        beside=np.full(shape[0], np.nan),
     )
     return replace(recent, **changes)  # type: ignore[arg-type]
 
@@ -60,11 +61,12 @@ def test_a_comparison_is_stouffers_of_the_nights(count: int) -> None:
     values[::3, -count:] += 0.02
     values[5:15, 20] = np.nan
     again = np.where(np.arange(NUM_SERIES) % 3 == 0, values[:, -1], np.nan)
-    recent = make_recent(values, again=again)
+    beside = np.where(np.arange(NUM_SERIES) % 3 == 0, 0.012, np.nan)
+    recent = make_recent(values, again=again, beside=beside)
     known, _ = learn_noise(recent)
     found = compare_nights(recent, known, np.full(NUM_SERIES, NUM_NIGHTS - count))
     before = np.where(np.arange(NUM_NIGHTS) < NUM_NIGHTS - count, known.residuals, np.nan)
-    noise = estimate_noise(before, recent.pools, values[:, -1]).tolist()
+    noise = estimate_noise(before, recent.pools, values[:, -1], found.change).tolist()
     correlation = estimate_correlation(before).tolist()
     for row in range(NUM_SERIES):
         base = [v for v in values[row, : NUM_NIGHTS - count][-BASELINE_NIGHTS:].tolist() if math.isfinite(v)]
@@ -84,6 +86,9 @@ def test_a_comparison_is_stouffers_of_the_nights(count: int) -> None:
         assert found.change[row] == pytest.approx(change)
         assert found.p_value[row] == pytest.approx(expected)
         assert found.num_nights[row] == count
+        apart = math.copysign(1, change) * beside[row] / (math.sqrt(2) * noise[row])
+        by_chance = 1.0 if math.isnan(apart) else stats.t.sf(apart, LEAST_TAIL + TAIL_PER_NIGHT)
+        assert found.p_beside[row] == pytest.approx(min(1.0, by_chance + chance))
 
 
 @pytest.mark.parametrize("num_nights", [5, 10, 20, 45, 90])
@@ -105,11 +110,20 @@ def test_a_step_of_ten_times_the_noise_is_seen_at_once_and_its_size_is_known(cha
 
 
 def test_a_small_step_is_seen_over_more_nights() -> None:
-    values = draw(500, 60)
-    values[:, -8:] += 0.0275
+    values = draw(500, 60) + draw(500, 60, seed=1)
+    values[:, -8:] += 0.0325
     screening = screen(make_recent(values, runs=np.arange(500 * 60).reshape(500, 60)))
     assert (screening.p_value < 1e-3).mean() > 0.9
     assert np.median(screening.num_nights) >= 5
+
+
+def test_a_small_change_of_weeks_ago_does_not_hide_tonights() -> None:
+    values = draw(500, 60)
+    values[:, -14:] += 0.023
+    values[:, -1] += 0.05
+    screening = screen(make_recent(values, runs=np.arange(500 * 60).reshape(500, 60), again=values[:, -1]))
+    assert np.median(screening.num_nights) == 1
+    assert np.median(screening.change) > 0.05
 
 
 def test_a_slow_drift_is_seen() -> None:

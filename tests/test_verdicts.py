@@ -7,44 +7,15 @@ from math import inf, isfinite, nan
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pasts import NOISY, QUIET, SERIES, find_one, make_past, number_nights
 from records import make_case, make_measurement, make_points, make_retrial, make_run, make_series
 
+from tasks.findings import Past
 from tasks.history import Mark, Standing, find_standings
 from tasks.machines import MachineChange
-from tasks.records import Measurement, Retrial, Run, Series, State, Status, Suspect, Verdict, Version
-from tasks.verdicts import STATES_BY_STATUS, Past, find_suspects, judge_night
-
-QUIET = (100.0, 100.4, 99.6, 100.2, 99.8, 100.1, 99.7, 100.3, 99.9, 100.0, 100.2, 99.8)
-"""Twelve nights of a steady kernel."""
-NOISY = (100.0, 103.1, 97.2, 101.8, 98.9, 96.6, 102.5, 99.4, 103.3, 97.9, 100.7, 98.3, 102.1, 99.0, 101.2)
-SERIES = make_series()
-
-
-def number_nights(count: int) -> dict[str, Run]:
-    return {
-        f"night-{n}": make_run(f"night-{n}", n, git_commit=f"commit-{n}", git_dirty=n % 2 == 0) for n in range(count)
-    }
-
-
-def make_past(
-    medians_us: Sequence[float],
-    again_us: float | None = None,
-    standing: Standing | None = None,
-    machine: MachineChange | None = None,
-) -> tuple[Measurement, Past]:
-    """One series whose last night is tonight."""
-    points = make_points(medians_us)
-    tonight = make_measurement(points[-1].run_id, samples_us=(medians_us[-1],))
-    past = Past(
-        run_id=tonight.run_id,
-        runs=number_nights(len(points)),
-        trends={SERIES: points},
-        standings={SERIES: standing} if standing else {},
-        expected=(SERIES,),
-        machines={SERIES: machine} if machine else {},
-        retrials=[make_retrial(tonight, again_us)] if again_us else [],
-    )
-    return tonight, past
+from tasks.records import Measurement, Retrial, Series, State, Status, Verdict, Version
+from tasks.suspects import find_suspects
+from tasks.verdicts import STATES_BY_STATUS, judge_night
 
 
 def judge_one(
@@ -143,6 +114,28 @@ def test_a_suspect_that_was_not_measured_again_is_ambiguous_and_says_why() -> No
     verdict = judge_one((*QUIET, 120.0))
     assert (verdict.state, verdict.is_confirmed, verdict.since_run) == (State.AMBIGUOUS, None, "")
     assert verdict.evidence.endswith("; not measured again")
+
+
+@pytest.mark.parametrize("other", [Version.PREVIOUS_CODE, Version.LAST_GOOD_CONFIG])
+def test_what_the_version_of_before_does_without_is_told_before_the_nights_prove_it(other: Version) -> None:
+    tonight, past = make_past((*NOISY, 110.0), again_us=109.0)
+    likes = [make_measurement(past.run_id, make_case(tokens), samples_us=(100.0,)) for tokens in range(100, 130)]
+    past = replace(past, trends={**past.trends, **{m.series: make_points((*NOISY, 100.0)) for m in likes}})
+    assert judge_night([tonight, *likes], past)[0].state is State.AMBIGUOUS
+    for before_us, state in ((98.0, State.SLOW), (108.5, State.AMBIGUOUS)):
+        beside = replace(past, retrials=[*past.retrials, make_retrial(tonight, before_us, other)])
+        verdict = judge_night([tonight, *likes], beside)[0]
+        assert verdict.state is state
+        is_told = verdict.evidence.endswith("; the version of before, in turn with it, does without the change")
+        assert is_told is (state is State.SLOW)
+
+
+def test_a_machine_that_moved_too_does_not_hide_what_the_version_of_before_does_without() -> None:
+    tonight, past = make_past((*QUIET, 120.0), again_us=120.0, machine=MachineChange("cuda", {"copy": 0.1}))
+    assert judge_night([tonight], past)[0].is_machine
+    beside = [*past.retrials, make_retrial(tonight, 110.0, Version.PREVIOUS_CODE)]
+    [verdict] = judge_night([tonight], replace(past, retrials=beside))
+    assert (verdict.state, verdict.is_machine) == (State.SLOW, False)
 
 
 def test_only_tonights_version_confirms() -> None:
@@ -434,55 +427,6 @@ def test_a_baseline_that_was_marked_hides_the_nights_before_it() -> None:
 
 
 # Suspects
-
-
-def find_one(medians_us: Sequence[float], standing: Standing | None = None) -> list[Suspect]:
-    tonight, past = make_past(medians_us, standing=standing)
-    return find_suspects([tonight], past)
-
-
-@pytest.mark.parametrize("tonight_us", [120.0, 80.0])
-def test_what_looks_changed_is_measured_again_beside_the_run_before_the_change(tonight_us: float) -> None:
-    [suspect] = find_one((*QUIET, tonight_us))
-    assert (suspect.series, suspect.case, suspect.good_run) == (SERIES, make_case(), "night-11")
-    assert suspect.good_commit == "commit-11"
-
-
-def test_the_code_of_a_run_with_uncommitted_edits_is_not_at_hand() -> None:
-    [suspect] = find_one((*QUIET, 100.1, 120.0))
-    assert (suspect.good_run, suspect.good_commit) == ("night-12", "")
-
-
-def test_the_run_before_a_step_found_days_later_is_the_one_before_the_step() -> None:
-    [suspect] = find_one((*QUIET, 120.0, 120.1, 119.9))
-    assert suspect.good_run == "night-11"
-
-
-@pytest.mark.parametrize(
-    "medians_us", [(100.0,), (100.0, 200.0), (*QUIET, 100.1), (*NOISY, 104.0)], ids=["new", "young", "quiet", "noisy"]
-)
-def test_what_measuring_again_cannot_decide_is_no_suspect(medians_us: tuple[float, ...]) -> None:
-    assert find_one(medians_us) == []
-
-
-def test_a_change_that_stands_is_measured_again_only_when_it_seems_to_be_over() -> None:
-    standing = Standing(State.SLOW, "night-12", 0.2)
-    assert find_one((*QUIET, 120.0, 120.0), standing) == []
-    [suspect] = find_one((*QUIET, 120.0, 100.0), standing)
-    assert suspect.good_run == "night-11"
-
-
-def test_the_likeliest_suspects_come_first() -> None:
-    measured, trends = [], {}
-    for tokens, tonight in ((1, 104.0), (2, 100.0), (4, 130.0), (8, 90.0)):
-        points = make_points((*QUIET, *(NOISY if tokens == 2 else QUIET)[-2:], tonight))
-        measured.append(make_measurement(points[-1].run_id, make_case(tokens), samples_us=(tonight,)))
-        trends[measured[-1].series] = points
-    past = Past("night-14", number_nights(15), trends)
-    found = [suspect.case.num_tokens for suspect in find_suspects(measured, past)]
-    assert 2 not in found
-    assert set(found[:2]) == {4, 8}
-    assert found == [s.case.num_tokens for s in find_suspects(measured[::-1], past)]
 
 
 # Whatever the store holds

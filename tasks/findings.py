@@ -1,0 +1,228 @@
+"""What the times of a night are beside those of earlier nights, series by series, in relative terms.
+
+Over all series of a night together, one in twenty of the changes that are found may be noise (DISCOVERY_RATE).
+Source: Benjamini and Hochberg, Controlling the false discovery rate (doi:10.1111/j.2517-6161.1995.tb02031.x).
+"""
+
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil, copysign, exp, isfinite, log1p, nextafter
+
+import numpy as np
+
+from tasks.history import (
+    NOT_RETRIED,
+    NOTHING_SAID,
+    Retried,
+    Standing,
+    adopt_gain,
+    arrange_recent,
+    find_retried,
+    is_time,
+)
+from tasks.intervals import find_interval
+from tasks.machines import MachineChange
+from tasks.records import Measurement, Point, Retrial, Run, Series
+from tasks.screening import DRIFT_GAP, DRIFT_NIGHTS, MIN_CHANGE, find_least_change, screen
+from tasks.spreads import Flags, Floats
+
+MIN_CHANGE_YOUNG = 0.05
+"""Least relative change that counts until then."""
+LEAST_CHANGE = nextafter(-1.0, 0.0)
+"""Nothing takes no time at all, whatever is rounded."""
+SUSPECT_P = 0.05
+"""A series is measured again where noise alone looks like it in fewer than one of so many."""
+FAR_NOISES = 6.0
+"""So many times the noise, and MIN_CHANGE_YOUNG, is measured again however few nights tell what is likely."""
+DISCOVERY_RATE = 0.05
+"""Share of the changes told in one night that may be noise."""
+OVER_NOISES, MOST_OVER = 4.0, 7
+"""A change is over after (so many times the noise / the change) ** 2 nights, two of them at least, so many at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Everything that tonight is judged by."""
+
+    run_id: str
+    """Tonight's."""
+    runs: Mapping[str, Run]
+    """By id, in the order in which they were started, tonight included."""
+    trends: Mapping[Series, Sequence[Point]] = field(default_factory=dict)
+    """Every series' nights, oldest first, tonight included."""
+    standings: Mapping[Series, Standing] = field(default_factory=dict)
+    expected: Collection[Series] = ()
+    """Series that the last comparable run measured, or missed."""
+    machines: Mapping[Series, MachineChange] = field(default_factory=dict)
+    """How the machine of each series fared, where that is known."""
+    retrials: Sequence[Retrial] = ()
+    """What was measured again tonight."""
+
+    @property
+    def order(self) -> dict[str, int]:
+        """The place of each run."""
+        return {run_id: number for number, run_id in enumerate(self.runs)}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the screening says of one series that was timed tonight, in relative terms."""
+
+    measurement: Measurement
+    nights: Sequence[Point]
+    """Of the series, tonight last; those without a time left out."""
+    standing: Standing
+    num_baseline: int
+    """Nights that tonight is compared with."""
+    num_known: int
+    """Nights that tell its noise."""
+    baseline_us: float
+    change: float
+    low: float
+    high: float
+    noise: float
+    """Night-to-night standard deviation."""
+    p_value: float
+    adjusted_p: float
+    """By Benjamini and Hochberg, over the night."""
+    num_nights: int
+    """Nights that show the change, tonight included."""
+    is_drift: bool
+    relative_nights: Floats
+    """[num_nights] logarithm of each night over the baseline, tonight last."""
+    again: float | None
+    """The same of what was measured again tonight."""
+    retried: Retried
+    """What that took."""
+    adjusted_beside: float
+    """Likelihood that noise alone sets it apart from the version of before, times the series that were tried so."""
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is a change that counts."""
+        return abs(self.change) >= find_least_change(self.num_nights, self.is_drift)
+
+    @property
+    def looks_changed(self) -> bool:
+        """Whether it is a change that counts, and unlikely to be noise or too far from it to be passed over."""
+        is_far = abs(self.change) >= max(MIN_CHANGE_YOUNG, FAR_NOISES * self.noise)
+        return self.is_large and not self.is_blurred and (self.p_value < SUSPECT_P or is_far)
+
+    @property
+    def is_blurred(self) -> bool:
+        """Whether tonight alone shows it, and within what tonight's own median is unsure of."""
+        half_width = find_interval(self.measurement).relative_half_width
+        return self.num_nights == 1 and isfinite(half_width) and abs(self.change) <= half_width
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether the version of before, in turn with tonight's, does without a change that counts.
+
+        Whatever the machine did, it did to both.
+        """
+        towards = copysign(1.0, self.change) * (self.retried.beside or 0.0)
+        return towards >= log1p(MIN_CHANGE) and self.adjusted_beside <= DISCOVERY_RATE
+
+    @property
+    def is_confirmed(self) -> bool | None:
+        """Whether measuring again said the same as tonight; None if it was not measured again."""
+        if self.again is None:
+            return None
+        if self.standing.has_moved:
+            return is_back(self.again, self.standing.moved_by) is self.looks_over
+        return not is_back(self.again, self.change)
+
+    @property
+    def looks_over(self) -> bool:
+        """Whether a change that stood was not seen tonight."""
+        return self.standing.has_moved and is_back(float(self.relative_nights[-1]), self.standing.moved_by)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was not seen twice in a row, the last two nights or tonight and tonight again; of a small change
+        of a noisy series, over more nights together."""
+        if not self.standing.has_moved:
+            return False
+        draws = self.relative_nights if self.again is None else np.append(self.relative_nights, self.again)
+        stood = self.standing.moved_by
+        needed = min(MOST_OVER, max(2, ceil((OVER_NOISES * self.noise / log1p(max(abs(stood), MIN_CHANGE))) ** 2)))
+        return all(is_back(float(one), stood) for one in (*draws[-2:], np.median(draws[-needed:])))
+
+    @property
+    def since_run(self) -> str:
+        """The run that shows the change first: where the last nights are best split into those before it and since; of
+        a drift, the one after those that it is told against."""
+        if self.is_drift:
+            return self.nights[-min(len(self.nights), DRIFT_NIGHTS + DRIFT_GAP)].run_id
+        values = self.relative_nights[-(self.num_nights + 2) :]
+        without, with_it = np.abs(values), np.abs(values - log1p(self.change))
+        costs = [without[:split].sum() + with_it[split:].sum() for split in range(len(values))]
+        return self.nights[len(self.nights) - len(values) + int(np.argmin(costs))].run_id
+
+
+def is_back(relative: float, change: float) -> bool:
+    """Whether a night, as logarithm over the baseline, is nearer to it than to a change that counts."""
+    least = max(abs(log1p(change)), log1p(MIN_CHANGE))
+    return copysign(1.0, change) * relative < 0.5 * least
+
+
+def screen_night(measurements: Sequence[Measurement], past: Past) -> dict[Series, Finding]:
+    """What the times of tonight are, beside those of earlier nights."""
+    by_series = {m.series: m for m in measurements if is_time(m.median_us)}
+    series = [one for one in by_series if past.trends.get(one)]
+    if not series:
+        return {}
+    timed, order, retried = [by_series[one] for one in series], past.order, find_retried(past.retrials)
+    trends = [[point for point in past.trends[one] if is_time(point.median_us)] for one in series]
+    standings = [
+        adopt_gain(past.standings.get(one, NOTHING_SAID).when_timed, nights, order)
+        for one, nights in zip(series, trends, strict=True)
+    ]
+    recent = arrange_recent(trends, series, standings, retried, order)
+    screened = screen(recent)
+    kinds = [(m.check.case.layer.kernel, m.check.provider) for m in timed]
+    adjusted = adjust_for_many(screened.p_value, recent.changed == recent.values.shape[1], kinds)
+    num_beside = np.isfinite(recent.beside).sum()
+    findings = {}
+    for row, measurement in enumerate(timed):
+        if not screened.num_baseline[row]:
+            continue
+        findings[series[row]] = Finding(
+            measurement=measurement,
+            nights=trends[row],
+            standing=standings[row],
+            num_baseline=int(screened.num_baseline[row]),
+            num_known=int(screened.num_known[row]),
+            baseline_us=exp(screened.level[row]),
+            change=max(float(np.expm1(screened.change[row])), LEAST_CHANGE),
+            low=float(np.expm1(screened.low[row])),
+            high=float(np.expm1(screened.high[row])),
+            noise=float(screened.noise[row]),
+            p_value=float(screened.p_value[row]),
+            adjusted_p=float(adjusted[row]),
+            num_nights=int(screened.num_nights[row]),
+            is_drift=bool(screened.is_drift[row]),
+            relative_nights=screened.nights[row, -min(len(trends[row]), screened.nights.shape[1]) :],
+            again=float(screened.again[row]) if np.isfinite(screened.again[row]) else None,
+            retried=retried.get(series[row], NOT_RETRIED),
+            adjusted_beside=float(screened.p_beside[row]) * num_beside,
+        )
+    return findings
+
+
+def adjust_for_many(p_values: Floats, searched: Flags, groups: Sequence[Hashable]) -> Floats:
+    """Each p-value as it counts among all that are searched tonight; those of changes that stand stay as they are.
+
+    Benjamini and Hochberg's, where what moved in one group counts as one discovery: a library that slows down a hundred
+    series does not let five by that moved by chance.
+    """
+    adjusted, chosen = p_values.copy(), np.flatnonzero(searched)
+    ordered = chosen[np.argsort(p_values[chosen], kind="stable")]
+    ranks = np.array([len(chosen)] * len(ordered), dtype=np.float64)
+    seen: set[Hashable] = set()
+    for place, row in enumerate(ordered):
+        seen.add(groups[row])
+        ranks[place] = len(seen)
+    scaled = p_values[ordered] * len(ordered) / ranks
+    adjusted[ordered] = np.minimum(1.0, np.minimum.accumulate(scaled[::-1])[::-1])
+    return adjusted

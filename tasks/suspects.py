@@ -1,0 +1,73 @@
+"""Whose times seem to have changed tonight: they are measured again the same night, before anybody is told."""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import astuple, replace
+from typing import Any
+
+from tasks.findings import Finding, Past, screen_night
+from tasks.machines import MachineChange
+from tasks.records import Measurement, Suspect
+
+MIN_NIGHTS = 3
+"""Earlier nights without which a change is AMBIGUOUS: the series' own noise is not known yet."""
+MOST_SUSPECTS = 200
+"""Series that are measured again in one night; where more have moved together, these tell for all."""
+MOST_BESIDE_EARLIER_CODE = 3
+"""Suspects of one kernel and provider that are measured beside the code of before, which takes twelve turns each."""
+
+
+def find_suspects(measurements: Iterable[Measurement], past: Past) -> list[Suspect]:
+    """The series that are to be measured again, the likeliest of every kernel and provider first: whose times seem to
+    have changed, or whose change seems to be over."""
+    found = [f for f in screen_night(list(measurements), past).values() if is_suspect(f)]
+    found.sort(key=lambda finding: rank_suspect(finding, past.machines.get(finding.measurement.series)))
+    return [make_suspect(finding, past) for finding in take_turns(found)[:MOST_SUSPECTS]]
+
+
+def rank_suspect(finding: Finding, machine: MachineChange | None) -> tuple[Any, ...]:
+    """The likeliest first; last of all, what the machine did too, by what is left of it."""
+    name = astuple(finding.measurement.series)
+    if machine and machine.explains(finding.change):
+        return True, machine.move_with(finding.change) - abs(finding.change), *name
+    return False, finding.p_value, -abs(finding.change), *name
+
+
+def take_turns(findings: Sequence[Finding]) -> list[Finding]:
+    """The first of every kernel and provider, then the second of each: what moved together leaves room for others."""
+    places: Counter[Hashable] = Counter()
+    ranked = []
+    for finding in findings:
+        check = finding.measurement.check
+        kind = check.case.layer.kernel, check.provider
+        ranked.append((places[kind], finding))
+        places[kind] += 1
+    return [finding for _, finding in sorted(ranked, key=lambda one: one[0])]
+
+
+def is_suspect(finding: Finding) -> bool:
+    """Whether measuring again could decide anything."""
+    if finding.standing.has_moved:
+        return finding.looks_over
+    return finding.looks_changed and finding.num_known >= MIN_NIGHTS
+
+
+def make_suspect(finding: Finding, past: Past) -> Suspect:
+    """What to measure again, and the last run before the change."""
+    check, order = finding.measurement.check, past.order
+    first = order.get(finding.standing.since_run if finding.standing.has_moved else finding.since_run, -1)
+    before = [point for point in finding.nights if order[point.run_id] < first]
+    good = past.runs[before[-1].run_id] if before else None
+    commit = good.git_commit if good and not good.git_dirty else ""
+    return Suspect(finding.measurement.series, check.case, good.run_id if good else "", commit, {}, check.config)
+
+
+def spare_earlier_code(suspects: Sequence[Suspect]) -> list[Suspect]:
+    """The same, without the commit of before beyond the first few of one kernel and provider."""
+    asked: Counter[Hashable] = Counter()
+    spared = []
+    for suspect in suspects:
+        kind = suspect.case.layer.kernel, suspect.series.provider
+        asked[kind] += 1
+        spared.append(suspect if asked[kind] <= MOST_BESIDE_EARLIER_CODE else replace(suspect, good_commit=""))
+    return spared
