@@ -78,6 +78,9 @@ MOST = 50.0
 DOUBTFUL_P = 0.05
 """The past of a series is searched for its habits below this p-value, and a scale that shows a change goes first."""
 
+SURE_P, MUCH_LARGER = 1e-3, 1.5
+"""Of scales that are as sure, one whose change is so many times as large goes before those that are surer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recent:
@@ -179,14 +182,17 @@ def _choose_scale(found: Sequence[Screening]) -> Integers:
     """[num_series] the scale that is least likely to be noise, of those whose change counts if one's does.
 
     It counts if half of the scale's nights show it: a large step makes the nights before unlikely. And a small change
-    of weeks ago, however sure, does not hide tonight's.
+    of weeks ago, however sure, does not hide a larger one of tonight.
     """
     p_values = np.stack([one.p_value for one in found])
     recent = [one.nights[:, -count:] for one, count in zip(found, (*SCALES, DRIFT_NIGHTS), strict=True)]
     is_seen = np.stack([np.abs(find_cautious_medians(nights)) >= MIN_CHANGE for nights in recent])
     least = np.array([find_least_change(count, is_drift=False) for count in SCALES] + [MIN_SLOW_CHANGE])
-    is_large = np.abs(np.expm1([one.change for one in found])) >= least[:, None]
-    of_seen = np.where(is_seen & is_large, p_values, 1.0)
+    sizes = np.abs(np.nan_to_num(np.expm1([one.change for one in found])))
+    of_seen = np.where(is_seen & (sizes >= least[:, None]), p_values, 1.0)
+    of_likeliest = np.take_along_axis(sizes, of_seen.argmin(axis=0)[None], axis=0)
+    of_larger = np.where((of_seen < SURE_P) & (sizes >= MUCH_LARGER * of_likeliest), of_seen, 1.0)
+    of_seen = np.where((of_larger < 1.0).any(axis=0), of_larger, of_seen)
     is_doubtful = of_seen.min(axis=0) < DOUBTFUL_P
     return np.where(is_doubtful, of_seen.argmin(axis=0), p_values.argmin(axis=0))
 

@@ -67,13 +67,13 @@ with_triton = pytest.mark.parametrize("name", TRITON_KERNELS)
 
 
 def units_of(kernel: Kernel, prefix: str, most_schemes: int | None) -> list[WorkUnit]:
-    """Small units of the first schemes: one token, many, every option at its last value; providers named so."""
+    """Small units of the first schemes: one token, and many with every option at its last value; providers named so."""
     providers = tuple(name for name in kernel.providers if name.startswith(prefix))
     units = []
     for scheme in kernel.schemes[:most_schemes]:
         few = small_case(kernel, scheme, num_tokens=1)
-        changed = [Case(few.layer, 33, {name: values[-1]}) for name, values in kernel.options.items()]
-        units.append(WorkUnit(few.layer, (few, replace(few, num_tokens=700), *changed), providers))
+        many = Case(few.layer, 700, {name: values[-1] for name, values in kernel.options.items()})
+        units.append(WorkUnit(few.layer, (few, many), providers))
     return units
 
 

@@ -117,9 +117,10 @@ def test_a_small_step_is_seen_over_more_nights() -> None:
     assert np.median(screening.num_nights) >= 5
 
 
-def test_a_small_change_of_weeks_ago_does_not_hide_tonights() -> None:
+@pytest.mark.parametrize("earlier", [0.023, 0.033])
+def test_a_small_change_of_weeks_ago_does_not_hide_tonights(earlier: float) -> None:
     values = draw(500, 60)
-    values[:, -14:] += 0.023
+    values[:, -14:] += earlier
     values[:, -1] += 0.05
     screening = screen(make_recent(values, runs=np.arange(500 * 60).reshape(500, 60), again=values[:, -1]))
     assert np.median(screening.num_nights) == 1
