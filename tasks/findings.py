@@ -95,7 +95,8 @@ class Finding:
     retried: Retried
     """What that took."""
     adjusted_beside: float
-    """Likelihood that noise alone sets it apart from the version of before, times the series that were tried so."""
+    """How likely it is that noise alone sets one of those apart from the version of before that were tried so, or lets
+    one of all series look like this now and then: that is no fresh evidence, since they were picked for it."""
 
     @property
     def is_large(self) -> bool:
@@ -205,7 +206,7 @@ def screen_night(measurements: Sequence[Measurement], past: Past) -> dict[Series
             relative_nights=screened.nights[row, -min(len(trends[row]), screened.nights.shape[1]) :],
             again=float(screened.again[row]) if np.isfinite(screened.again[row]) else None,
             retried=retried.get(series[row], NOT_RETRIED),
-            adjusted_beside=float(screened.p_beside[row]) * num_beside,
+            adjusted_beside=float(screened.p_beside[row] * num_beside + screened.chance[row] * len(timed)),
         )
     return findings
 

@@ -127,6 +127,8 @@ class Screening:
     p_beside: Floats
     """How often it makes two processes differ as much that take turns on one device, tonight's version in one, that of
     before in the other; 1 where there is no other."""
+    chance: Floats
+    """How likely as many of the nights of the change, tonight again among them, are off by chance as others before."""
     num_nights: Integers
     """Nights that the change is seen over, tonight included."""
     is_drift: Flags
@@ -270,11 +272,10 @@ def compare_nights(
         chance = find_chance(draws, before, HABIT * change)
         p_value = 2 * special.ndtr(-z) + chance
         apart = np.sign(change) * recent.beside / (math.sqrt(2) * noise)
-        p_beside = np.nan_to_num(stats.t.sf(apart, LEAST_TAIL + TAIL_PER_NIGHT), nan=1.0) + chance
+        p_beside = np.nan_to_num(stats.t.sf(apart, LEAST_TAIL + TAIL_PER_NIGHT), nan=1.0)
         half = stats.norm.ppf(0.975) * np.sqrt(noise**2 / independent + known.unfamiliar**2)
     is_known = (num_base >= (DRIFT_BASE if is_drift else 1)) & np.isfinite(change)
     p_value = np.where(is_known, np.minimum(p_value, 1.0), 1.0)
-    p_beside = np.where(is_known, np.minimum(p_beside, 1.0), 1.0)
     drift = np.full(len(level), is_drift)
     interval = change - half, change + half
     relative = known.values - level[:, None]
@@ -287,6 +288,7 @@ def compare_nights(
         *interval,
         p_value,
         p_beside,
+        chance,
         num_nights,
         drift,
         relative,

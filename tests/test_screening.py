@@ -88,7 +88,8 @@ def test_a_comparison_is_stouffers_of_the_nights(count: int) -> None:
         assert found.num_nights[row] == count
         apart = math.copysign(1, change) * beside[row] / (math.sqrt(2) * noise[row])
         by_chance = 1.0 if math.isnan(apart) else stats.t.sf(apart, LEAST_TAIL + TAIL_PER_NIGHT)
-        assert found.p_beside[row] == pytest.approx(min(1.0, by_chance + chance))
+        assert found.p_beside[row] == pytest.approx(by_chance)
+        assert found.chance[row] == pytest.approx(chance)
 
 
 @pytest.mark.parametrize("num_nights", [5, 10, 20, 45, 90])
