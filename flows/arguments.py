@@ -25,15 +25,21 @@ examples:
   kernel-nightly changes                                      what differs between the last two runs of a suite
   kernel-nightly incidents                                    what stands, since when, and what changed with it
   kernel-nightly acknowledge slow-3f9a1c --reason "exact scales cost that much"
+  kernel-nightly branch my-branch --base main --only nvfp4_moe
+  kernel-nightly bisect slow-3f9a1c --good v1.2 --bad main
   kernel-nightly site --open
 
-exit codes: 0 nothing to report, 1 an incident is open (SLOW, WRONG, FAILED or MISSING), 2 bad input,
-            3 the run did not finish
+exit codes: 0 nothing to report, 1 an incident is open or a branch is worse (SLOW, WRONG, FAILED or MISSING) or the
+            commit that did it was found, 2 bad input, 3 the run did not finish or could not decide
 """
-LISTINGS = ("models", "kernels", "providers", "schemes", "options", "timers", "coverage", "suites", "runs")
+LISTINGS = ("models", "kernels", "providers", "schemes", "options", "timers", "coverage", "suites", "runs", "branches")
 TABLES = ("times", "throughput", "bandwidth", "speedup", "memory", "costs", "all")
 """What `show --table` prints; flows/tables.py."""
 SAVE_DIR = Path("results")
+BUDGET_SECONDS = 180.0
+"""Of a layer that is compared: after so long it gets no more sittings."""
+
+Group = argparse._ArgumentGroup
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -42,6 +48,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("kernel-nightly", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands.add_parser("run", help="measure a suite, judge it and draw the site", formatter_class=raw))
+    _add_branch(commands.add_parser("branch", help="measure a branch against its base, for a pull request"))
+    _add_bisect(commands.add_parser("bisect", help="find the commit that changed a series"))
     listing = commands.add_parser("list", help=f"list {', '.join(LISTINGS)}")
     listing.add_argument("what", choices=LISTINGS)
     _add_save_dir(listing)
@@ -91,6 +99,54 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
+    _add_what(parser)
+    how = _add_how(parser)
+    how.add_argument(
+        "--run-id", default="", help="name of the run; one that was stopped is resumed: only what it lacks is measured"
+    )
+    told = parser.add_argument_group("who is told, besides the console (docs/alerts.md has webhooks, Slack and mail)")
+    for name, what_it_does in (
+        ("json", "append every alert, one JSON object a line"),
+        ("junit", "write the night as JUnit XML"),
+        ("markdown", "write the night as Markdown"),
+    ):
+        told.add_argument(f"--alert-{name}", type=Path, metavar="FILE", help=what_it_does)
+
+
+def _add_branch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("head", nargs="?", default="HEAD", metavar="BRANCH", help="or a tag or commit (default: HEAD)")
+    parser.add_argument("--base", default="main", metavar="REF", help="what it is measured against (default: main)")
+    parser.add_argument("--worktree", action="store_true", help="measure the checkout's uncommitted work instead")
+    _add_what(parser)
+    _add_doubt(_add_how(parser))
+
+
+def _add_bisect(parser: argparse.ArgumentParser) -> None:
+    series = "an incident's id, or words that only one series has: fused_moe num_tokens=16 triton graph"
+    parser.add_argument("series", nargs="+", metavar="SERIES", help=series)
+    parser.add_argument("--good", required=True, metavar="REF", help="a branch, tag or commit from before the change")
+    parser.add_argument("--bad", default="HEAD", metavar="REF", help="one that has it (default: HEAD)")
+    _add_doubt(_add_where(parser.add_argument_group("how to run")))
+
+
+def _add_doubt(how: Group) -> None:
+    how.add_argument(
+        "--least-change",
+        type=float,
+        metavar="SHARE",
+        help="relative change that is to be told from none (default: 0.01 on a GPU, 0.2 on a CPU)",
+    )
+    how.add_argument(
+        "--budget",
+        type=float,
+        default=BUDGET_SECONDS,
+        metavar="SECONDS",
+        help="a layer that is still in doubt after so long gets no more sittings (default: 180)",
+    )
+    how.add_argument("--markdown", type=Path, metavar="FILE", help="also write the text for a pull request to a file")
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to measure (several values after one option: --batch-size 1 16 64)")
     what.add_argument("--suite", default="auto", help="default: nightly on a GPU, smoke without one")
     what.add_argument(
@@ -132,24 +188,22 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--trust-remote-code", action="store_true", help="let a model's own code read its config")
     what.add_argument("--model-prefix", default="", help="attribute of the config that holds the language model's")
     what.add_argument("--allow-download", action="store_true", help="let --model fetch a config from the Hub")
+
+
+def _add_how(parser: argparse.ArgumentParser) -> Group:
     how = parser.add_argument_group("how to run")
     how.add_argument("--seed", type=int, default=0, help="of weights and inputs (default: 0)")
     how.add_argument(
         "--precision", type=float, default=PRECISION, help="sample until a median is known to +- this (default: 0.005)"
     )
+    return _add_where(how)
+
+
+def _add_where(how: Group) -> Group:
     how.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)}")
     how.add_argument("--address", default="", help="of a running Ray cluster (default: RAY_ADDRESS, or start one here)")
-    how.add_argument(
-        "--run-id", default="", help="name of the run; one that was stopped is resumed: only what it lacks is measured"
-    )
     how.add_argument("--save-dir", type=Path, default=SAVE_DIR, help="folder for all results (default: results)")
-    told = parser.add_argument_group("who is told, besides the console (docs/alerts.md has webhooks, Slack and mail)")
-    for name, what_it_does in (
-        ("json", "append every alert, one JSON object a line"),
-        ("junit", "write the night as JUnit XML"),
-        ("markdown", "write the night as Markdown"),
-    ):
-        told.add_argument(f"--alert-{name}", type=Path, metavar="FILE", help=what_it_does)
+    return how
 
 
 def read_alert_files(arguments: argparse.Namespace) -> AlertFiles:
@@ -158,7 +212,7 @@ def read_alert_files(arguments: argparse.Namespace) -> AlertFiles:
 
 
 def read_selection(arguments: argparse.Namespace) -> Selection:
-    """What the `run` command's options narrow or replace."""
+    """What the options of `run` and `branch` narrow or replace."""
     return Selection(
         models=tuple(arguments.models),
         tp_sizes=tuple(arguments.tp_sizes),

@@ -6,8 +6,8 @@ import os
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from kernels.errors import BenchmarkError
 from tasks.errors import UsageError
 
 if TYPE_CHECKING:
+    from flows.choice import Choice
     from tasks.store import Store
 
 PLAIN_WIDTH = 120
@@ -56,29 +57,21 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     """Measure a suite; bad input is found before anything is started."""
     from flows.choice import choose_suite
     from tasks import cases
-    from tasks.channels.secrets import hide_secrets
     from tasks.channels.settings import open_channels
-    from tasks.pool import start_workers
     from tasks.session import new_run
     from tasks.store import Store
 
     selection = read_selection(arguments)
     chosen = choose_suite(arguments.suite, arguments.device, arguments.address)
     cases.plan_units(chosen.suite, cases.resolve_shapes(chosen.suite, selection), selection, chosen.device_type)
-    set_prefect_defaults()
     files = read_alert_files(arguments)
     open_channels(files, os.environ, console)
     run_to_be = new_run(chosen.suite.name, selection, chosen.device_type, arguments.seed, arguments.run_id)
     Store.refuse_early(arguments.save_dir, run_to_be)
 
-    from flows.server import starting_server
-
-    with starting_server():
+    with starting_early(chosen, compiles_ahead=True):
         from flows.nightly import nightly, read_night
         from flows.report import exit_code, print_report
-
-        with hide_secrets(os.environ):
-            start_workers(chosen.device_type, chosen.address)
     site = nightly(
         suite=arguments.suite,
         selection=selection,
@@ -93,6 +86,96 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     print_report(console, night)
     console.print(f"site: {site}", soft_wrap=True, highlight=False)
     return exit_code(night)
+
+
+def branch(arguments: argparse.Namespace, _console: Console) -> int:
+    """Measure a branch against its base; bad input is found before anything is started."""
+    from flows.choice import choose_suite
+    from tasks import cases
+    from tasks.comparison_store import ComparisonStore
+    from tasks.refs import find_commit
+
+    require_sizes(arguments)
+    selection = read_selection(arguments)
+    chosen = choose_suite(arguments.suite, arguments.device, arguments.address)
+    cases.plan_units(chosen.suite, cases.resolve_shapes(chosen.suite, selection), selection, chosen.device_type)
+    if arguments.worktree and arguments.head != "HEAD":
+        raise UsageError(f"--worktree measures the checkout as it is: leave out {arguments.head}, or check it out")
+    find_commit(arguments.head, "branch")
+    find_commit(arguments.base, "--base")
+    ComparisonStore.refuse_early(arguments.save_dir)
+    with starting_early(chosen):
+        from flows.branch import branch as compare_branch
+        from flows.pull_request import exit_code
+    outcome = compare_branch(
+        head=arguments.head,
+        base=arguments.base,
+        worktree=arguments.worktree,
+        suite=arguments.suite,
+        selection=selection,
+        seed=arguments.seed,
+        least_change=arguments.least_change,
+        budget_seconds=arguments.budget,
+        device=arguments.device,
+        save_dir=arguments.save_dir,
+        address=arguments.address,
+        markdown=arguments.markdown,
+    )
+    return exit_code(outcome)
+
+
+def bisect(arguments: argparse.Namespace, _console: Console) -> int:
+    """Find the commit that changed a series; bad input is found before anything is started."""
+    from flows.choice import choose_suite
+    from tasks.comparison_store import ComparisonStore
+    from tasks.naming import find_asked
+    from tasks.refs import find_commit, list_commits
+
+    require_sizes(arguments)
+    chosen = choose_suite("auto", arguments.device, arguments.address)
+    list_commits(find_commit(arguments.good, "--good"), find_commit(arguments.bad, "--bad"))
+    words = " ".join(arguments.series)
+    with closing(ComparisonStore.read(arguments.save_dir)) as store:
+        find_asked(store, words)
+    ComparisonStore.refuse_early(arguments.save_dir)
+    with starting_early(chosen):
+        from flows.bisect import bisect as find_commit_of
+        from flows.culprit import exit_code
+    finding = find_commit_of(
+        series=words,
+        good=arguments.good,
+        bad=arguments.bad,
+        least_change=arguments.least_change,
+        budget_seconds=arguments.budget,
+        device=arguments.device,
+        save_dir=arguments.save_dir,
+        address=arguments.address,
+        markdown=arguments.markdown,
+    )
+    return exit_code(finding)
+
+
+def require_sizes(arguments: argparse.Namespace) -> None:
+    """Refuse a --least-change or --budget that means nothing."""
+    if arguments.least_change is not None and not 0 < arguments.least_change <= 10:
+        raise UsageError(f"--least-change {arguments.least_change:g} is not between 0 and 10; 0.01 is 1 %")
+    if not arguments.budget >= 0:
+        raise UsageError(f"--budget {arguments.budget:g} is below 0; give seconds")
+
+
+@contextmanager
+def starting_early(chosen: "Choice", *, compiles_ahead: bool = False) -> Iterator[None]:
+    """Start Prefect's server and the workers while the block imports what the flow needs."""
+    set_prefect_defaults()
+    from flows.server import starting_server
+    from tasks.ahead import AheadBench
+    from tasks.channels.secrets import hide_secrets
+    from tasks.pool import start_workers
+
+    with starting_server():
+        yield
+        with hide_secrets(os.environ):
+            start_workers(chosen.device_type, chosen.address, companion=AheadBench if compiles_ahead else None)
 
 
 def set_prefect_defaults() -> None:
@@ -220,6 +303,8 @@ def open_source(arguments: argparse.Namespace) -> "Store":
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "run": run,
+    "branch": branch,
+    "bisect": bisect,
     "show": show,
     "changes": changes,
     "incidents": incidents,

@@ -5,13 +5,15 @@ from pathlib import Path
 from flows.coverage import coverage_lines
 from kernels.registry import kernels
 from kernels.timing.timers import TIMERS
+from tasks.comparison_store import ComparisonStore
+from tasks.refs import SHORT
 from tasks.shapes import list_models
 from tasks.store import Store
 from tasks.suites import SUITES
 
 
 def list_lines(what: str, save_dir: Path) -> list[str]:
-    """One line per model, kernel, provider, scheme, option, timer, suite or stored run; "coverage" is a table."""
+    """One line per model, kernel, provider, scheme, option, timer, suite, run or comparison; "coverage" is a table."""
     registry = kernels()
     match what:
         case "models":
@@ -31,6 +33,8 @@ def list_lines(what: str, save_dir: Path) -> list[str]:
             return coverage_lines()
         case "suites":
             return [f"{suite.name}: {suite.description}" for suite in SUITES.values()]
+        case "branches":
+            return list_comparisons(save_dir)
         case _:
             return list_runs(save_dir)
 
@@ -40,3 +44,14 @@ def list_runs(save_dir: Path) -> list[str]:
     with Store.read(save_dir) as store:
         runs = store.runs()
     return [f"{run.run_id}  {run.suite}  {run.status}  {run.git_commit[:12]}{'+' * run.git_dirty}" for run in runs]
+
+
+def list_comparisons(save_dir: Path) -> list[str]:
+    """One line per comparison of a branch, and of a step of a bisection, oldest first."""
+    with ComparisonStore.read(save_dir) as store:
+        found = store.comparisons()
+    return [
+        f"{one.comparison_id}  {one.head} ({one.head_commit[:SHORT]}) against {one.base} ({one.base_commit[:SHORT]})  "
+        f"{one.status}"
+        for one in found
+    ]

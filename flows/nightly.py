@@ -3,21 +3,19 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from prefect import Task, flow, task
+from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 from rich.console import Console
 
 from dashboards.site import write_site
+from flows.attempts import MOST_WORKERS, attempt, wait_for
 from flows.choice import choose_suite
 from tasks.cases import Selection
 from tasks.channels.files import AlertFiles
 from tasks.channels.secrets import hide_secrets
 from tasks.channels.settings import open_channels
-from tasks.errors import WorkerLost
 from tasks.measure import UnitBench
 from tasks.nights import Night
 from tasks.records import Suspect, WorkUnit
@@ -39,8 +37,6 @@ from tasks.stages import (
 from tasks.store import Store
 from tasks.workers import Worker
 
-MOST_WORKERS = 64
-"""Threads of the flow: more than that many GPUs wait in line."""
 WHOLE_SUITE = Selection()
 NO_FILES = AlertFiles()
 
@@ -97,13 +93,6 @@ def nightly(
     return site
 
 
-def attempt(session: Session, worker: Worker, measure: Task[..., None], *what: object) -> PrefectFuture[Any]:
-    """Have a worker measure; the pool hears of the end even of an attempt that Prefect fails before it has begun."""
-    future = measure.submit(session, worker, *what)
-    future.add_done_callback(lambda _: session.workers.end_attempt())
-    return future
-
-
 @task(name="measure unit", task_run_name="{unit.layer.kernel} {unit.layer.label}", cache_policy=NO_CACHE)
 def measure_unit(session: Session, worker: Worker, unit: WorkUnit) -> None:
     """Weights, checks and times of one unit, on one worker, into the store; before a worker's first, its ceilings."""
@@ -123,14 +112,6 @@ def measure_unit_again(session: Session, worker: Worker, unit: WorkUnit, suspect
     """The suspects of one unit once more, into the store."""
     with session.workers.returning(worker, unit):
         measure_again(session, unit, worker, suspects)
-
-
-def wait_for(attempts: Sequence[PrefectFuture[Any]]) -> None:
-    """Wait until every attempt at a unit has ended; of one that lost its worker the unit was handed out again."""
-    for future in attempts:
-        ended = future.result(raise_on_failure=False)
-        if isinstance(ended, BaseException) and not isinstance(ended, WorkerLost):
-            raise ended
 
 
 @task(name="draw site", cache_policy=NO_CACHE)

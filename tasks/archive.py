@@ -1,5 +1,9 @@
-"""The code of past commits at hand, out of the git repository that this code is a checkout of."""
+"""The code of commits at hand, out of the git repository that this code is a checkout of.
 
+`git archive` and not `git worktree`: a worktree is noted in the repository, where a killed run would leave it behind.
+"""
+
+import os
 import re
 import subprocess
 import tempfile
@@ -9,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tasks.errors import UsageError
 from tasks.provenance import CHECKOUT
 
 PACKAGES = ("kernels", "tasks")
@@ -17,13 +22,51 @@ COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
 
 class Archive:
-    """Folders with the packages of past commits, each unpacked when it is first asked for. Any thread may ask."""
+    """Folders with the packages of commits, each unpacked when it is first asked for. Any thread may ask."""
 
     def __init__(self, folder: Path, checkout: Path) -> None:
         self._folder = folder
         self._checkout = checkout
         self._lock = threading.Lock()
         self._found: dict[str, tuple[Path | None, str]] = {}
+        self._environment: dict[str, str] = {}
+        """For git, once objects of our own are in the folder."""
+
+    def take_snapshot(self) -> str:
+        """The tree of the checkout with the packages as they lie there now, edits and new files included.
+
+        A tree serves as a commit for `find`, and the same files give the same one. Its objects are in the folder of
+        this archive: the repository and its index stay as they are.
+
+        Raises:
+            UsageError: there is no checkout to take it of.
+        """
+        objects = self._folder / "objects"
+        objects.mkdir(exist_ok=True)
+        theirs = self._ask("rev-parse", "--path-format=absolute", "--git-path", "objects")
+        self._environment = {
+            "GIT_INDEX_FILE": str(self._folder / "index"),
+            "GIT_OBJECT_DIRECTORY": str(objects),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": theirs,
+        }
+        self._ask("read-tree", "HEAD")
+        self._ask("add", "--all", "--", *PACKAGES)
+        return self._ask("write-tree")
+
+    def _ask(self, *arguments: str) -> str:
+        """What git prints."""
+        try:
+            done = self._run(*arguments)
+        except FileNotFoundError as error:
+            raise UsageError("git is not installed, and --worktree needs it; name a commit on its machine") from error
+        if done.returncode:
+            raise UsageError(f"--worktree needs a git checkout at {self._checkout}: {_last_line(done.stderr)}")
+        return done.stdout.strip()
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["git", "-C", str(self._checkout), *arguments]
+        environment = {**os.environ, **self._environment}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
     def find(self, commit: str) -> tuple[Path | None, str]:
         """The folder of a commit and "", or None and in one line why its code is not at hand."""
@@ -38,22 +81,24 @@ class Archive:
         if not COMMIT.fullmatch(commit):
             return None, f"{commit!r} is no commit"
         packed, folder = self._folder / f"{commit}.zip", self._folder / commit
-        command = ["git", "-C", str(self._checkout), "archive", "--format=zip", f"--output={packed}", commit, *PACKAGES]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = self._run("archive", "--format=zip", f"--output={packed}", commit, *PACKAGES)
         except FileNotFoundError:
             return None, "git is not installed: no past commit is at hand"
         if done.returncode:
-            told = (done.stderr.strip().splitlines() or ["git archive failed"])[-1]
-            return None, f"commit {commit[:12]} is not at hand: {told}"
+            return None, f"commit {commit[:12]} is not at hand: {_last_line(done.stderr)}"
         with zipfile.ZipFile(packed) as archive:
             archive.extractall(folder)
         packed.unlink()
         return folder, ""
 
 
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["git failed and did not say why"])[-1]
+
+
 @contextmanager
 def open_archive(checkout: Path = CHECKOUT) -> Iterator[Archive]:
-    """Past commits in a temporary folder. The repository is only read, and nothing is noted in it."""
+    """Commits in a temporary folder. The repository is only read, and nothing is noted in it."""
     with tempfile.TemporaryDirectory(prefix="kernel-nightly-code-") as folder:
         yield Archive(Path(folder), checkout)

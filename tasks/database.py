@@ -35,6 +35,8 @@ TABLES = (
     "marks",
     "letters",
     "tuned_configs",
+    "comparisons",
+    "sittings",
 )
 VERSION_TABLE = "schema_version"
 ROWS_PER_STATEMENT = 500

@@ -7,7 +7,7 @@ weights of the same seed, and the two processes take turns: tonight, previous, p
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 
@@ -15,11 +15,10 @@ from kernels.registry import find_kernel
 from tasks.archive import Archive
 from tasks.bench import Contender, compete_as_is
 from tasks.beside import EarlierWorker
-from tasks.errors import WorkerCrashed
-from tasks.measure import LIMITS, Failure, Limits, TimedCase, UnitBench, make_measurement
-from tasks.quarantine import Quarantine
-from tasks.records import Check, Crash, Measurement, Retrial, Run, Status, Suspect, Version, WorkUnit
-from tasks.turns import ROUNDS_OF_A_TURN, TURNS_OF_TWO
+from tasks.measure import LIMITS, Failure, Limits, UnitBench
+from tasks.records import Check, Measurement, Retrial, Run, Status, Suspect, Version, WorkUnit
+from tasks.sides import Side, forget_crashes, load_beside
+from tasks.turns import TURNS_OF_TWO
 from tasks.workers import Worker
 
 TURNS_OF_ONE = (0,)
@@ -51,7 +50,7 @@ def measure_again(
         WorkerLost: the worker's device or machine is gone.
     """
     worker.stop()  # memory addresses are drawn anew
-    bench = UnitBench(worker, unit, run.seed, forget_crashes(run), limits)
+    bench = UnitBench(worker, unit, run.seed, forget_crashes(run.run_id), limits)
     bench.load()
     bench.drop_case()  # generating weights leaves memory behind that the other process may need
     here = [s for s in suspects if s.case.layer.key == unit.key and s.series.device_name == bench.host.device.name]
@@ -62,15 +61,6 @@ def measure_again(
             for _, group in groupby(of_commit, lambda suspect: (suspect.case.key, suspect.series.timer)):
                 retrials += retry_suspects(bench, previous, list(group), run.run_id)
     return retrials
-
-
-def forget_crashes(run: Run) -> Quarantine:
-    """Of a retrial: its crashes are told by its statuses, and are none of tonight's measurements."""
-
-    def forget(_crash: Crash) -> None:
-        """Store nothing."""
-
-    return Quarantine(run.run_id, (), forget)
 
 
 @contextmanager
@@ -87,20 +77,9 @@ def opening_previous(
         return
     earlier = EarlierWorker(worker, folder, commit)
     try:
-        yield load_previous(earlier, bench.unit, run, limits)
+        yield load_beside(earlier, bench.unit, run.seed, run.run_id, limits)
     finally:
         earlier.end()
-
-
-def load_previous(earlier: EarlierWorker, unit: WorkUnit, run: Run, limits: Limits) -> UnitBench | Failure:
-    """The unit's weights once more, in the other process; or why that cannot be."""
-    try:
-        previous = UnitBench(earlier, unit, run.seed, forget_crashes(run), limits)
-    except WorkerCrashed as failure:
-        return Status.CRASHED, str(failure)
-    previous.load()
-    previous.drop_case()
-    return previous.load_failure or previous
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,49 +91,6 @@ class Entry:
     contender: Contender
 
 
-class Side:
-    """One of the processes that take turns, and who takes part in it."""
-
-    def __init__(self, bench: UnitBench, entries: Sequence[Entry], timer: str) -> None:
-        self._bench = bench
-        self._entries = entries
-        self._case = entries[0].suspect.case
-        self._checks: dict[str, Check] = {}
-        self._timed = TimedCase(self._case, timer)
-
-    def check(self) -> None:
-        """Check everybody; whose output is not right is not timed."""
-        for name, contender in {entry.contender.name: entry.contender for entry in self._entries}.items():
-            check = self._bench.check(self._case, contender)
-            self._checks[name] = replace(check, host_id=self._bench.host.host_id)  # older code may tell another
-        self._bench.drop_case()
-
-    def take_turn(self, number: int) -> None:
-        """Time who is right and has not failed in an earlier turn, and make room for the other side."""
-        contenders = {entry.contender.name: entry.contender for entry in self._entries}
-        fit = [
-            contender
-            for name, contender in contenders.items()
-            if self._checks[name].status is Status.OK and self._bench.find_failure(name, self._timed) is None
-        ]
-        timed = self._bench.time(self._case, fit, self._timed.timer, number * ROUNDS_OF_A_TURN)
-        self._timed.extend(timed)
-        self._bench.drop_case()
-
-    def make_retrials(self, run_id: str) -> list[Retrial]:
-        """What came of everybody."""
-        now = datetime.now(UTC)
-        return [
-            make_retrial(
-                entry,
-                make_measurement(
-                    self._bench, run_id, entry.contender.name, self._checks[entry.contender.name], self._timed, now
-                ),
-            )
-            for entry in self._entries
-        ]
-
-
 def retry_suspects(
     bench: UnitBench, previous: UnitBench | Failure, suspects: Sequence[Suspect], run_id: str
 ) -> list[Retrial]:
@@ -164,17 +100,22 @@ def retry_suspects(
         bench: the unit in a process of tonight's code.
         previous: the same in a process of the previous code, or why there is none.
     """
+    case, timer = suspects[0].case, suspects[0].series.timer
     entries = list_entries(suspects)
     earlier = [Entry(s, Version.PREVIOUS_CODE, compete_as_is(s.series.provider)) for s in suspects]
-    timer = suspects[0].series.timer
-    sides = [Side(bench, entries, timer)]
+    sides = [(Side(bench, case, [entry.contender for entry in entries], [timer]), entries)]
     if isinstance(previous, UnitBench):
-        sides.append(Side(previous, earlier, timer))
-    for side in sides:
+        sides.append((Side(previous, case, [entry.contender for entry in earlier], [timer]), earlier))
+    for side, _ in sides:
         side.check()
     for number, whose in enumerate(TURNS_OF_TWO if len(sides) == 2 else TURNS_OF_ONE):
-        sides[whose].take_turn(number)
-    retrials = [retrial for side in sides for retrial in side.make_retrials(run_id)]
+        sides[whose][0].take_turn(number, timer)
+    now = datetime.now(UTC)
+    retrials = [
+        make_retrial(entry, side.make_measurement(run_id, entry.contender.name, timer, now))
+        for side, taking_part in sides
+        for entry in taking_part
+    ]
     if not isinstance(previous, UnitBench):
         retrials += [leave_out(entry, bench, run_id, previous) for entry in earlier]
     return retrials

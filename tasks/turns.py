@@ -33,10 +33,14 @@ def find_retrial_ratio(retrials: Sequence[Retrial], against: Version) -> Interva
         return None
     if against is not Version.PREVIOUS_CODE:
         return find_paired_ratio(tonight, other)
-    ours, theirs = find_turn_medians(tonight), find_turn_medians(other)
-    pairs = [(turn, turn ^ 1) for turn in ours if turn ^ 1 in theirs]  # 0 and 1, 3 and 2, 4 and 5, ...
-    ratios = [ours[turn] / theirs[neighbour] for turn, neighbour in pairs]
+    ratios = find_turn_ratios(tonight, other)
     return find_median_interval(ratios) if ratios else None
+
+
+def find_turn_ratios(measurement: Measurement, other: Measurement) -> list[float]:
+    """How many times as long each turn took as the turn of the other beside it: 0 and 1, 3 and 2, 4 and 5, ..."""
+    ours, theirs = find_turn_medians(measurement), find_turn_medians(other)
+    return [ours[turn] / theirs[turn ^ 1] for turn in ours if turn ^ 1 in theirs]
 
 
 def find_turn_medians(measurement: Measurement) -> dict[int, float]:

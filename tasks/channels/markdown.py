@@ -41,7 +41,15 @@ def append_step_summary(
     Raises:
         ChannelError: the file that GITHUB_STEP_SUMMARY names cannot be written.
     """
-    text = make_markdown(run, verdicts, incidents)
+    append_text(environ, make_markdown(run, verdicts, incidents))
+
+
+def append_text(environ: Mapping[str, str], text: str) -> None:
+    """Append a text to the summary of a job of GitHub Actions.
+
+    Raises:
+        ChannelError: the file that GITHUB_STEP_SUMMARY names cannot be written.
+    """
     try:
         with Path(environ["GITHUB_STEP_SUMMARY"]).open("a", encoding="utf-8") as summary:
             summary.write(text)
@@ -57,13 +65,13 @@ def make_markdown(run: Run, verdicts: Sequence[Verdict], incidents: Sequence[Inc
     counts = Counter(verdict.state for verdict in verdicts)
     told = ", ".join(f"{number} {state}" for state, number in counts.items()) or "none"
     lines = [
-        f"## kernel-nightly: suite {_code(run.suite)}, run {_code(run.run_id)}",
+        f"## kernel-nightly: suite {code_span(run.suite)}, run {code_span(run.run_id)}",
         "",
         f"{len(is_open)} open, {len(expected)} expected, {len(resolved)} resolved. Verdicts: {told}.",
         "",
     ]
     if run.status not in ("running", "complete"):
-        lines += [f"The run ended as **{_code(run.status)}**: what it has not measured is not judged.", ""]
+        lines += [f"The run ended as **{code_span(run.status)}**: what it has not measured is not judged.", ""]
     for title, found in (("Open", is_open), ("Expected", expected), ("Resolved", resolved)):
         lines += _make_section(title, found)
     return "\n".join(lines) + "\n"
@@ -81,8 +89,13 @@ def _make_section(title: str, incidents: Sequence[Incident]) -> list[str]:
         "|---|---|--:|---|---|---|",
     ]
     for incident in shown:
-        cells = [_code(incident.incident_id), str(incident.state), str(len(incident.series)), _code(incident.subject)]
-        cells += [_tell_change(incident), _code(incident.since_run)]
+        cells = [
+            code_span(incident.incident_id),
+            str(incident.state),
+            str(len(incident.series)),
+            code_span(incident.subject),
+        ]
+        cells += [_tell_change(incident), code_span(incident.since_run)]
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     lines += ["", *([f"and {left} more", ""] if left > 0 else [])]
     for incident in shown:
@@ -94,15 +107,15 @@ def _make_details(incident: Incident) -> list[str]:
     """What else there is to say of an incident, folded."""
     summary = html.escape(shorten(one_line(incident.headline), MOST_LETTERS))
     lines = [f"<details><summary><code>{summary}</code></summary>", ""]
-    lines += [f"- changed with it: {_code(cause)}" for cause in incident.causes]
+    lines += [f"- changed with it: {code_span(cause)}" for cause in incident.causes]
     for name, text in (
         ("evidence", incident.evidence),
         ("expected", incident.acknowledgement),
         ("opened by run", incident.opened_run),
         ("resolved by run", incident.resolved_run),
     ):
-        lines += [f"- {name}: {_code(text)}"] if text else []
-    lines += [f"- {_code(tell_series(series))}" for series in incident.series[:MOST_SERIES]]
+        lines += [f"- {name}: {code_span(text)}"] if text else []
+    lines += [f"- {code_span(tell_series(series))}" for series in incident.series[:MOST_SERIES]]
     left = len(incident.series) - MOST_SERIES
     lines += [f"- and {left} more series"] if left > 0 else []
     return [*lines, "", "</details>", ""]
@@ -115,7 +128,7 @@ def _tell_change(incident: Incident) -> str:
     return lowest if lowest == highest else f"{lowest} to {highest}"
 
 
-def _code(text: str) -> str:
+def code_span(text: str) -> str:
     """A text as a code span in one line; "" stays empty."""
     told = shorten(one_line(text), MOST_LETTERS).replace("`", "'")
     return f"`{told}`" if told else ""
