@@ -96,7 +96,7 @@ class Trial:
         """The series on one commit against another."""
         question = Comparison(
             comparison_id="",
-            head=f"bisect {head[:SHORT]}",
+            head="bisect",
             head_commit=head,
             base=base[:SHORT],
             base_commit=base,
@@ -111,7 +111,9 @@ class Trial:
             outcome = compare(self._session, question, [self._unit], [self.series.device_name])
             self._session.workers.refuse_leftovers()
         [contrast] = [contrast for contrast in outcome.contrasts if contrast.series == self.series]
-        self.steps.append(Step(tell_commit(head), tell_commit(base), contrast, is_new))
+        step = Step(tell_commit(head), tell_commit(base), contrast, is_new)
+        if all((step.head, step.base) != (earlier.head, earlier.base) for earlier in self.steps):
+            self.steps.append(step)
         return contrast
 
 

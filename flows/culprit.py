@@ -84,7 +84,7 @@ def make_markdown(finding: Finding) -> str:
     ]
     if finding.evidence and finding.evidence.change is not None:
         change, interval = tell_change(finding.evidence.change), tell_interval(finding.evidence)
-        lines += [f"Beside the commit before it, it takes {change} ({interval}).", ""]
+        lines += [f"Beside the commit before it its time changes by {change} ({interval}).", ""]
     if len(finding.suspects) > 1:
         lines += [*(f"- {code_span(suspect)}" for suspect in finding.suspects), ""]
     lines += [

@@ -114,7 +114,7 @@ def judge_statuses(series: Series, pairs: Sequence[tuple[Measurement, Measuremen
     is_worse = base is None or (base_us is not None and head_us is None)
     if state is State.UNSUPPORTED and is_worse:
         state = State.MISSING
-    reason = tell(head) if is_worse else f"on both: {tell(head)}"
+    reason = tell(head) if is_worse or base is None else f"{tell(head)}; on the base {tell(base)}"
     return Contrast(series, case, state, reason, is_worse and state in REGRESSIONS, head_us, base_us)
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import duckdb
 
 from kernels.spec import Case, CompiledKernel, Device, Layer
+from tasks.comparisons import Comparison
 from tasks.records import (
     Ceiling,
     Check,
@@ -143,3 +144,9 @@ def insert_known(connection: duckdb.DuckDBPyConnection, table: str, row: Row) ->
     columns = [column[0] for column in connection.execute(f"DESCRIBE {table}").fetchall() if column[0] in row]
     marks, values = ", ".join("?" * len(columns)), [row[column] for column in columns]
     connection.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", values)
+
+
+def make_comparison(**changes: object) -> Comparison:
+    """A branch against main."""
+    comparison = Comparison("one", "topic", "a" * 40, "main", "b" * 40, {"device": "cpu"}, 0, 0.2, STARTED)
+    return replace(comparison, **changes)
