@@ -114,14 +114,16 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def plant_wait(folder: Path, microseconds: float) -> str:
-    """Commit a wait behind every call of every provider; returns the commit."""
+    """Commit a wait behind every call of every provider; returns the commit's tag."""
     git(folder, "checkout", "--quiet", "origin/HEAD")
     for path in sorted((folder / "kernels").glob("*.py")):
         source = path.read_text()
         if "\nKERNEL = " in source:
             path.write_text(source + WAIT.replace("MICROSECONDS", f"{microseconds:g}"))
     git(folder, "commit", "--quiet", "--all", "--allow-empty", "--message", f"Wait for {microseconds:g} us")
-    return git(folder, "rev-parse", "HEAD")
+    tag = f"wait-{microseconds:g}"
+    git(folder, "tag", tag)
+    return tag
 
 
 def run_branch(folder: Path, head: str, base: str, options: Sequence[str]) -> tuple[Outcome, float]:

@@ -43,6 +43,7 @@ class Archive:
         """
         objects = self._folder / "objects"
         objects.mkdir(exist_ok=True)
+        self._environment = {}
         theirs = self._ask("rev-parse", "--path-format=absolute", "--git-path", "objects")
         self._environment = {
             "GIT_INDEX_FILE": str(self._folder / "index"),

@@ -1,15 +1,15 @@
-"""A worker beside another on the same device, whose process runs the code of an earlier commit."""
+"""A worker beside another on the same device, whose process runs the code of another commit."""
 
 from pathlib import Path
 from typing import Any
 
-from tasks.earlier import EarlierBench, flatten, rebuild
+from tasks.committed import CommitBench, flatten, rebuild
 from tasks.errors import WorkerCrashed, WorkerLost, WorkerRaised
 from tasks.records import Host
 from tasks.workers import START_SECONDS, Worker, send_folder
 
 
-class EarlierWorker(Worker):
+class CommitWorker(Worker):
     """Takes turns with the other, so it takes no GPU and no CPU from Ray.
 
     Whatever happens to it costs the other nothing. So it is never lost: that its process cannot be started is a crash.
@@ -22,7 +22,7 @@ class EarlierWorker(Worker):
             folder: holds the packages `kernels` and `tasks` of the commit; Ray sends it to the device's machine.
         """
         host = beside.host()
-        super().__init__(host.device.type, EarlierBench, beside.node)
+        super().__init__(host.device.type, CommitBench, beside.node)
         self._host = host
         self._folder = folder
         self._commit = commit

@@ -14,7 +14,7 @@ from itertools import groupby
 from kernels.registry import find_kernel
 from tasks.archive import Archive
 from tasks.bench import Contender, compete_as_is
-from tasks.beside import EarlierWorker
+from tasks.beside import CommitWorker
 from tasks.measure import LIMITS, Failure, Limits, UnitBench
 from tasks.records import Check, Measurement, Retrial, Run, Status, Suspect, Version, WorkUnit
 from tasks.sides import Side, forget_crashes, load_beside
@@ -75,7 +75,7 @@ def opening_previous(
     if folder is None or bench.load_failure:
         yield bench.load_failure or (Status.UNSUPPORTED, reason)
         return
-    earlier = EarlierWorker(worker, folder, commit)
+    earlier = CommitWorker(worker, folder, commit)
     try:
         yield load_beside(earlier, bench.unit, run.seed, run.run_id, limits)
     finally:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from kernels.spec import Case
 from tasks.archive import Archive
 from tasks.bench import compete_as_is
-from tasks.beside import EarlierWorker
+from tasks.beside import CommitWorker
 from tasks.comparisons import Comparison, Sitting
 from tasks.measure import LIMITS, Failure, Limits, UnitBench
 from tasks.records import Check, Host, Measurement, Status, WorkUnit
@@ -60,22 +60,22 @@ def sit(
     ), host
 
 
-def open_process(stack: ExitStack, worker: Worker, archive: Archive, commit: str) -> EarlierWorker | Failure:
+def open_process(stack: ExitStack, worker: Worker, archive: Archive, commit: str) -> CommitWorker | Failure:
     """A process of a commit's code that starts at once and ends with the stack; or why there is none."""
     folder, reason = archive.find(commit)
     if folder is None:
         return Status.CRASHED, reason
-    process = EarlierWorker(worker, folder, commit)
+    process = CommitWorker(worker, folder, commit)
     stack.callback(process.end)
     process.start()
     return process
 
 
 def load(
-    process: EarlierWorker | Failure, unit: WorkUnit, comparison: Comparison, limits: Limits
+    process: CommitWorker | Failure, unit: WorkUnit, comparison: Comparison, limits: Limits
 ) -> UnitBench | Failure:
     """The unit's weights in a process; or why that cannot be."""
-    if not isinstance(process, EarlierWorker):
+    if not isinstance(process, CommitWorker):
         return process
     return load_beside(process, unit, comparison.seed, comparison.comparison_id, limits)
 

@@ -27,12 +27,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import kernels
 import tasks
-from tasks import earlier
+from tasks import committed
 from tasks.bench import Bench, cpu_threads
 from tasks.errors import WorkerCrashed, WorkerError, WorkerHung, WorkerLost, WorkerRaised
 from tasks.records import Host
 
-ray.cloudpickle.register_pickle_by_value(earlier)  # it runs where our code is another commit's
+ray.cloudpickle.register_pickle_by_value(committed)  # it runs where our code is another commit's
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """For records only: tensors never leave their worker."""

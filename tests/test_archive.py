@@ -6,6 +6,7 @@ import pytest
 from test_provenance import git
 
 from tasks.archive import open_archive
+from tasks.errors import UsageError
 
 
 @pytest.fixture
@@ -74,3 +75,33 @@ def test_code_that_is_no_checkout_has_no_past(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("PATH", str(tmp_path))
     with open_archive(tmp_path) as archive:
         assert archive.find("ab" * 20) == (None, "git is not installed: no past commit is at hand")
+
+
+def test_uncommitted_work_is_a_tree_and_the_repository_notes_nothing_of_it(checkout: Path) -> None:
+    (checkout / ".gitignore").write_text("*.log\n")
+    (checkout / "kernels" / "__init__.py").write_text("VERSION = 3\n")
+    (checkout / "kernels" / "new.py").write_text("NEW = True\n")
+    (checkout / "kernels" / "noise.log").write_text("noise")
+    (checkout / "kernels" / "staged.py").touch()
+    git(checkout, "add", "kernels/staged.py")
+    before = git(checkout, "status", "--porcelain"), git(checkout, "count-objects")
+    with open_archive(checkout) as archive:
+        tree = archive.take_snapshot()
+        folder, reason = archive.find(tree)
+        assert reason == ""
+        assert folder is not None
+        found = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+        assert found == {
+            "kernels/__init__.py": "VERSION = 3\n",
+            "kernels/new.py": "NEW = True\n",
+            "kernels/staged.py": "",
+            "tasks/__init__.py": "VERSION = 1\n",
+        }
+        assert archive.find(git(checkout, "rev-parse", "HEAD"))[0] is not None
+        assert archive.take_snapshot() == tree
+    assert (git(checkout, "status", "--porcelain"), git(checkout, "count-objects")) == before
+
+
+def test_uncommitted_work_needs_a_checkout(tmp_path: Path) -> None:
+    with open_archive(tmp_path) as archive, pytest.raises(UsageError, match="--worktree needs a git checkout at "):
+        archive.take_snapshot()

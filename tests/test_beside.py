@@ -11,7 +11,7 @@ import ray
 from benches import HOST, TestBench
 
 from kernels.spec import Case, Layer
-from tasks.beside import EarlierWorker
+from tasks.beside import CommitWorker
 from tasks.errors import WorkerCrashed, WorkerError, WorkerHung, WorkerRaised
 from tasks.workers import Worker, start_ray
 
@@ -98,15 +98,15 @@ def worker() -> Iterator[Worker]:
 
 
 @pytest.fixture(scope="module")
-def earlier(worker: Worker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EarlierWorker]:
+def earlier(worker: Worker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommitWorker]:
     folder = write_code(tmp_path_factory.mktemp("code"), BENCH.format(device=HOST.device.name))
-    made = EarlierWorker(worker, folder, COMMIT)
+    made = CommitWorker(worker, folder, COMMIT)
     yield made
     made.end()
 
 
 def test_it_runs_the_code_of_the_folder_on_the_others_device_without_the_others_cores(
-    worker: Worker, earlier: EarlierWorker
+    worker: Worker, earlier: CommitWorker
 ) -> None:
     file, process, device_type = earlier.call("where", limit_seconds=LIMIT)
     assert "working_dir_files" in Path(file).parts
@@ -116,13 +116,13 @@ def test_it_runs_the_code_of_the_folder_on_the_others_device_without_the_others_
     assert str(earlier) == "the code of commit 0123456789ab"
 
 
-def test_records_become_those_of_the_older_code_by_their_names(earlier: EarlierWorker) -> None:
+def test_records_become_those_of_the_older_code_by_their_names(earlier: CommitWorker) -> None:
     case = Case(Layer("k", "m", 1, 1, "s", "d", {}), 5)
     with pytest.raises(WorkerRaised, match=r"^AttributeError: module 'kernels\.spec' has no attribute 'Layer'$"):
         earlier.call("count_tokens", case, limit_seconds=LIMIT)
 
 
-def test_what_the_older_code_lacks_or_answers_otherwise_is_told_in_one_line(earlier: EarlierWorker) -> None:
+def test_what_the_older_code_lacks_or_answers_otherwise_is_told_in_one_line(earlier: CommitWorker) -> None:
     with pytest.raises(WorkerRaised, match=r"^AttributeError: 'Bench' object has no attribute 'drop_case'$"):
         earlier.call("drop_case", limit_seconds=LIMIT)
     with pytest.raises(WorkerRaised, match=r"^TypeError: .*\.sleep\(\) takes 1 positional argument but 2 were given$"):
@@ -133,7 +133,7 @@ def test_what_the_older_code_lacks_or_answers_otherwise_is_told_in_one_line(earl
     assert str(told.value) == f"the code of commit 0123456789ab answers what is not known here: {unknown}"
 
 
-def test_what_it_raises_and_how_it_ends_is_told_as_of_any_worker(earlier: EarlierWorker) -> None:
+def test_what_it_raises_and_how_it_ends_is_told_as_of_any_worker(earlier: CommitWorker) -> None:
     with pytest.raises(WorkerRaised, match=r"^KeyError: 'no such provider'$"):
         earlier.call("raise_error", limit_seconds=LIMIT)
     with pytest.raises(WorkerCrashed):
@@ -147,7 +147,7 @@ def test_what_it_raises_and_how_it_ends_is_told_as_of_any_worker(earlier: Earlie
 
 
 def test_code_that_cannot_be_imported_is_a_crash_and_never_a_lost_worker(worker: Worker, tmp_path: Path) -> None:
-    broken = EarlierWorker(worker, write_code(tmp_path, "import tasks.gone"), COMMIT)
+    broken = CommitWorker(worker, write_code(tmp_path, "import tasks.gone"), COMMIT)
     reason = r"^the code of commit 0123456789ab is lost: its process does not start: .*No module named 'tasks\.gone'$"
     try:
         for _ in range(2):
@@ -158,7 +158,7 @@ def test_code_that_cannot_be_imported_is_a_crash_and_never_a_lost_worker(worker:
 
 
 def test_another_device_than_the_others_is_refused(worker: Worker, tmp_path: Path) -> None:
-    elsewhere = EarlierWorker(worker, write_code(tmp_path, BENCH.format(device="cpu: another")), COMMIT)
+    elsewhere = CommitWorker(worker, write_code(tmp_path, BENCH.format(device="cpu: another")), COMMIT)
     try:
         with pytest.raises(WorkerCrashed, match=r"runs on cpu: another  instead of cpu: made up $"):
             elsewhere.host()
@@ -166,7 +166,7 @@ def test_another_device_than_the_others_is_refused(worker: Worker, tmp_path: Pat
         elsewhere.end()
 
 
-def test_it_ends_with_the_worker_that_it_is_beside(worker: Worker, earlier: EarlierWorker) -> None:
+def test_it_ends_with_the_worker_that_it_is_beside(worker: Worker, earlier: CommitWorker) -> None:
     process = earlier.call("where", limit_seconds=LIMIT)[1]
     worker.end()
     with pytest.raises(WorkerError, match="the run is ending"):

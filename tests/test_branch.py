@@ -13,6 +13,7 @@ from lightcode import commit_benches, make_bench, write_light_code
 from test_provenance import git
 from test_story import clone_checkout
 
+from flows.listings import list_lines
 from tasks.comparison_store import ComparisonStore
 
 pytestmark = [

@@ -8,14 +8,16 @@ from pathlib import Path
 import duckdb
 import pytest
 from consoles import COMMAND, ONE_UNIT, make_environment, make_model, run_command
-from records import make_run
+from records import make_comparison, make_run
 
 from flows.arguments import LISTINGS, make_parser, read_selection
 from flows.choice import has_gpu
 from flows.cli import COMMANDS, main
 from kernels.registry import kernels
 from kernels.timing.timers import TIMERS
+from tasks.comparison_store import ComparisonStore
 from tasks.database import database_path, snapshot_path
+from tasks.provenance import CHECKOUT
 from tasks.shapes import list_models
 from tasks.store import Store
 from tasks.suites import SUITES
@@ -79,6 +81,27 @@ def test_a_wrong_argument_of_run_is_one_line_and_starts_nothing(
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("branch", "nowhere"), "branch 'nowhere' is no branch, tag or commit here; see git branch --all"),
+        (("branch", "HEAD", "--base", "nowhere"), "--base 'nowhere' is no branch, tag or commit here"),
+        (("branch", "v1", "--worktree", "--base", "HEAD"), "--worktree measures the checkout as it is: leave out v1"),
+        (("branch", "--only", "fused_mo"), "unknown kernel 'fused_mo'; nearest: fused_moe"),
+        (("branch", "--least-change", "0"), "--least-change 0 is not between 0 and 10; 0.01 is 1 %"),
+        (("branch", "--budget", "-1"), "--budget -1 is below 0"),
+        (("bisect", "fused_moe", "--good", "nowhere"), "--good 'nowhere' is no branch, tag or commit here"),
+        (("bisect", "fused_moe", "--good", "HEAD"), "start one: kernel-nightly run"),
+    ],
+)
+@pytest.mark.skipif(not (CHECKOUT / ".git").exists(), reason="there is no repository to name commits of")
+def test_a_wrong_argument_of_branch_or_bisect_is_one_line_and_starts_nothing(
+    options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str], elsewhere: Path
+) -> None:
+    assert re.search(message, refuse(capsys, *options, "--device", "cpu"))
+    assert list(elsewhere.iterdir()) == []
+
+
 @pytest.mark.parametrize("field", ["num_local_experts", "num_experts_per_tok", "hidden_size", "intermediate_size"])
 def test_a_model_without_a_field_is_told_which(field: str, capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
     make_model(elsewhere / "model", **{field: None})
@@ -118,10 +141,12 @@ def test_reading_before_any_run_says_how_to_start_one(
 
 @pytest.fixture
 def published(elsewhere: Path) -> Path:
-    """A store with one run that measured nothing."""
+    """A store with one run and one comparison that measured nothing."""
     with Store.open(elsewhere / "results") as store:
         store.begin_run(make_run("only-run", status="complete"))
-        store.publish()
+    with ComparisonStore.open(elsewhere / "results") as comparisons:
+        comparisons.begin(make_comparison())
+        comparisons.publish()
     return elsewhere
 
 
@@ -233,7 +258,19 @@ def help_of(*command: str) -> str:
 
 def test_help_names_every_command() -> None:
     text = help_of()
-    known = {"run", "list", "show", "changes", "incidents", "acknowledge", "baseline", "site", "export"}
+    known = {
+        "run",
+        "branch",
+        "bisect",
+        "list",
+        "show",
+        "changes",
+        "incidents",
+        "acknowledge",
+        "baseline",
+        "site",
+        "export",
+    }
     assert set(COMMANDS) == known
     assert all(re.search(rf"^ +{command}\s", text, re.MULTILINE) for command in COMMANDS)
     assert "exit codes:" in text
@@ -279,6 +316,7 @@ def test_everything_can_be_listed(what: str, capsys: pytest.CaptureFixture[str],
         "coverage": set(kernels()),
         "suites": set(SUITES),
         "runs": {"only-run"},
+        "branches": {"topic (aaaaaaaaaaaa) against main (bbbbbbbbbbbb)"},
     }
     assert all(name in listed for name in expected[what])
 

@@ -1,4 +1,4 @@
-"""The Bench of an earlier commit, and the plain values it is spoken to in.
+"""The Bench of another commit, and the plain values it is spoken to in.
 
 This file is sent by value to processes whose packages `kernels` and `tasks` are another commit's, so it imports nothing
 of ours. Records cross as their class's name and their fields by name, never as pickles: a pickle of a frozen dataclass
@@ -65,7 +65,7 @@ def rebuild(flat: Any) -> Any:
     return rest[0]
 
 
-class EarlierBench:
+class CommitBench:
     """The Bench of the packages in the folder that the process was started in."""
 
     def __init__(self, device_type: str) -> None:

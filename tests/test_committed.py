@@ -12,7 +12,7 @@ from records import make_measurement, make_trial
 
 from kernels.spec import Case, Layer
 from tasks.bench import Contender
-from tasks.earlier import EarlierBench, flatten, rebuild
+from tasks.committed import CommitBench, flatten, rebuild
 from tasks.sampling import Reading, Readings
 
 LAYER = Layer("silu_mul_fp8", "grid", 1, 1, "fp8_group128", "bfloat16", {"num_experts": 4, "intermediate_size": 256})
@@ -90,4 +90,4 @@ def test_code_of_another_folder_than_the_processes_own_is_refused(
     monkeypatch.chdir(tmp_path)  # where there is no code; ours was imported before
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(ImportError, match=rf"bench\.py was imported, not that of {tmp_path}$"):
-        EarlierBench("cpu")
+        CommitBench("cpu")
