@@ -13,7 +13,7 @@ from rich.console import Console
 from flows.arguments import BUDGET_SECONDS
 from flows.attempts import MOST_WORKERS
 from flows.branch import compare
-from flows.choice import choose_suite
+from flows.choice import choose_least_change, choose_suite
 from flows.culprit import Finding, Step, tell_finding
 from tasks.bisection import Answer, find_culprit
 from tasks.channels.secrets import hide_secrets
@@ -21,7 +21,6 @@ from tasks.comparison_session import ComparisonSession, open_comparisons
 from tasks.comparisons import Comparison, Contrast
 from tasks.errors import WorkerError
 from tasks.naming import find_asked
-from tasks.paired import LEAST_CHANGES
 from tasks.records import State, WorkUnit
 from tasks.refs import SHORT, find_commit, list_commits, tell_commit
 
@@ -65,11 +64,12 @@ def bisect(
         WorkerError: the device of the series is not there.
     """
     console, chosen = Console(), choose_suite("auto", device, address)
+    sought = choose_least_change(least_change, budget_seconds, chosen.device_type)
     with (
         hide_secrets(os.environ),
         open_comparisons(chosen.device_type, save_dir, chosen.address, console, budget_seconds) as session,
     ):
-        trial = Trial(session, series, find_commit(good, "--good"), least_change or LEAST_CHANGES[chosen.device_type])
+        trial = Trial(session, series, find_commit(good, "--good"), sought)
         finding = search(trial, find_commit(bad, "--bad"))
         tell_finding(finding, console, markdown, os.environ)
     return finding

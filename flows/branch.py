@@ -12,13 +12,13 @@ from rich.console import Console
 
 from flows.arguments import BUDGET_SECONDS
 from flows.attempts import MOST_WORKERS, attempt, wait_for
-from flows.choice import choose_suite
+from flows.choice import choose_least_change, choose_suite
 from flows.pull_request import tell_markdown
 from tasks.cases import Selection
 from tasks.channels.secrets import hide_secrets
 from tasks.comparison_session import ComparisonSession, Outcome, noting_the_end, open_comparisons
 from tasks.comparisons import Comparison
-from tasks.paired import LEAST_CHANGES, LOOKS
+from tasks.paired import LOOKS
 from tasks.records import WorkUnit
 from tasks.refs import find_branch, find_commit
 from tasks.session import new_run
@@ -66,11 +66,12 @@ def branch(
     Returns:
         What was found; it is in the database too, under the branch's name and apart from every night.
     Raises:
-        UsageError: there is no such branch.
+        UsageError: there is no such branch, suite or device.
         WorkerError: no worker is left for some units; all others are stored and told.
     """
     console = Console()
     chosen = choose_suite(suite, device, address)
+    sought = choose_least_change(least_change, budget_seconds, chosen.device_type)
     shapes = resolve_shapes(chosen.suite, selection)
     plan = list_cases(chosen.suite, shapes, selection, chosen.device_type)
     run = new_run(chosen.suite.name, selection, chosen.device_type, seed)
@@ -86,7 +87,7 @@ def branch(
             base_commit=find_commit(base, "--base"),
             arguments={"suite": run.suite, **run.arguments},
             seed=seed,
-            least_change=least_change or LEAST_CHANGES[chosen.device_type],
+            least_change=sought,
             started_at=datetime.now(UTC),
         )
         outcome = compare(session, question, plan.units, session.workers.devices())

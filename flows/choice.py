@@ -10,6 +10,7 @@ from tasks.nvml import has_gpu
 from tasks.suites import find_suite
 
 DEVICES = ("auto", "cuda", "cpu")
+MOST_LEAST_CHANGE = 10.0
 ADDRESS = re.compile(r"auto|(ray://)?[^/]+:\d+")
 
 
@@ -43,6 +44,21 @@ def choose_suite(suite: str, device: str, address: str) -> Choice:
             "--device cuda: NVML tells of no GPU here; run --device cpu, give --address, or check nvidia-smi"
         )
     return Choice(chosen, device_type, address)
+
+
+def choose_least_change(asked: float | None, budget_seconds: float, device_type: str) -> float:
+    """The relative change that a comparison tells from none: as asked, or the usual one of the device type.
+
+    Raises:
+        UsageError: it, or the time there is for it, means nothing.
+    """
+    from tasks.paired import LEAST_CHANGES  # imports numpy and scipy
+
+    if asked is not None and not 0 < asked <= MOST_LEAST_CHANGE:
+        raise UsageError(f"--least-change {asked:g} is not between 0 and {MOST_LEAST_CHANGE:g}; 0.01 is 1 %")
+    if not budget_seconds >= 0:
+        raise UsageError(f"--budget {budget_seconds:g} is below 0; give seconds")
+    return LEAST_CHANGES[device_type] if asked is None else asked
 
 
 def read_address(address: str) -> str:

@@ -90,14 +90,14 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 def branch(arguments: argparse.Namespace, _console: Console) -> int:
     """Measure a branch against its base; bad input is found before anything is started."""
-    from flows.choice import choose_suite
+    from flows.choice import choose_least_change, choose_suite
     from tasks import cases
     from tasks.comparison_store import ComparisonStore
     from tasks.refs import find_commit
 
-    require_sizes(arguments)
     selection = read_selection(arguments)
     chosen = choose_suite(arguments.suite, arguments.device, arguments.address)
+    choose_least_change(arguments.least_change, arguments.budget, chosen.device_type)
     cases.plan_units(chosen.suite, cases.resolve_shapes(chosen.suite, selection), selection, chosen.device_type)
     if arguments.worktree and arguments.head != "HEAD":
         raise UsageError(f"--worktree measures the checkout as it is: leave out {arguments.head}, or check it out")
@@ -126,13 +126,13 @@ def branch(arguments: argparse.Namespace, _console: Console) -> int:
 
 def bisect(arguments: argparse.Namespace, _console: Console) -> int:
     """Find the commit that changed a series; bad input is found before anything is started."""
-    from flows.choice import choose_suite
+    from flows.choice import choose_least_change, choose_suite
     from tasks.comparison_store import ComparisonStore
     from tasks.naming import find_asked
     from tasks.refs import find_commit, list_commits
 
-    require_sizes(arguments)
     chosen = choose_suite("auto", arguments.device, arguments.address)
+    choose_least_change(arguments.least_change, arguments.budget, chosen.device_type)
     list_commits(find_commit(arguments.good, "--good"), find_commit(arguments.bad, "--bad"))
     words = " ".join(arguments.series)
     with closing(ComparisonStore.read(arguments.save_dir)) as store:
@@ -153,14 +153,6 @@ def bisect(arguments: argparse.Namespace, _console: Console) -> int:
         markdown=arguments.markdown,
     )
     return exit_code(finding)
-
-
-def require_sizes(arguments: argparse.Namespace) -> None:
-    """Refuse a --least-change or --budget that means nothing."""
-    if arguments.least_change is not None and not 0 < arguments.least_change <= 10:
-        raise UsageError(f"--least-change {arguments.least_change:g} is not between 0 and 10; 0.01 is 1 %")
-    if not arguments.budget >= 0:
-        raise UsageError(f"--budget {arguments.budget:g} is below 0; give seconds")
 
 
 @contextmanager

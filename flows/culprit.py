@@ -88,7 +88,7 @@ def make_markdown(finding: Finding) -> str:
     if len(finding.suspects) > 1:
         lines += [*(f"- {code_span(suspect)}" for suspect in finding.suspects), ""]
     lines += [
-        "| commit | against | us | us | change | interval | sittings | verdict |",
+        "| commit | against | commit us | against us | change | interval | sittings | verdict |",
         "|---|---|--:|--:|--:|--:|--:|---|",
         *(make_row(step) for step in finding.steps),
         "",
