@@ -3,7 +3,6 @@
 import os
 from dataclasses import replace
 from datetime import UTC, datetime
-from math import expm1, log1p
 from pathlib import Path
 
 from prefect import flow
@@ -15,19 +14,14 @@ from flows.attempts import MOST_WORKERS
 from flows.branch import compare
 from flows.choice import choose_least_change, choose_suite
 from flows.culprit import Finding, Step, tell_finding
-from tasks.bisection import Answer, find_culprit
+from tasks.bisection import decide, find_culprit, find_size, is_sought
 from tasks.channels.secrets import hide_secrets
 from tasks.comparison_session import ComparisonSession, open_comparisons
 from tasks.comparisons import Comparison, Contrast
 from tasks.errors import WorkerError
 from tasks.naming import find_asked
-from tasks.records import State, WorkUnit
+from tasks.records import WorkUnit
 from tasks.refs import SHORT, find_commit, list_commits, tell_commit
-
-CHANGED = (State.SLOW, State.FAST, State.WRONG, State.FAILED, State.MISSING)
-"""What can be looked for."""
-TIMED = (State.SAME, State.SLOW, State.FAST)
-"""States of a commit that runs and is right."""
 
 
 @flow(
@@ -123,7 +117,7 @@ def search(trial: Trial, bad: str) -> Finding:
     newest = commits[-1] if commits else bad  # the later ones have changed nothing that is measured
     whole = trial.compare(newest, trial.good, trial.least_change)
     finding = Finding(trial.series, tell_commit(trial.good), tell_commit(bad), whole.state, ())
-    if whole.state not in CHANGED or not commits or (whole.state not in TIMED and not whole.is_regression):
+    if not (commits and is_sought(whole)):
         return replace(finding, steps=tuple(trial.steps))
     sought = find_size(whole, trial.least_change)
     culprit = find_culprit(
@@ -133,15 +127,3 @@ def search(trial: Trial, bad: str) -> Finding:
     evidence = trial.compare(culprit.commit, culprit.before, trial.least_change) if is_one else None
     suspects = tuple(map(tell_commit, culprit.suspects))
     return replace(finding, steps=tuple(trial.steps), culprit=culprit, suspects=suspects, evidence=evidence)
-
-
-def find_size(whole: Contrast, least_change: float) -> float:
-    """What each commit is asked for: the whole change, as a slow-down of that many times."""
-    return expm1(abs(log1p(whole.change))) if whole.change is not None else least_change
-
-
-def decide(contrast: Contrast, sought: State) -> Answer:
-    """Whether a commit has what is looked for; one that fails otherwise, or is in doubt, tells nothing."""
-    if contrast.state is sought:
-        return Answer.BAD
-    return Answer.GOOD if contrast.state in TIMED else Answer.UNKNOWN

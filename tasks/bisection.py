@@ -3,6 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from math import expm1, log1p
+
+from tasks.comparisons import Contrast
+from tasks.records import State
+
+TIMED = (State.SAME, State.SLOW, State.FAST)
+"""States of a commit that runs and is right."""
 
 
 class Answer(Enum):
@@ -51,3 +58,20 @@ def find_culprit(good: str, commits: Sequence[str], ask: Callable[[str], Answer]
             case Answer.UNKNOWN:
                 unknown.add(middle)
     return Culprit(tuple(commits[low + 1 : high + 1]), good if low < 0 else commits[low])
+
+
+def is_sought(whole: Contrast) -> bool:
+    """Whether the bad commit beside the good one shows something to look for."""
+    return whole.is_regression or whole.state is State.FAST
+
+
+def find_size(whole: Contrast, least_change: float) -> float:
+    """What each commit is asked for: the whole change, as a slow-down of that many times."""
+    return expm1(abs(log1p(whole.change))) if whole.change is not None else least_change
+
+
+def decide(contrast: Contrast, sought: State) -> Answer:
+    """Whether a commit has what is looked for; one that fails otherwise, or is in doubt, tells nothing."""
+    if contrast.state is sought:
+        return Answer.BAD
+    return Answer.GOOD if contrast.state in TIMED else Answer.UNKNOWN

@@ -1,9 +1,13 @@
 """The search for a culprit, beside trying every commit in turn."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from records import make_case, make_series
 
-from tasks.bisection import Answer, Culprit, find_culprit
+from tasks.bisection import Answer, Culprit, decide, find_culprit, find_size, is_sought
+from tasks.comparisons import Contrast
+from tasks.records import State
 
 
 @given(st.integers(1, 40), st.data())
@@ -33,3 +37,35 @@ def test_the_first_bad_commit_is_among_the_suspects_and_alone_where_its_neighbou
     assert len(asked) == len(set(asked)), "no commit is tried twice"
     assert number - 1 not in asked
     assert untold or len(asked) <= number.bit_length()
+
+
+def make_contrast(state: State, change: float | None = None, *, is_regression: bool = False) -> Contrast:
+    return Contrast(make_series(), make_case(), state, is_regression=is_regression, change=change)
+
+
+@pytest.mark.parametrize(
+    ("sought", "found", "answer"),
+    [
+        (State.SLOW, State.SLOW, Answer.BAD),
+        (State.SLOW, State.SAME, Answer.GOOD),
+        (State.SLOW, State.FAST, Answer.GOOD),
+        (State.SLOW, State.FAILED, Answer.UNKNOWN),
+        (State.SLOW, State.AMBIGUOUS, Answer.UNKNOWN),
+        (State.WRONG, State.SLOW, Answer.GOOD),
+        (State.FAILED, State.FAILED, Answer.BAD),
+    ],
+)
+def test_a_commit_is_bad_as_the_bad_one_is_and_good_if_it_runs(sought: State, found: State, answer: Answer) -> None:
+    assert decide(make_contrast(found), sought) is answer
+
+
+def test_each_commit_is_asked_for_the_whole_change_in_either_direction() -> None:
+    assert find_size(make_contrast(State.SLOW, 0.5), 0.01) == pytest.approx(0.5)
+    assert find_size(make_contrast(State.FAST, -0.5), 0.01) == pytest.approx(1.0)
+    assert find_size(make_contrast(State.WRONG), 0.01) == 0.01
+
+
+def test_what_fails_on_both_sides_or_is_in_doubt_is_nothing_to_look_for() -> None:
+    assert is_sought(make_contrast(State.SLOW, 0.5, is_regression=True))
+    assert is_sought(make_contrast(State.FAST, -0.5))
+    assert not any(map(is_sought, map(make_contrast, (State.FAILED, State.SAME, State.AMBIGUOUS, State.NEW))))
