@@ -114,7 +114,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_branch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("head", nargs="?", default="HEAD", metavar="BRANCH", help="or a tag or commit (default: HEAD)")
+    parser.add_argument(
+        "head", nargs="?", default="HEAD", metavar="BRANCH", help="a branch, tag or commit (default: HEAD)"
+    )
     parser.add_argument("--base", default="main", metavar="REF", help="what it is measured against (default: main)")
     parser.add_argument("--worktree", action="store_true", help="measure the checkout's uncommitted work instead")
     _add_what(parser)
