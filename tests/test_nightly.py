@@ -233,8 +233,11 @@ def test_a_killed_run_is_resumed_without_measuring_twice(models: Path, stopped: 
     assert len(night.receipts) == 3
 
 
-def test_ctrl_c_keeps_what_was_measured_and_leaves_no_process(models: Path, stopped: subprocess.Popen[str]) -> None:
-    os.kill(stopped.pid, signal.SIGINT)
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda sent: sent.name)
+def test_ctrl_c_keeps_what_was_measured_and_leaves_no_process(
+    models: Path, stopped: subprocess.Popen[str], sent: signal.Signals
+) -> None:
+    os.kill(stopped.pid, sent)
     _, stderr = stopped.communicate(timeout=60)
     assert stopped.returncode == 130
     assert stderr == "kernel-nightly: interrupted; what was measured is kept\n"
