@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,7 @@ SECTION = "Every night, by Prefect"
 BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TOKEN = "T0K3Nsecret"
 LONG = 2**21
-"""An intermediate size that takes seconds to check and time: a run that is to be stopped meanwhile does not get past
-it, however busy the machine is."""
+"""An intermediate size that takes seconds to check and time: a run can be stopped meanwhile."""
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -268,7 +268,23 @@ def wait_until(host: Host, run_id: str, states: set[str]) -> str:
     return str(state)
 
 
+@contextmanager
+def holding_benches(session: int) -> Iterator[None]:
+    """Have what measures stand still, so that a run is in the middle however long the block takes."""
+    benches = [pid for pid in list_session(session) if b"ray::Bench" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert benches
+    for bench in benches:
+        os.kill(bench, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for bench in benches:
+            with suppress(ProcessLookupError):  # it is gone, as it should be
+                os.kill(bench, signal.SIGCONT)
+
+
 def test_a_cancelled_run_leaves_no_process_and_is_resumed(host: Host, tried: dict[str, Any], tmp_path: Path) -> None:
+    worker = int((host.home / "kernel-nightly-worker.pid").read_text())
     models = [make_model(tmp_path / "one"), make_model(tmp_path / "two", intermediate_size=LONG)]
     chosen = {**tried["parameters"]["selection"], "models": list(map(str, models)), "providers": ["torch"]}
     save_dir = str(tmp_path / "results")
@@ -282,10 +298,10 @@ def test_a_cancelled_run_leaves_no_process_and_is_resumed(host: Host, tried: dic
         time.sleep(0.1)
 
     look_and_cancel, resume = read_blocks(host, "Cancel, and go on")
-    host.type(re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", started["id"], look_and_cancel))
+    with holding_benches(worker):
+        host.type(re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", started["id"], look_and_cancel))
     assert wait_until(host, started["id"], FINAL) == "CANCELLED"
     assert "SystemExit" not in host.log("kernel-nightly-worker")[before:], "Ray's handler of SIGTERM got it"
-    worker = int((host.home / "kernel-nightly-worker.pid").read_text())
     deadline = time.monotonic() + 15
     while list_session(worker) != [worker] and time.monotonic() < deadline:
         time.sleep(0.2)
