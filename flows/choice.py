@@ -2,13 +2,16 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from tasks.entries import Suite
 from tasks.errors import UsageError
 from tasks.nvml import has_gpu
 from tasks.suites import find_suite
 
+SITE_URL = "KERNEL_NIGHTLY_SITE_URL"
 DEVICES = ("auto", "cuda", "cpu")
 MOST_LEAST_CHANGE = 10.0
 ADDRESS = re.compile(r"auto|(ray://)?[^/]+:\d+")
@@ -23,6 +26,8 @@ class Choice:
     """"cuda" or "cpu"."""
     address: str = ""
     """Of a running Ray cluster; "" starts one on this machine."""
+    site_url: str = ""
+    """Where the site is served; "" is nowhere."""
 
 
 def choose_suite(suite: str, device: str, address: str) -> Choice:
@@ -43,7 +48,7 @@ def choose_suite(suite: str, device: str, address: str) -> Choice:
         raise UsageError(
             "--device cuda: NVML tells of no GPU here; run --device cpu, give --address, or check nvidia-smi"
         )
-    return Choice(chosen, device_type, address)
+    return Choice(chosen, device_type, address, read_site_url(os.environ))
 
 
 def choose_least_change(asked: float | None, budget_seconds: float, device_type: str) -> float:
@@ -74,3 +79,24 @@ def read_address(address: str) -> str:
         source = "--address" if address else "RAY_ADDRESS"
         raise UsageError(f"{source} {asked!r} is not host:port, ray://host:port, auto or local")
     return asked
+
+
+def read_site_url(environ: Mapping[str, str]) -> str:
+    """Where `SAVE_DIR/site` is served, as KERNEL_NIGHTLY_SITE_URL says, with a slash at its end; "" without it.
+
+    Raises:
+        UsageError: it is no address that everybody may see.
+    """
+    asked = environ.get(SITE_URL, "").strip()
+    if not asked:
+        return ""
+    told = f"{SITE_URL} is not http://host/folder/ or https://host/folder/"
+    try:
+        parts = urlsplit(asked)
+    except ValueError:
+        raise UsageError(told) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(told)
+    if parts.username is not None or parts.query or parts.fragment:
+        raise UsageError(f"{told}, without user, password, ? and #: it is shown to whoever looks at a run")
+    return asked.rstrip("/") + "/"

@@ -3,6 +3,7 @@
 import argparse
 import atexit
 import os
+import signal
 import sys
 import tempfile
 import webbrowser
@@ -28,6 +29,7 @@ PLAIN_WIDTH = 120
 def script() -> None:
     """The process behind the command: `main`, and a quiet end."""
     end_quietly()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # who ends a run by it leaves as little behind as Ctrl-C
     sys.exit(main())
 
 

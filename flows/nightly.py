@@ -10,6 +10,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from rich.console import Console
 
 from dashboards.site import write_site
+from flows.artifacts import show_night, show_progress
 from flows.attempts import MOST_WORKERS, attempt, wait_for
 from flows.choice import choose_suite
 from tasks.cases import Selection
@@ -80,6 +81,7 @@ def nightly(
     with (
         hide_secrets(os.environ),
         open_session(run, plan, chosen.device_type, save_dir, chosen.address, console, channels) as session,
+        show_progress(session),
     ):
         wait_for([attempt(session, worker, measure_unit, unit) for unit, worker in session.share_out()])
         retune_stale_configs(session)
@@ -88,7 +90,7 @@ def nightly(
         wait_for([attempt(session, worker, measure_unit_again, unit, suspects) for unit, worker in again])
         verdicts = judge(session)
         alert(session, verdicts, alert_files)
-    site = draw_site(save_dir, session.run.run_id)
+    site = draw_site(save_dir, session.run.run_id, chosen.site_url)
     session.workers.refuse_leftovers()
     return site
 
@@ -115,9 +117,12 @@ def measure_unit_again(session: Session, worker: Worker, unit: WorkUnit, suspect
 
 
 @task(name="draw site", cache_policy=NO_CACHE)
-def draw_site(save_dir: Path, run_id: str) -> Path:
+def draw_site(save_dir: Path, run_id: str, site_url: str) -> Path:
     """The site of a run, from the published snapshot."""
-    return write_site(read_night(save_dir, run_id), save_dir / "site")
+    night = read_night(save_dir, run_id)
+    site = write_site(night, save_dir / "site")
+    show_night(night, site, site_url)
+    return site
 
 
 def read_night(save_dir: Path, run_id: str = "") -> Night:

@@ -7,7 +7,7 @@ everything that the suite runs, runs on the given models. Every other option nar
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from kernels.errors import ShapeError
 from kernels.spec import Case, Kernel, Layer
@@ -24,20 +24,24 @@ _T = TypeVar("_T", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What the command line asks for; an empty field asks for nothing and leaves the suite as it is."""
+    """What is to be measured of a suite; an empty field asks for nothing and leaves the suite as it is."""
+
+    __pydantic_config__: ClassVar = {"use_attribute_docstrings": True}  # they describe the fields of Prefect's form
 
     models: tuple[str, ...] = ()
-    """Replace the suite's models."""
+    """Replace the suite's models: vendored names, folders with a config.json, or org/name on the Hub."""
     tp_sizes: tuple[int, ...] = ()
     """Replace the suite's; without them a model given by name keeps the suite's, and one the suite lacks gets 1."""
     enable_expert_parallel: bool = False
+    """Split experts, not their columns, over the ranks."""
     dtype: str = "auto"
+    """Of the activations; "auto" is the model's own."""
     batch_sizes: tuple[int, ...] = ()
-    """Replace the suite's."""
+    """Numbers of tokens (M): replace the suite's."""
     options: tuple[str, ...] = ()
     """NAME=VALUE each: replace the suite's values of an option, where a kernel has it."""
     timers: tuple[str, ...] = ()
-    """Replace the suite's."""
+    """Replace the suite's: graph, cold and eager on a GPU, wall on a CPU."""
     precision: float = PRECISION
     """Of a median, relative: sampling goes on until its interval is no wider than +- that."""
     limit_k: tuple[int, ...] = ()
@@ -45,11 +49,17 @@ class Selection:
     limit_n: tuple[int, ...] = ()
     """Keep layers of these intermediate sizes, or output features of a linear layer, per rank (N)."""
     kernels: tuple[str, ...] = ()
+    """Keep these kernels."""
     providers: tuple[str, ...] = ()
+    """Keep these providers."""
     schemes: tuple[str, ...] = ()
+    """Keep these quantization schemes."""
     trust_remote_code: bool = False
+    """Let a model's own code read its config."""
     model_prefix: str = ""
+    """Attribute of the config that holds the language model's."""
     allow_download: bool = False
+    """Let a model's config be fetched from the Hub."""
 
     def __post_init__(self) -> None:
         counts = {"--tp-size": self.tp_sizes, "--batch-size": self.batch_sizes}

@@ -41,6 +41,11 @@ class RunProgress:
         if self._bar:
             self._bar.stop()
 
+    @property
+    def counted(self) -> tuple[int, int]:
+        """Units done, and units to do in all."""
+        return self._units_done, len(self._units)
+
     def begin_stage(self, stage: str, unit: WorkUnit) -> None:
         """Say what is being done to which unit."""
         self._describe(f"{unit.layer.kernel} {unit.layer.label}: {stage}")

@@ -131,7 +131,7 @@ def open_session(
         _announce_clock(console, run, store.runs())
         store.publish()  # whoever kills this run finds its id
         stack.callback(store.publish)
-        status = "failed"
+        status = "interrupted"  # by whatever is no Exception: Ctrl-C, or SIGTERM as Prefect or Python raise it
         try:
             with clock.measure("start workers"):
                 workers = stack.enter_context(open_workers(device_type, address))
@@ -145,8 +145,8 @@ def open_session(
         except WorkerError:
             status = "partial"
             raise
-        except KeyboardInterrupt:
-            status = "interrupted"
+        except Exception:
+            status = "failed"
             raise
         finally:
             seconds = {stage: round(value, 3) for stage, value in clock.seconds.items()}

@@ -8,9 +8,12 @@ hears of it (WorkerCrashed, WorkerHung) and gets a fresh process. A worker that 
 import os
 import re
 import shutil
+import signal
 import socket
 import tempfile
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -299,10 +302,11 @@ def start_ray(address: str, num_cpus: int | None = None) -> None:
     }
     try:
         if not address:
-            ray.init(address="local", **small, **quiet)
+            with _keeping_sigterm():
+                ray.init(address="local", **small, **quiet)
             return
         _knock(address)
-        with tempfile.TemporaryDirectory(prefix="kernel-nightly-") as folder:
+        with tempfile.TemporaryDirectory(prefix="kernel-nightly-") as folder, _keeping_sigterm():
             _copy_code(Path(folder))
             ray.init(address=address, runtime_env={"working_dir": folder}, **quiet)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
@@ -311,6 +315,20 @@ def start_ray(address: str, num_cpus: int | None = None) -> None:
             f"{where}: {_first_line(str(error))}; try ray status; if it asks for a token, "
             "set RAY_AUTH_MODE=token and the RAY_AUTH_TOKEN of its machines"
         ) from error
+
+
+@contextmanager
+def _keeping_sigterm() -> Iterator[None]:
+    """Have SIGTERM mean after the block what it meant before: `ray.init` would make it the end of the process, also
+    where Prefect cancels a run with it."""
+    if threading.current_thread() is not threading.main_thread():  # only there Ray, or anybody, can set it
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _copy_code(folder: Path) -> None:

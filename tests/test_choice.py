@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.choice import choose_suite, read_address
+from flows.choice import SITE_URL, choose_suite, read_address, read_site_url
 from tasks.errors import UsageError
 
 
@@ -42,3 +42,32 @@ def test_a_cluster_is_taken_to_have_gpus(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (chosen.suite.name, chosen.device_type, chosen.address) == ("nightly", "cuda", "10.0.0.1:6379")
     chosen = choose_suite("smoke", "cpu", "")
     assert (chosen.device_type, chosen.address) == ("cpu", "10.0.0.1:6379")
+
+
+@pytest.mark.parametrize(
+    ("value", "url"),
+    [
+        ("", ""),
+        (" ", ""),
+        ("https://bench.example.org", "https://bench.example.org/"),
+        ("http://h:80/a/", "http://h:80/a/"),
+    ],
+)
+def test_the_address_of_the_site_ends_with_a_slash(value: str, url: str) -> None:
+    assert read_site_url({SITE_URL: value}) == url
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["bench.example.org", "ftp://h/", "https://", "https://me:s3cr3t@h/", "https://h/?s3cr3t", "http://[s3cr3t/"],
+)
+def test_an_address_that_not_everybody_may_see_is_refused_and_not_repeated(value: str) -> None:
+    with pytest.raises(UsageError, match=rf"^{SITE_URL} is not http://host/folder/") as refused:
+        read_site_url({SITE_URL: value})
+    assert "s3cr3t" not in str(refused.value)
+
+
+def test_a_malformed_address_of_the_site_ends_a_run_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SITE_URL, "somewhere")
+    with pytest.raises(UsageError, match=SITE_URL):
+        choose_suite("smoke", "cpu", "")

@@ -2,21 +2,18 @@
 
 import argparse
 import re
-import shlex
 import shutil
-import webbrowser
 from pathlib import Path
 
 import pytest
 from records import make_host, make_measurement, make_run
 
 from flows.arguments import LISTINGS, make_parser
-from flows.cli import main
 from flows.coverage import coverage_lines
 from kernels.registry import kernels
 from kernels.timing.timers import TIMERS
 from tasks import measure
-from tasks.database import TABLES, VERSION_TABLE, database_path, snapshot_path
+from tasks.database import database_path, snapshot_path
 from tasks.records import State, Status, UnitResult
 from tasks.shapes import list_models
 from tasks.store import Store
@@ -53,7 +50,6 @@ READ_BY_OTHERS = {
 """Environment variables in the docs that our own source never names."""
 VARIABLE = re.compile(r"\b(?:KERNEL_NIGHTLY|PREFECT|RAY|VLLM|HF|XDG|TRITON|CUDA|DO_NOT)_[A-Z0-9_]+\b")
 MACHINE_PATH = re.compile(r"(?<![\w:/.-])/(?:work|tmp|home|root|mnt|Users|private|opt|data|scratch)(?:/|\b)")
-READERS = ("list", "show", "site", "export")
 
 CONSTANTS = {"VLLM_PROVIDERS", "VLLM_SCHEMES", "VLLM_VALUES", "PREFECT_CLIENT_MAX_RETRIES"}
 """What looks like a variable in our source and is none."""
@@ -73,12 +69,6 @@ def code_of(page: Path) -> list[str]:
             lines.append(line)
         empty = not line.strip()
     return lines
-
-
-def commands_of(page: Path) -> list[str]:
-    """Every `kernel-nightly ...` in the code of a page, without the words that explain it two spaces further on."""
-    lines = (line.strip().replace("python -m flows ", "kernel-nightly ") for line in code_of(page))
-    return [re.split(r"\s{2,}", line)[0] for line in lines if line.startswith("kernel-nightly ")]
 
 
 def names(page: Path, name: str) -> bool:
@@ -214,49 +204,15 @@ def test_the_limits_that_are_told_are_those_of_the_code() -> None:
     assert f"within {measure.TIMING_LIMIT_SECONDS:.0f} s and {for_each}" in OPERATIONS.read_text()
 
 
-# Commands
+# Moving
 
 
-@pytest.mark.parametrize(
-    "page", [README, CONTRIBUTING, OPERATIONS, KERNELS, TIMING, ALERTS, BRANCH], ids=lambda page: page.name
-)
-def test_every_command_that_is_shown_parses(page: Path) -> None:
-    for command in commands_of(page):
-        make_parser().parse_args(shlex.split(command)[1:])
-
-
-def test_commands_are_found_in_fenced_and_in_indented_code() -> None:
-    assert "kernel-nightly list providers" in commands_of(README)
-    assert "kernel-nightly export backup" in commands_of(OPERATIONS)
-    assert len(commands_of(CONTRIBUTING)) == 6
-
-
-@pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to type commands in, with one finished run."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(webbrowser, "open", lambda _address: True)
-    with Store.open(tmp_path / "results") as store:
+def test_a_copy_of_the_published_snapshot_is_a_database_to_go_on_from(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    with Store.open(results) as store:
         store.begin_run(make_run("first", status="complete"))
         store.commit_unit("first", UnitResult(make_host(), None, (make_measurement("first"),)))
         store.publish()
-    return tmp_path / "results"
-
-
-@pytest.mark.usefixtures("results")
-def test_every_reading_command_of_the_operations_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    """In the order of the page; `run` is parsed above and executed by test_nightly.py."""
-    ran = [shlex.split(command)[1:] for command in commands_of(OPERATIONS)]
-    ran = [argv for argv in ran if argv[0] in READERS]
-    assert {argv[0] for argv in ran} == set(READERS)
-    for argv in ran:
-        assert main(argv) == 0, argv
-    assert capsys.readouterr().err == ""
-    assert {path.stem for path in Path("backup").iterdir()} == {*TABLES, VERSION_TABLE}
-    assert Path("site/index.html").is_file()
-
-
-def test_a_copy_of_the_published_snapshot_is_a_database_to_go_on_from(results: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     moved.mkdir()
     shutil.copy(snapshot_path(results), database_path(moved))
@@ -269,18 +225,3 @@ def test_a_copy_of_the_published_snapshot_is_a_database_to_go_on_from(results: P
     with Store.read(moved) as store:
         assert [run.run_id for run in store.runs()] == ["first", "second"]
         assert [len(points) for points in store.night("second").trends.values()] == [2]
-
-
-# Deployment
-
-
-def test_the_units_and_commands_of_the_operations_page_agree_with_the_deployment() -> None:
-    text, declared = OPERATIONS.read_text(), (ROOT / "prefect.yaml").read_text()
-    [pool] = set(re.findall(r"^ +work_pool:\n +name: (\w+)$", declared, re.MULTILINE))
-    assert f"prefect work-pool create --type process {pool}" in text
-    assert f"worker start --pool {pool}" in text
-    assert 'cron: "0 2 * * *"' in declared
-    assert "02:00 UTC" in text
-    assert re.search(r"limit: 1\n +collision_strategy: ENQUEUE", declared)
-    assert text.count("PREFECT_API_URL=http://127.0.0.1:4200/api") == 2
-    assert "--host 127.0.0.1 --port 4200" in text

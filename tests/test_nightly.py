@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from consoles import ONE_UNIT, make_model, run_command, start_command
+from units import list_session
 
 from tasks.nights import Night
 from tasks.records import Measurement, State, Status
@@ -184,22 +185,9 @@ def wait_for_unit(process: subprocess.Popen[str], number: int) -> None:
     raise AssertionError(process.communicate()[1])
 
 
-def processes_of_session(leader: int) -> list[int]:
-    """Living processes of the session that `leader` started."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == leader and fields[0] != "Z":
-            found.append(int(status.parent.name))
-    return found
-
-
 def kill_session(leader: int) -> None:
     """Kill them all, those too that are started meanwhile."""
-    while found := processes_of_session(leader):
+    while found := list_session(leader):
         for process in found:
             with suppress(ProcessLookupError):  # it has ended by itself, as its parent is gone
                 os.kill(process, signal.SIGKILL)
@@ -245,8 +233,11 @@ def test_a_killed_run_is_resumed_without_measuring_twice(models: Path, stopped: 
     assert len(night.receipts) == 3
 
 
-def test_ctrl_c_keeps_what_was_measured_and_leaves_no_process(models: Path, stopped: subprocess.Popen[str]) -> None:
-    os.kill(stopped.pid, signal.SIGINT)
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda sent: sent.name)
+def test_ctrl_c_keeps_what_was_measured_and_leaves_no_process(
+    models: Path, stopped: subprocess.Popen[str], sent: signal.Signals
+) -> None:
+    os.kill(stopped.pid, sent)
     _, stderr = stopped.communicate(timeout=60)
     assert stopped.returncode == 130
     assert stderr == "kernel-nightly: interrupted; what was measured is kept\n"
@@ -256,6 +247,6 @@ def test_ctrl_c_keeps_what_was_measured_and_leaves_no_process(models: Path, stop
     assert [m.check.case.layer.model for m in night.measurements] == ["one"]
     assert {m.status for m in night.measurements} == {Status.OK}
     deadline = time.monotonic() + 15
-    while processes_of_session(stopped.pid) and time.monotonic() < deadline:
+    while list_session(stopped.pid) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert processes_of_session(stopped.pid) == []
+    assert list_session(stopped.pid) == []

@@ -4,6 +4,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from tasks.errors import ChannelError
 from tasks.letters import Letter
@@ -12,6 +13,8 @@ from tasks.letters import Letter
 @dataclass(frozen=True, slots=True)
 class AlertFiles:
     """Files that a run is asked to write its alerts and summaries to; None where it is not."""
+
+    __pydantic_config__: ClassVar = {"use_attribute_docstrings": True}  # they describe the fields of Prefect's form
 
     json: Path | None = None
     """Gets one line per alert, a JSON object."""
