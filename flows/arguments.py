@@ -19,6 +19,7 @@ examples:
   kernel-nightly run --model Mixtral-8x7B --tp-size 2 --batch-size 1 64 --provider triton vllm-triton-default
   kernel-nightly run --suite benchmark_moe --model Qwen3-30B-A3B --timer graph eager
   kernel-nightly run --run-id 20261120T220000Z                resume a run that was killed
+  kernel-nightly retune --model Mixtral-8x7B --tp-size 2      new configurations for vLLM's fused MoE, as it reads them
   kernel-nightly list providers
   kernel-nightly show                                         the newest run as a table
   kernel-nightly show --table throughput                      TFLOP/s by batch size and provider
@@ -42,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("kernel-nightly", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands.add_parser("run", help="measure a suite, judge it and draw the site", formatter_class=raw))
+    _add_retune(commands.add_parser("retune", help="search better launch configurations", formatter_class=raw))
     listing = commands.add_parser("list", help=f"list {', '.join(LISTINGS)}")
     listing.add_argument("what", choices=LISTINGS)
     _add_save_dir(listing)
@@ -93,6 +95,45 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to measure (several values after one option: --batch-size 1 16 64)")
     what.add_argument("--suite", default="auto", help="default: nightly on a GPU, smoke without one")
+    _add_layers(what)
+    what.add_argument(
+        "--timer", "--timers", nargs="+", default=[], dest="timers", help="graph, cold, eager (GPU) or wall (CPU)"
+    )
+    how = parser.add_argument_group("how to run")
+    _add_device(how)
+    how.add_argument(
+        "--precision", type=float, default=PRECISION, help="sample until a median is known to +- this (default: 0.005)"
+    )
+    how.add_argument(
+        "--run-id", default="", help="name of the run; one that was stopped is resumed: only what it lacks is measured"
+    )
+    how.add_argument(
+        "--tuning-seconds",
+        type=float,
+        metavar="SECONDS",
+        help="of retuning stale configurations (default: the suite's, which is 600 for nightly; 0 for a part of a suite)",
+    )
+    told = parser.add_argument_group("who is told, besides the console (docs/alerts.md has webhooks, Slack and mail)")
+    for name, what_it_does in (
+        ("json", "append every alert, one JSON object a line"),
+        ("junit", "write the night as JUnit XML"),
+        ("markdown", "write the night as Markdown"),
+    ):
+        told.add_argument(f"--alert-{name}", type=Path, metavar="FILE", help=what_it_does)
+
+
+def _add_retune(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what to tune (without more: fused_moe, fp8_w8a8, vLLM's kernel, 18 batch sizes)")
+    _add_layers(what)
+    how = parser.add_argument_group("how to tune")
+    _add_device(how)
+    how.add_argument("--budget", type=float, default=300.0, metavar="SECONDS", help="of each search (default: 300)")
+    how.add_argument("--summary", type=Path, metavar="FILE", help="write the Markdown summary to FILE too")
+    parser.set_defaults(timers=[], precision=PRECISION)
+
+
+def _add_layers(what: "argparse._ArgumentGroup") -> None:
+    """Options that name layers, cases and providers."""
     what.add_argument(
         "--model", "--models", nargs="+", default=[], dest="models", help="vendored name, folder or org/name on the Hub"
     )
@@ -118,9 +159,6 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="values of a case's options: activation_format=standard activation_format=batched",
     )
     what.add_argument(
-        "--timer", "--timers", nargs="+", default=[], dest="timers", help="graph, cold, eager (GPU) or wall (CPU)"
-    )
-    what.add_argument(
         "--limit-k", nargs="+", type=int, default=[], help="keep layers with these hidden sizes or input features (K)"
     )
     what.add_argument(
@@ -132,24 +170,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--trust-remote-code", action="store_true", help="let a model's own code read its config")
     what.add_argument("--model-prefix", default="", help="attribute of the config that holds the language model's")
     what.add_argument("--allow-download", action="store_true", help="let --model fetch a config from the Hub")
-    how = parser.add_argument_group("how to run")
+
+
+def _add_device(how: "argparse._ArgumentGroup") -> None:
+    """Options that say where, and with which numbers."""
     how.add_argument("--seed", type=int, default=0, help="of weights and inputs (default: 0)")
-    how.add_argument(
-        "--precision", type=float, default=PRECISION, help="sample until a median is known to +- this (default: 0.005)"
-    )
     how.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)}")
     how.add_argument("--address", default="", help="of a running Ray cluster (default: RAY_ADDRESS, or start one here)")
-    how.add_argument(
-        "--run-id", default="", help="name of the run; one that was stopped is resumed: only what it lacks is measured"
-    )
     how.add_argument("--save-dir", type=Path, default=SAVE_DIR, help="folder for all results (default: results)")
-    told = parser.add_argument_group("who is told, besides the console (docs/alerts.md has webhooks, Slack and mail)")
-    for name, what_it_does in (
-        ("json", "append every alert, one JSON object a line"),
-        ("junit", "write the night as JUnit XML"),
-        ("markdown", "write the night as Markdown"),
-    ):
-        told.add_argument(f"--alert-{name}", type=Path, metavar="FILE", help=what_it_does)
 
 
 def read_alert_files(arguments: argparse.Namespace) -> AlertFiles:

@@ -61,10 +61,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from tasks.pool import start_workers
     from tasks.session import new_run
     from tasks.store import Store
+    from tasks.tuning.upkeep import choose_budget
 
     selection = read_selection(arguments)
     chosen = choose_suite(arguments.suite, arguments.device, arguments.address)
     cases.plan_units(chosen.suite, cases.resolve_shapes(chosen.suite, selection), selection, chosen.device_type)
+    choose_budget(chosen.suite, selection, arguments.tuning_seconds)
     set_prefect_defaults()
     files = read_alert_files(arguments)
     open_channels(files, os.environ, console)
@@ -88,11 +90,55 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         address=arguments.address,
         run_id=arguments.run_id,
         alert_files=files,
+        tuning_seconds=arguments.tuning_seconds,
     )
     night = read_night(arguments.save_dir, arguments.run_id)
     print_report(console, night)
     console.print(f"site: {site}", soft_wrap=True, highlight=False)
     return exit_code(night)
+
+
+def retune(arguments: argparse.Namespace, console: Console) -> int:
+    """Search launch configurations; bad input is found before anything is started."""
+    from flows.choice import choose_device
+    from tasks.pool import start_workers
+    from tasks.tuning.requests import list_requests
+
+    selection = read_selection(arguments)
+    device_type, address = choose_device(arguments.device, arguments.address)
+    list_requests(selection, device_type, arguments.save_dir, arguments.seed, arguments.budget)
+    set_prefect_defaults()
+
+    from flows.server import starting_server
+
+    with starting_server():
+        from flows.retune import retune as retune_layers
+
+        start_workers(device_type, address)
+    found = retune_layers(
+        selection=selection,
+        seed=arguments.seed,
+        device=arguments.device,
+        save_dir=arguments.save_dir,
+        address=arguments.address,
+        budget=arguments.budget,
+    )
+    summary = "\n".join(retuned.summary for retuned in found)
+    console.print(summary, soft_wrap=True, highlight=False, markup=False)
+    for retuned in found:
+        written = retuned.config_path or "nothing to write: what is used today stays, or our own kernel read no file"
+        console.print(f"configurations: {written}", soft_wrap=True, highlight=False, markup=False)
+    if arguments.summary:
+        write_summary(arguments.summary, summary)
+    return 0
+
+
+def write_summary(path: Path, summary: str) -> None:
+    """Write the summary where it was asked for."""
+    try:
+        path.write_text(summary, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write --summary {path}: {error.strerror}; it is also in SAVE_DIR") from error
 
 
 def set_prefect_defaults() -> None:
@@ -220,6 +266,7 @@ def open_source(arguments: argparse.Namespace) -> "Store":
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "run": run,
+    "retune": retune,
     "show": show,
     "changes": changes,
     "incidents": incidents,

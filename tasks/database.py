@@ -34,6 +34,8 @@ TABLES = (
     "incidents",
     "marks",
     "letters",
+    "searches",
+    "tuning_trials",
     "tuned_configs",
 )
 VERSION_TABLE = "schema_version"

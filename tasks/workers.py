@@ -191,6 +191,11 @@ class Worker:
     def _is_on_lost_node(self) -> bool:
         return self.node is not None and self.node.node_id not in {node.node_id for node in list_nodes()}
 
+    @property
+    def is_retired(self) -> bool:
+        """Whether it was given up."""
+        return bool(self._retired)
+
     def retire(self, reason: str) -> None:
         """Give the device up: no other worker's fresh process is to be started on what has failed.
 
@@ -233,12 +238,25 @@ class Companion:
 
     def __init__(self, node: Node, bench: type) -> None:
         self.node = node
+        self.bench = bench
         self._actor = _start_actor(bench, "cuda", node, num_gpus=0, num_cpus=0)
         self._answers: list[Any] = []
 
     def ask(self, method: str, *arguments: object) -> None:
         """Begin a call, after those that were begun before, and wait for nothing."""
         self._answers.append(getattr(self._actor, method).remote(*arguments))
+
+    def call(self, method: str, *arguments: object, limit_seconds: float) -> Any:
+        """What it answers; None if that fails. One that takes longer is killed, and answers nothing any more."""
+        answer = getattr(self._actor, method).remote(*arguments)
+        ready, _ = ray.wait([answer], timeout=limit_seconds)
+        if not ready:
+            self.end()
+            return None
+        try:
+            return ray.get(answer)
+        except ray.exceptions.RayError:
+            return None
 
     def take_answers(self) -> list[Any]:
         """What has been answered by now, without what failed."""
