@@ -111,7 +111,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--tuning-seconds",
         type=float,
         metavar="SECONDS",
-        help="of retuning stale configurations (default: the suite's, which is 600 for nightly; 0 for a part of a suite)",
+        help="of retuning stale configurations (default: the suite's, 600 for nightly; 0 for a part of a suite)",
     )
     told = parser.add_argument_group("who is told, besides the console (docs/alerts.md has webhooks, Slack and mail)")
     for name, what_it_does in (

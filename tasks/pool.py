@@ -195,7 +195,7 @@ class WorkerPool:
                 self._changed.notify_all()
 
     def start_companions(self, workers: Sequence[Worker]) -> list[Companion]:
-        """New companions beside workers that have one, as many as their machines have cores for; ended by the caller."""
+        """New companions beside workers that have one, one for each core of their machines; the caller ends them."""
         started = []
         for worker in workers:
             first = self._companions.get(worker)

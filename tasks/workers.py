@@ -239,23 +239,26 @@ class Companion:
     def __init__(self, node: Node, bench: type) -> None:
         self.node = node
         self.bench = bench
-        self._actor = _start_actor(bench, "cuda", node, num_gpus=0, num_cpus=0)
         self._answers: list[Any] = []
+        self._start()
+
+    def _start(self) -> None:
+        self._actor = _start_actor(self.bench, "cuda", self.node, num_gpus=0, num_cpus=0)
 
     def ask(self, method: str, *arguments: object) -> None:
         """Begin a call, after those that were begun before, and wait for nothing."""
         self._answers.append(getattr(self._actor, method).remote(*arguments))
 
     def call(self, method: str, *arguments: object, limit_seconds: float) -> Any:
-        """What it answers; None if that fails. One that takes longer is killed, and answers nothing any more."""
+        """What it answers; None if that fails or takes longer, and a fresh process takes its place."""
         answer = getattr(self._actor, method).remote(*arguments)
-        ready, _ = ray.wait([answer], timeout=limit_seconds)
-        if not ready:
-            self.end()
-            return None
         try:
-            return ray.get(answer)
-        except ray.exceptions.RayError:
+            return ray.get(answer, timeout=limit_seconds)
+        except ray.exceptions.RayTaskError:
+            return None
+        except ray.exceptions.RayError:  # its process died, or is killed now
+            self.end()
+            self._start()
             return None
 
     def take_answers(self) -> list[Any]:

@@ -11,7 +11,7 @@ from kernels.spec import Case
 from tasks.errors import TuningError, WorkerError, WorkerLost
 from tasks.measure import Failure, Limits, UnitBench
 from tasks.quarantine import Quarantine
-from tasks.records import Crash, WorkUnit
+from tasks.records import Crash, Status, WorkUnit
 from tasks.tuning.compilers import Compilers
 from tasks.tuning.space import config_key
 from tasks.tuning.trials import Answer, Question, Trial
@@ -44,7 +44,7 @@ class ConfigBench(UnitBench):
         if failure is None:
             return trials
         if len(question.configs) == 1:
-            return self._try_once_more(case, question)
+            return self._try_once_more(case, question, failure)
         alone = [
             trial
             for config in question.configs
@@ -57,9 +57,11 @@ class ConfigBench(UnitBench):
         again = {config_key(trial.config): trial for trial in together} if failure is None else {}
         return [again.get(config_key(trial.config), trial) for trial in alone]
 
-    def _try_once_more(self, case: Case, question: Question) -> list[Trial]:
-        """What came of one configuration whose worker died: the next process may fare better."""
-        trials, failure = self._time(case, question)
+    def _try_once_more(self, case: Case, question: Question, failure: Failure | None) -> list[Trial]:
+        """What came of one configuration whose worker died: the next process may fare better, but not where it hung."""
+        trials = list[Trial]()
+        if failure and failure[0] is not Status.HUNG:
+            trials, failure = self._time(case, question)
         return [Trial(case.num_tokens, question.configs[0], (), *failure)] if failure else trials
 
     def _time(self, case: Case, question: Question) -> tuple[list[Trial], Failure | None]:

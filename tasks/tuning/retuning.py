@@ -40,6 +40,7 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 1536, 20
 """As vLLM's tuner has them, of a shape without a file."""
 FOLDER = "tuned_configs"
 """Of a --save-dir: give it to vLLM as VLLM_TUNED_CONFIG_FOLDER."""
+THOROUGH = Effort()
 ASK_LIMIT_SECONDS = 120.0
 """Of a question about what is used today, which may import vLLM first."""
 
@@ -52,7 +53,7 @@ class Request:
     """A layer with its cases, one provider and one timer."""
     save_dir: Path
     seed: int = 0
-    effort: Effort = Effort()
+    effort: Effort = THOROUGH
 
     @property
     def launcher(self) -> str:
