@@ -1,21 +1,28 @@
 """What searches were answered is kept in order; what they found is what later ones begin with."""
 
-from collections.abc import Iterator
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from surfaces import SimulatedBench, Surface
+from test_search import SPACE, list_tasks
 from tuners import DEFAULT, LAYER
 
 from tasks.notebook import Search
 from tasks.records import Status
 from tasks.store import Store
 from tasks.tuning.contest import Verdict
-from tasks.tuning.plan import Outcome, Task
+from tasks.tuning.plan import Effort, Outcome, Task
+from tasks.tuning.search import run_search
 from tasks.tuning.sets import Provenance
-from tasks.tuning.space import Candidates
+from tasks.tuning.space import Candidates, config_key
 from tasks.tuning.staleness import OURS, TUNED, key_of
-from tasks.tuning.trials import Answer, Question, Trial
+from tasks.tuning.trials import Answer, Kept, Question, Replay, Trial
 
 KEY = key_of(LAYER, TUNED, "NVIDIA H200")
 NOW = Provenance("vllm 0.32.0", "3.7.1", "ab" * 32)
@@ -81,3 +88,47 @@ def test_seeds_are_what_other_searches_found_of_the_shape_first(store: Store) ->
     assert [seed["num_stages"] for seed in notebook.list_seeds(KEY, NOW, 16)] == [3, 4], "never its own answer"
     assert notebook.list_seeds(KEY, NOW, 64) == []
     assert notebook.list_seeds(replace(KEY, scheme="int8_w8a16"), NOW, 16) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from surfaces import SimulatedBench, Surface
+from test_notebook import SEARCH, search_few
+from tasks.store import Store
+
+with Store.open(Path(sys.argv[1])) as store:
+    store.notebook.begin(SEARCH)
+    numbers = iter(range(10**6))
+
+    def keep(question, answer):
+        number = next(numbers)
+        store.notebook.keep(SEARCH, number, question, answer)
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    search_few(SimulatedBench(Surface(5)), [], keep)
+"""
+
+
+def search_few(bench: SimulatedBench, kept: Kept, keep: Callable[[Question, Answer], None]) -> list[Outcome]:
+    effort = Effort(first_sample=8, least_configs=8, most_rounds=1, second_rounds=1)
+    return run_search(SPACE, list_tasks(bench.surface, (16, 64)), Replay(bench, kept, keep), effort)
+
+
+def test_a_search_that_was_killed_goes_on_and_asks_nothing_twice(tmp_path: Path) -> None:
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    killed = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    bench, new = SimulatedBench(Surface(5)), list[tuple[Question, Answer]]()
+    with Store.open(tmp_path) as store:
+        kept = store.notebook.begin(SEARCH)
+    assert len(kept) == 4
+    outcomes = search_few(bench, kept, lambda question, answer: new.append((question, answer)))
+    assert [outcome.batch_size for outcome in outcomes] == [16, 64]
+    screened = [(q.batch_size, config_key(c)) for q, _ in (*kept, *new) if not q.is_checked for c in q.configs]
+    assert len(set(screened)) == len(screened)
+    assert len(bench.asked) == len(new)

@@ -72,8 +72,6 @@ class Retuned:
     summary_path: Path
     config_path: Path | None
     """vLLM's file; None where nothing was replaced, and for our own kernels, which read none."""
-    faults: tuple[str, ...] = field(default=())
-    """What was wrong with the files in use, a line each."""
 
 
 def launcher_of(provider: str) -> str:
@@ -111,6 +109,8 @@ def retune(request: Request, pool: WorkerPool, device_name: str, notebook: Noteb
         load_layer(benches)
         host = benches[0].host
         used = find_used(workers[0], unit.cases, request.launcher)
+        for line in used.faults:
+            console.print(f"not read: {line}", soft_wrap=True, highlight=False, markup=False)
         provenance = provenance_of(unit.cases[0], request.launcher, host)
         tasks = [make_task(case, request.launcher, host, used, key, provenance, notebook) for case in unit.cases]
         search = make_search(request, key, provenance, tasks)
@@ -144,6 +144,11 @@ class Used:
     def file(self) -> ConfigFile | None:
         """The first that can be used."""
         return next((reading.file for reading in self.readings if reading.file and reading.file.configs), None)
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What is wrong with the files, a line each."""
+        return tuple(fault.line for reading in self.readings for fault in reading.faults)
 
     def find_incumbent(self, batch_size: int) -> Config | None:
         """The entry that vLLM takes: of the nearest batch size, the first of two."""
@@ -219,7 +224,6 @@ def hand_over(request: Request, key: SetKey, host: Host, used: Used, outcomes: S
         winners = {outcome.batch_size: outcome.winner for outcome in outcomes}
         configs = {**(used.file.configs if used.file else {}), **winners}
         config_path = write_config_file(folder, ConfigFile(key.config_key, host.triton, configs))
-    faults = tuple(fault.line for reading in used.readings for fault in reading.faults)
     name = key.config_key.file_name.removesuffix(".json") if key.provider == TUNED else key.label
     environment = Environment(
         title=name,
@@ -230,11 +234,11 @@ def hand_over(request: Request, key: SetKey, host: Host, used: Used, outcomes: S
         vllm=host.vllm,
         commit=read_git_state()[0],
     )
-    summary = format_summary(environment, outcomes) + "".join(f"- not read: {line}\n" for line in faults)
+    summary = format_summary(environment, outcomes) + "".join(f"- not read: {line}\n" for line in used.faults)
     summary_path = folder / f"{name.replace('/', '_').replace(' ', '_')}.md"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         summary_path.write_text(summary, encoding="utf-8")
     except OSError as error:
         raise TunedFileError(f"cannot write {summary_path}: {error.strerror}; give another --save-dir") from error
-    return Retuned(key, tuple(outcomes), summary, summary_path, config_path, faults)
+    return Retuned(key, tuple(outcomes), summary, summary_path, config_path)
