@@ -95,7 +95,9 @@ def retune_stale_configs(session: Session, save_dir: Path, seconds: float) -> li
     upkeep.tell_sets(sets, session.tell)
     if seconds:
         with session.clock.measure("retune stale configs"):
-            upkeep.retune_stale(sets, session.store, session.run, session.workers, session.console, save_dir, seconds)
+            upkeep.retune_stale(
+                sets, session.store, session.run, session.workers, session.console, save_dir, upkeep.Budget(seconds)
+            )
     return sets
 
 

@@ -24,8 +24,8 @@ from tasks.suites import SUITES
 
 ROOT = Path(__file__).resolve().parent.parent
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
-OPERATIONS, KERNELS, TIMING, ALERTS = (
-    ROOT / "docs" / f"{name}.md" for name in ("operations", "kernels", "timing", "alerts")
+OPERATIONS, KERNELS, TIMING, ALERTS, TUNING = (
+    ROOT / "docs" / f"{name}.md" for name in ("operations", "kernels", "timing", "alerts", "tuning")
 )
 PAGES = (
     README,
@@ -34,6 +34,7 @@ PAGES = (
     KERNELS,
     TIMING,
     ALERTS,
+    TUNING,
     ROOT / "CHANGELOG.md",
     ROOT / "tasks" / "model_configs" / "README.md",
 )
@@ -217,7 +218,7 @@ def test_the_limits_that_are_told_are_those_of_the_code() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [README, CONTRIBUTING, OPERATIONS, KERNELS, TIMING, ALERTS], ids=lambda page: page.name
+    "page", [README, CONTRIBUTING, OPERATIONS, KERNELS, TIMING, ALERTS, TUNING], ids=lambda page: page.name
 )
 def test_every_command_that_is_shown_parses(page: Path) -> None:
     for command in commands_of(page):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from records import make_host, make_measurement, make_run, make_unit
 from rich.console import Console
 from surfaces import Surface
 from tuners import DEFAULT, H200, LAYER, SurfaceBench
@@ -15,12 +16,16 @@ from tuners import DEFAULT, H200, LAYER, SurfaceBench
 from kernels.moe.vllm_config_files import read_config_file
 from kernels.moe.vllm_configs import TUNED_FOLDER_VARIABLE
 from kernels.spec import Case
-from tasks.errors import TunedFileError, TuningError
+from tasks.cases import Selection
+from tasks.errors import TunedFileError, TuningError, UsageError
 from tasks.pool import WorkerPool
-from tasks.records import WorkUnit
+from tasks.records import Run, WorkUnit
 from tasks.store import Store
+from tasks.suites import SUITES
 from tasks.tuning.plan import Effort
-from tasks.tuning.retuning import BATCH_SIZES, FOLDER, Request, Retuned, Used, launcher_of, retune
+from tasks.tuning.retuning import BATCH_SIZES, FOLDER, Request, Retuned, Used, launcher_of, provenance_of, retune
+from tasks.tuning.staleness import TUNED, key_of
+from tasks.tuning.upkeep import Budget, choose_budget, list_sets, retune_stale, tell_sets
 from tasks.workers import Worker, start_ray
 
 pytestmark = pytest.mark.timeout(240)
@@ -163,3 +168,50 @@ def test_vllm_takes_the_nearest_entry_and_the_first_of_two() -> None:
     assert launcher_of("triton") == "triton"
     assert len(BATCH_SIZES) == 18
     assert replace(request_of(Path()), seed=1).launcher == "vllm-triton-default"
+
+
+# A night's own tuning
+
+
+def measure_night(store: Store, shipped_us: float) -> Run:
+    run = store.begin_run(make_run("tonight", status="complete"))
+    host, case = make_host(), Case(LAYER, 16)
+    times = {"vllm-triton-shipped": shipped_us, "vllm-triton-default": 100.0}
+    measured = [make_measurement("tonight", case, provider, (us,) * 6) for provider, us in times.items()]
+    store.commit_unit("tonight", make_unit(measured, host=host))
+    return run
+
+
+def test_what_a_night_finds_stale_is_retuned_once_while_the_budget_lasts(place: Place, tmp_path: Path) -> None:
+    console, told = Console(record=True, width=200), list[str]()
+    budget = Budget(60.0, FEW, (16, 64))
+    with Store.open(tmp_path) as store:
+        run = measure_night(store, 120.0)
+        sets = list_sets(store, run, told.append)
+        tell_sets(sets, told.append)
+        arguments = (sets, store, run, place.pool, console, tmp_path)
+        assert retune_stale(*arguments, replace(budget, seconds=0.0)) == 0
+        assert retune_stale(*arguments, budget) == 1
+        now = provenance_of(Case(LAYER, 16), "vllm-triton-default", make_host())
+        tuned = store.notebook.find_tuned(key_of(LAYER, TUNED, H200.name))
+        assert tuned is not None
+        assert tuned.provenance.space_sha256 == now.space_sha256
+    assert told[0].startswith("not read: ")
+    assert "BLOCK_SIZE_M=24" in told[0]
+    assert "stale configs: vllm-triton-shipped of fused_moe E=8" in told[1]
+    assert told[1].endswith("the default beats it by 20.0% at M=16; 20.0 us lost")
+    assert told[-1] == "tuning: 1 sets of configurations: 0 fresh, 1 stale, 0 unknown, 0 missing"
+    said = console.export_text()
+    assert "the 0 s of tuning are spent" in said
+    assert "retuned vllm-triton-tuned of fused_moe E=8" in said
+    assert (tmp_path / FOLDER / FILE).is_file()
+
+
+def test_a_night_that_was_narrowed_only_lists(tmp_path: Path) -> None:
+    nightly = SUITES["nightly"]
+    assert choose_budget(nightly, Selection(), None) == nightly.tuning_seconds == 600.0
+    assert choose_budget(nightly, Selection(kernels=("fused_moe",)), None) == 0.0
+    assert choose_budget(nightly, Selection(kernels=("fused_moe",)), 90.0) == 90.0
+    assert choose_budget(SUITES["smoke"], Selection(), None) == 0.0
+    with pytest.raises(UsageError, match="--tuning-seconds -1 is below 0"):
+        choose_budget(nightly, Selection(), -1.0)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -20,7 +20,7 @@ from tasks.records import Measurement, Run, WorkUnit
 from tasks.store import Store
 from tasks.tuning.files import list_config_files
 from tasks.tuning.plan import Effort
-from tasks.tuning.retuning import BATCH_SIZES, Request, launcher_of, provenance_of, retune, set_key_of
+from tasks.tuning.retuning import BATCH_SIZES, FOLDER, THOROUGH, Request, launcher_of, provenance_of, retune, set_key_of
 from tasks.tuning.sets import Provenance, SetKey
 from tasks.tuning.staleness import (
     OURS,
@@ -36,6 +36,17 @@ from tasks.tuning.staleness import (
 )
 
 Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much a night searches."""
+
+    seconds: float
+    """Of all its searches together."""
+    effort: Effort = THOROUGH
+    """Of each."""
+    batch_sizes: tuple[int, ...] = BATCH_SIZES
 
 
 def choose_budget(suite: Suite, selection: Selection, asked: float | None) -> float:
@@ -110,7 +121,7 @@ def tell_sets(sets: Sequence[TunedSet], tell: Tell) -> None:
 
 
 def retune_stale(
-    sets: Sequence[TunedSet], store: Store, run: Run, pool: WorkerPool, console: Console, save_dir: Path, seconds: float
+    sets: Sequence[TunedSet], store: Store, run: Run, pool: WorkerPool, console: Console, save_dir: Path, budget: Budget
 ) -> int:
     """Retune what is stale, what costs most first, until the seconds are spent; what fails costs its own set.
 
@@ -119,7 +130,7 @@ def retune_stale(
     """
     cases = map_cases(store.measurements(run.run_id))
     hosts = {host.device.name: host for host in store.hosts(run.run_id)}
-    deadline, done = time.monotonic() + seconds, dict[SetKey, bool]()
+    deadline, done = time.monotonic() + budget.seconds, dict[SetKey, bool]()
 
     def tell(line: str) -> None:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
@@ -130,15 +141,15 @@ def retune_stale(
         if tuned.state is not SetState.STALE or key in done:
             continue
         if left <= 0:
-            tell(f"not retuned: {tuned.key.label}: the {seconds:g} s of tuning are spent")
+            tell(f"not retuned: {tuned.key.label}: the {budget.seconds:g} s of tuning are spent")
             continue
         found, now = store.notebook.find_tuned(key), provenance_of(case, key.provider, hosts[key.device_name])
         if found and found.provenance == now:
             tell(f"not retuned: {tuned.key.label}: a search with the same code has ended; {where_it_is(key, save_dir)}")
             continue
-        unit = make_unit(case, key.provider, hosts[key.device_name].device.type)
+        unit = make_unit(case, key.provider, hosts[key.device_name].device.type, budget.batch_sizes)
         minutes = math.ceil(left / 60)  # not seconds: a run that is resumed is to resume its search
-        request = Request(unit, save_dir, run.seed, Effort(most_seconds=60.0 * minutes))
+        request = Request(unit, save_dir, run.seed, replace(budget.effort, most_seconds=60.0 * minutes))
         try:
             retuned = retune(request, pool, key.device_name, store.notebook, console)
         except (TuningError, WorkerError) as failure:
@@ -155,10 +166,10 @@ def where_it_is(key: SetKey, save_dir: Path) -> str:
     """What a person does to use what was found."""
     if key.provider == OURS:
         return "our kernels choose their configuration in code"
-    return f"vLLM reads it with VLLM_TUNED_CONFIG_FOLDER={save_dir / 'tuned_configs'}"
+    return f"vLLM reads it with VLLM_TUNED_CONFIG_FOLDER={save_dir / FOLDER}"
 
 
-def make_unit(case: Case, provider: str, device_type: str, batch_sizes: Sequence[int] = BATCH_SIZES) -> WorkUnit:
+def make_unit(case: Case, provider: str, device_type: str, batch_sizes: Sequence[int]) -> WorkUnit:
     """A case's layer at all batch sizes, for a search."""
     cases = tuple(replace(case, num_tokens=size) for size in batch_sizes)
     return WorkUnit(case.layer, cases, (launcher_of(provider),), (timers_for(device_type)[0].name,))
