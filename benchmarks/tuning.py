@@ -4,8 +4,8 @@
     python benchmarks/tuning.py search --out DIR                  the search, with its wall seconds
     python benchmarks/tuning.py compare --out DIR                 shipped, default, found and the sweep's best, in turn
 
-A shape is --model, --tp-size and --scheme: Mixtral-8x7B TP2 in fp8_w8a8 without them. The sweep takes what pruning leaves of
-the space, and shares its compilers and its timing with the search, so that the two differ in what they ask.
+A shape is --model, --tp-size and --scheme: Mixtral-8x7B TP2 in fp8_w8a8 without them. The sweep takes what pruning
+leaves of the space, and shares its compilers and its timing with the search, so that the two differ in what they ask.
 """
 
 import argparse
