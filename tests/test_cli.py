@@ -233,7 +233,7 @@ def help_of(*command: str) -> str:
 
 def test_help_names_every_command() -> None:
     text = help_of()
-    known = {"run", "list", "show", "changes", "incidents", "acknowledge", "baseline", "site", "export"}
+    known = {"run", "retune", "list", "show", "changes", "incidents", "acknowledge", "baseline", "site", "export"}
     assert set(COMMANDS) == known
     assert all(re.search(rf"^ +{command}\s", text, re.MULTILINE) for command in COMMANDS)
     assert "exit codes:" in text
