@@ -19,6 +19,7 @@ examples:
   kernel-nightly run --model Mixtral-8x7B --tp-size 2 --batch-size 1 64 --provider triton vllm-triton-default
   kernel-nightly run --suite benchmark_moe --model Qwen3-30B-A3B --timer graph eager
   kernel-nightly run --run-id 20261120T220000Z                resume a run that was killed
+  kernel-nightly retune --model Mixtral-8x7B --tp-size 2      new configurations for vLLM's fused MoE, as it reads them
   kernel-nightly list providers
   kernel-nightly show                                         the newest run as a table
   kernel-nightly show --table throughput                      TFLOP/s by batch size and provider
@@ -48,6 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("kernel-nightly", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands.add_parser("run", help="measure a suite, judge it and draw the site", formatter_class=raw))
+    _add_retune(commands.add_parser("retune", help="search better launch configurations", formatter_class=raw))
     _add_branch(commands.add_parser("branch", help="measure a branch against its base, for a pull request"))
     _add_bisect(commands.add_parser("bisect", help="find the commit that changed a series"))
     listing = commands.add_parser("list", help=f"list {', '.join(LISTINGS)}")
@@ -104,6 +106,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--run-id", default="", help="name of the run; one that was stopped is resumed: only what it lacks is measured"
     )
+    how.add_argument(
+        "--tuning-seconds",
+        type=float,
+        metavar="SECONDS",
+        help="of retuning stale configurations (default: the suite's, 600 for nightly; 0 for a part of a suite)",
+    )
     told = parser.add_argument_group("who is told, besides the console (docs/alerts.md has webhooks, Slack and mail)")
     for name, what_it_does in (
         ("json", "append every alert, one JSON object a line"),
@@ -151,6 +159,25 @@ def _add_doubt(how: Group) -> None:
 def _add_what(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to measure (several values after one option: --batch-size 1 16 64)")
     what.add_argument("--suite", default="auto", help="default: nightly on a GPU, smoke without one")
+    _add_layers(what)
+    what.add_argument(
+        "--timer", "--timers", nargs="+", default=[], dest="timers", help="graph, cold, eager (GPU) or wall (CPU)"
+    )
+
+
+def _add_retune(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what to tune (without more: fused_moe, fp8_w8a8, vLLM's kernel, 18 batch sizes)")
+    _add_layers(what)
+    how = parser.add_argument_group("how to tune")
+    _add_seed(how)
+    _add_where(how)
+    how.add_argument("--budget", type=float, default=300.0, metavar="SECONDS", help="of each search (default: 300)")
+    how.add_argument("--summary", type=Path, metavar="FILE", help="write the Markdown summary to FILE too")
+    parser.set_defaults(timers=[], precision=PRECISION)
+
+
+def _add_layers(what: Group) -> None:
+    """Options that name layers, cases and providers."""
     what.add_argument(
         "--model", "--models", nargs="+", default=[], dest="models", help="vendored name, folder or org/name on the Hub"
     )
@@ -176,9 +203,6 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         help="values of a case's options: activation_format=standard activation_format=batched",
     )
     what.add_argument(
-        "--timer", "--timers", nargs="+", default=[], dest="timers", help="graph, cold, eager (GPU) or wall (CPU)"
-    )
-    what.add_argument(
         "--limit-k", nargs="+", type=int, default=[], help="keep layers with these hidden sizes or input features (K)"
     )
     what.add_argument(
@@ -194,11 +218,15 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
 
 def _add_how(parser: argparse.ArgumentParser) -> Group:
     how = parser.add_argument_group("how to run")
-    how.add_argument("--seed", type=int, default=0, help="of weights and inputs (default: 0)")
+    _add_seed(how)
     how.add_argument(
         "--precision", type=float, default=PRECISION, help="sample until a median is known to +- this (default: 0.005)"
     )
     return _add_where(how)
+
+
+def _add_seed(how: Group) -> None:
+    how.add_argument("--seed", type=int, default=0, help="of weights and inputs (default: 0)")
 
 
 def _add_where(how: Group) -> Group:

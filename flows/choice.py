@@ -36,19 +36,29 @@ def choose_suite(suite: str, device: str, address: str) -> Choice:
     Raises:
         UsageError, UnknownNameError: no such device or suite, or a GPU is needed and there is none.
     """
+    device_type, address = choose_device(device, address)
+    chosen = find_suite(suite if suite != "auto" else ("nightly" if device_type == "cuda" else "smoke"))
+    if chosen.min_device == "cuda" and device_type == "cpu":
+        raise UsageError(f"suite {chosen.name} needs a CUDA GPU, this is a CPU; run --suite smoke, or check nvidia-smi")
+    return Choice(chosen, device_type, address, read_site_url(os.environ))
+
+
+def choose_device(device: str, address: str) -> tuple[str, str]:
+    """The device type and the cluster's address.
+
+    Raises:
+        UsageError: no such device, or a GPU is needed and there is none.
+    """
     if device not in DEVICES:
         raise UsageError(f"--device {device!r} is not one of {', '.join(DEVICES)}")
     address = read_address(address)
     gpu = bool(address) or has_gpu()
     device_type = device if device != "auto" else ("cuda" if gpu else "cpu")
-    chosen = find_suite(suite if suite != "auto" else ("nightly" if device_type == "cuda" else "smoke"))
-    if chosen.min_device == "cuda" and device_type == "cpu":
-        raise UsageError(f"suite {chosen.name} needs a CUDA GPU, this is a CPU; run --suite smoke, or check nvidia-smi")
     if device_type == "cuda" and not gpu:
         raise UsageError(
             "--device cuda: NVML tells of no GPU here; run --device cpu, give --address, or check nvidia-smi"
         )
-    return Choice(chosen, device_type, address, read_site_url(os.environ))
+    return device_type, address
 
 
 def choose_least_change(asked: float | None, budget_seconds: float, device_type: str) -> float:

@@ -19,7 +19,6 @@ from kernels.errors import BenchmarkError
 from tasks.errors import UsageError
 
 if TYPE_CHECKING:
-    from flows.choice import Choice
     from tasks.store import Store
 
 PLAIN_WIDTH = 120
@@ -62,16 +61,18 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from tasks.channels.settings import open_channels
     from tasks.session import new_run
     from tasks.store import Store
+    from tasks.tuning.upkeep import choose_budget
 
     selection = read_selection(arguments)
     chosen = choose_suite(arguments.suite, arguments.device, arguments.address)
     cases.plan_units(chosen.suite, cases.resolve_shapes(chosen.suite, selection), selection, chosen.device_type)
+    choose_budget(chosen.suite, selection, arguments.tuning_seconds)
     files = read_alert_files(arguments)
     open_channels(files, os.environ, console)
     run_to_be = new_run(chosen.suite.name, selection, chosen.device_type, arguments.seed, arguments.run_id)
     Store.refuse_early(arguments.save_dir, run_to_be)
 
-    with starting_early(chosen, compiles_ahead=True):
+    with starting_early(chosen.device_type, chosen.address, compiles_ahead=True):
         from flows.nightly import nightly, read_night
         from flows.report import exit_code, print_report
     site = nightly(
@@ -83,6 +84,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         address=arguments.address,
         run_id=arguments.run_id,
         alert_files=files,
+        tuning_seconds=arguments.tuning_seconds,
     )
     night = read_night(arguments.save_dir, arguments.run_id)
     print_report(console, night)
@@ -106,7 +108,7 @@ def branch(arguments: argparse.Namespace, _console: Console) -> int:
     find_commit(arguments.head, "branch")
     find_commit(arguments.base, "--base")
     ComparisonStore.refuse_early(arguments.save_dir)
-    with starting_early(chosen):
+    with starting_early(chosen.device_type, chosen.address):
         from flows.branch import branch as compare_branch
         from flows.pull_request import exit_code
     outcome = compare_branch(
@@ -140,7 +142,7 @@ def bisect(arguments: argparse.Namespace, _console: Console) -> int:
     with closing(ComparisonStore.read(arguments.save_dir)) as store:
         find_asked(store, words)
     ComparisonStore.refuse_early(arguments.save_dir)
-    with starting_early(chosen):
+    with starting_early(chosen.device_type, chosen.address):
         from flows.bisect import bisect as find_commit_of
         from flows.culprit import exit_code
     finding = find_commit_of(
@@ -158,7 +160,7 @@ def bisect(arguments: argparse.Namespace, _console: Console) -> int:
 
 
 @contextmanager
-def starting_early(chosen: "Choice", *, compiles_ahead: bool = False) -> Iterator[None]:
+def starting_early(device_type: str, address: str, *, compiles_ahead: bool = False) -> Iterator[None]:
     """Start Prefect's server and the workers while the block imports what the flow needs."""
     set_prefect_defaults()
     from flows.server import starting_server
@@ -169,7 +171,43 @@ def starting_early(chosen: "Choice", *, compiles_ahead: bool = False) -> Iterato
     with starting_server():
         yield
         with hide_secrets(os.environ):
-            start_workers(chosen.device_type, chosen.address, companion=AheadBench if compiles_ahead else None)
+            start_workers(device_type, address, companion=AheadBench if compiles_ahead else None)
+
+
+def retune(arguments: argparse.Namespace, console: Console) -> int:
+    """Search launch configurations; bad input is found before anything is started."""
+    from flows.choice import choose_device
+    from tasks.tuning.requests import list_requests
+
+    selection = read_selection(arguments)
+    device_type, address = choose_device(arguments.device, arguments.address)
+    list_requests(selection, device_type, arguments.save_dir, arguments.seed, arguments.budget)
+    with starting_early(device_type, address):
+        from flows.retune import retune as retune_layers
+    found = retune_layers(
+        selection=selection,
+        seed=arguments.seed,
+        device=arguments.device,
+        save_dir=arguments.save_dir,
+        address=arguments.address,
+        budget=arguments.budget,
+    )
+    summary = "\n".join(retuned.summary for retuned in found)
+    console.print(summary, soft_wrap=True, highlight=False, markup=False)
+    for retuned in found:
+        written = retuned.config_path or "nothing to write: what is used today stays, or our own kernel read no file"
+        console.print(f"configurations: {written}", soft_wrap=True, highlight=False, markup=False)
+    if arguments.summary:
+        write_summary(arguments.summary, summary)
+    return 0
+
+
+def write_summary(path: Path, summary: str) -> None:
+    """Write the summary where it was asked for."""
+    try:
+        path.write_text(summary, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write --summary {path}: {error.strerror}; it is also in SAVE_DIR") from error
 
 
 def set_prefect_defaults() -> None:
@@ -297,6 +335,7 @@ def open_source(arguments: argparse.Namespace) -> "Store":
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "run": run,
+    "retune": retune,
     "branch": branch,
     "bisect": bisect,
     "show": show,

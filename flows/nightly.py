@@ -36,6 +36,7 @@ from tasks.stages import (
     verify,
 )
 from tasks.store import Store
+from tasks.tuning.upkeep import choose_budget
 from tasks.workers import Worker
 
 WHOLE_SUITE = Selection()
@@ -55,6 +56,7 @@ def nightly(
     address: str = "",
     run_id: str = "",
     alert_files: AlertFiles = NO_FILES,
+    tuning_seconds: float | None = None,
 ) -> Path:
     """Measure a suite and say what changed.
 
@@ -67,6 +69,7 @@ def nightly(
         address: of a running Ray cluster; empty is RAY_ADDRESS, and without that one is started on this machine.
         run_id: resumes that run if it is in the database.
         alert_files: what is written for machines and people besides the channels of the environment.
+        tuning_seconds: of searching configurations for stale sets; by default the suite's, and 0 for a part of it.
     Returns:
         The site's front page.
     Raises:
@@ -84,7 +87,7 @@ def nightly(
         show_progress(session),
     ):
         wait_for([attempt(session, worker, measure_unit, unit) for unit, worker in session.share_out()])
-        retune_stale_configs(session)
+        retune_stale_configs(session, save_dir, choose_budget(chosen.suite, selection, tuning_seconds))
         suspects = find_suspects(session)
         again = session.share_out_again(suspects)
         wait_for([attempt(session, worker, measure_unit_again, unit, suspects) for unit, worker in again])

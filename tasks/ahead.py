@@ -5,6 +5,7 @@ a CPU core of the GPU's machine does it while the GPU is timing something else. 
 compiled ahead is compiled when it is launched, as ever.
 """
 
+import hashlib
 import os
 import time
 from collections import Counter
@@ -21,6 +22,8 @@ from triton.errors import TritonError
 from kernels.compile import intercepted_launches
 from kernels.errors import KernelError
 from kernels.footprint import CPU, Unallocated, outline_weights
+from kernels.launches import hash_machine_code
+from kernels.moe.vllm_config_files import Config
 from kernels.registry import find_kernel
 from kernels.spec import Case, Device, Kernel, Tensors
 from tasks.records import WorkUnit
@@ -62,6 +65,34 @@ class AheadBench:
         if self._device_type != "cuda":
             return AheadReport(unit.key, 0, 0, 0.0)
         return compile_unit(unit, device)
+
+    def compile_config(self, case: Case, provider: str, config: Config, device: Device) -> str:
+        """compile_config of this module."""
+        return compile_config(case, provider, config, device)
+
+
+def compile_config(case: Case, provider: str, config: Config, device: Device) -> str:
+    """Compile what a provider would launch with a configuration on the device.
+
+    Returns:
+        A digest of everything that was compiled: the same is the same on the GPU. "" where it cannot be compiled here.
+    """
+    kernel = find_kernel(case.layer.kernel)
+    prepare_with = kernel.providers[provider].prepare_with
+    if prepare_with is None:
+        return ""
+    with intercepted_launches(device.arch) as compiled, answering_as(device), Unallocated():
+        try:
+            weights, _ = outline_weights(case.layer)
+            inputs = kernel.make_inputs(case, weights, 0, CPU)
+            prepare_with(case, weights, inputs, config).run()
+        except LAUNCHER_ERRORS:
+            return ""
+        digest = hashlib.sha256()
+        for binary in compiled.values():
+            launched_with = (binary.metadata.name, binary.metadata.num_warps, binary.metadata.shared)
+            digest.update(f"{launched_with} {hash_machine_code(binary.asm['cubin'])}\n".encode())
+        return digest.hexdigest() if compiled else ""
 
 
 def compile_unit(unit: WorkUnit, device: Device) -> AheadReport:

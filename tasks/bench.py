@@ -10,13 +10,16 @@ import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
+from triton.errors import TritonError
 
 from kernels.ceilings import Rate, measure_ceilings, prepare_references
-from kernels.errors import ConfigError
+from kernels.errors import ConfigError, KernelError
 from kernels.launches import recording_launches
+from kernels.moe.vllm_config_files import Config, Reading
+from kernels.moe.vllm_configs import read_tuned_files
 from kernels.registry import find_kernel
 from kernels.source import hash_sources
 from kernels.spec import Case, Kernel, Launch, Layer, Tensors, Tolerance
@@ -27,9 +30,14 @@ from tasks.clock import Clock
 from tasks.nvml import GpuMonitor
 from tasks.provenance import describe_host
 from tasks.records import Check, Host, Status, WeightsReceipt
-from tasks.sampling import ClockWatch, Readings, take_in_turn
+from tasks.sampling import ClockWatch, Readings, list_trial_medians, take_in_turn
+from tasks.tuning.space import config_key
+from tasks.tuning.trials import Question
+from tasks.tuning.trials import Trial as ConfigTrial
 from tasks.weights import generate_weights, require_free
 
+CONFIG_ERRORS = (KernelError, TritonError, RuntimeError, ValueError, TypeError)
+"""What a launch configuration may raise that does not compile, does not fit or is refused."""
 MOST_INPUT_SETS = 256
 """Of a timer that rotates them: a case so small would cost more to prepare than to time."""
 
@@ -195,12 +203,77 @@ class Bench:
         with ExitStack() as stack:
             stopwatches = {}
             for contender in contenders:
-                with self._clock.measure("prepare"):
-                    runs = [contender.prepare(kernel, case, weights, inputs).run for weights, inputs in sets]
-                with self._clock.measure("capture"):
-                    stopwatches[contender.name] = timer.prepare(runs)
+                stopwatches[contender.name] = self._make_stopwatch(kernel, case, contender, timer, sets)
                 stack.callback(stopwatches[contender.name].close)
             yield stopwatches
+
+    def _make_stopwatch(
+        self, kernel: Kernel, case: Case, contender: Contender, timer: Timer, sets: list[tuple[Tensors, Tensors]]
+    ) -> Stopwatch:
+        with self._clock.measure("prepare"):
+            runs = [contender.prepare(kernel, case, weights, inputs).run for weights, inputs in sets]
+        with self._clock.measure("capture"):
+            return timer.prepare(runs)
+
+    def find_default(self, case: Case, provider: str) -> dict[str, object]:
+        """The launch configuration that a provider chooses itself.
+
+        Raises:
+            ConfigError: it cannot run the case here.
+        """
+        kernel = find_kernel(case.layer.kernel)
+        reason = kernel.providers[provider].unsupported(case, self._host.device)
+        if reason:
+            raise ConfigError(f"{provider} of {kernel.name} cannot be tuned on {self._host.device.name}: {reason}")
+        [(weights, inputs)] = self._own_set(kernel, case)
+        return dict(kernel.providers[provider].prepare(case, weights, inputs).config)
+
+    def read_tuned_files(self, case: Case) -> list[Reading]:
+        """vLLM's files of tuned configurations of the layer, as this machine has them."""
+        return read_tuned_files(case, self._host.device.name)
+
+    def time_configs(self, case: Case, provider: str, question: Question, timer_name: str) -> list[ConfigTrial]:
+        """Time launch configurations of a provider in turn, each as often; one that fails costs the others nothing."""
+        kernel, timer = find_kernel(case.layer.kernel), TIMERS[timer_name]
+        [own] = self._own_set(kernel, case)
+        failures: dict[str, tuple[Status, str]] = {}
+        stopwatches: dict[str, Stopwatch] = {}
+        with ExitStack() as stack:
+            for config in question.configs:
+                name = config_key(config)
+                contender = Contender(name, provider, config)
+                failure = self._find_failure(case, contender) if question.is_checked else None
+                if failure is None:
+                    try:
+                        stopwatches[name] = self._make_stopwatch(kernel, case, contender, timer, [own])
+                    except CONFIG_ERRORS as error:
+                        failure = self._describe_failure(error)
+                    else:
+                        stack.callback(stopwatches[name].close)
+                if failure:
+                    failures[name] = failure
+            sampling = replace(timer.sampling, least_trials=question.num_trials, most_trials=question.num_trials)
+            with self._clock.measure("sampling"):
+                readings = take_in_turn(stopwatches, {}, sampling, self._watch)
+        medians = {name: list_trial_medians(reading) for name, reading in readings.providers.items()}
+        return [_make_trial(case, config, medians, failures) for config in question.configs]
+
+    def _find_failure(self, case: Case, contender: Contender) -> tuple[Status, str] | None:
+        """Why a configuration must not be timed; None if its output is right."""
+        try:
+            check = self.check(case, contender)
+        except CONFIG_ERRORS as error:
+            return self._describe_failure(error)
+        return None if check.status is Status.OK else (check.status, check.reason)
+
+    def _describe_failure(self, error: Exception) -> tuple[Status, str]:
+        """The status of a configuration that raised; raises itself where the device is lost."""
+        synchronize(self._device)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        status = Status.OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else Status.CRASHED
+        lines = str(error).strip().splitlines()
+        return status, f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
     def drop_case(self) -> None:
         """Free the inputs and the reference of the case in hand."""
@@ -245,6 +318,17 @@ class Bench:
             sets = [own, *((copy_tensors(own[0]), copy_tensors(own[1])) for _ in range(num_copies))]
         require_cold(count_distinct(sets) * moved, l2)
         return sets
+
+
+def _make_trial(
+    case: Case,
+    config: Config,
+    medians: Mapping[str, tuple[float, ...]],
+    failures: Mapping[str, tuple[Status, str]],
+) -> ConfigTrial:
+    """What came of one configuration."""
+    status, reason = failures.get(config_key(config), (Status.OK, ""))
+    return ConfigTrial(case.num_tokens, config, medians.get(config_key(config), ()), status, reason)
 
 
 def count_bytes(tensors: tuple[Tensors, Tensors]) -> int:

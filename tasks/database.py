@@ -34,6 +34,8 @@ TABLES = (
     "incidents",
     "marks",
     "letters",
+    "searches",
+    "tuning_trials",
     "tuned_configs",
     "comparisons",
     "sittings",

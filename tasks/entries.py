@@ -57,6 +57,8 @@ class Suite:
     """The least device it is meant for."""
     timers: tuple[str, ...] = ()
     """Names of the timers of its cases (kernels/timing/timers.py); () is the first of the device."""
+    tuning_seconds: float = 0.0
+    """Of searching new configurations for stale sets in a run of the whole suite; 0 only lists them."""
 
 
 SCHEMES_OF_MOE_KERNELS: Mapping[str, tuple[str, ...]] = {

@@ -17,6 +17,8 @@ from tasks.workers import Companion, Worker, leave_ray, list_nodes, start_ray
 
 MOST_LOSSES = 2
 """Workers that one unit may lose before it is tried on no other."""
+MOST_COMPANIONS = 16
+"""Beside one worker: each takes 1 to 2 GB of memory."""
 CLOSE_SECONDS = 5.0
 """Longest to wait for a killed worker that was still starting."""
 
@@ -174,6 +176,34 @@ class WorkerPool:
                 self._spent.append((unit, worker))
             self._changed.notify_all()
         self._tell(str(lost))
+
+    @contextmanager
+    def lend(self, device_name: str) -> Iterator[list[Worker]]:
+        """All idle workers of a device at once, for what is no unit; who is retired meanwhile leaves the pool."""
+        with self._changed:
+            lent = [worker for worker in self._idle if self._device_of[worker] == device_name]
+            self._idle = deque(worker for worker in self._idle if worker not in lent)
+        try:
+            yield lent
+        finally:
+            with self._changed:
+                for worker in lent:
+                    if worker.is_retired:
+                        del self._device_of[worker]
+                    else:
+                        self._idle.append(worker)
+                self._changed.notify_all()
+
+    def start_companions(self, workers: Sequence[Worker]) -> list[Companion]:
+        """New companions beside workers that have one, one for each core of their machines; the caller ends them."""
+        started = []
+        for worker in workers:
+            first = self._companions.get(worker)
+            if first and worker.last_host:
+                neighbours = sum(other.node == worker.node for other in self._workers)
+                count = max(1, min(MOST_COMPANIONS, worker.last_host.num_cpus // neighbours - 1))
+                started += [Companion(first.node, first.bench) for _ in range(count)]
+        return started
 
     def compile_ahead(self, worker: Worker) -> None:
         """Have the worker's companion compile the next unit in its line that nobody has yet on that machine."""

@@ -9,6 +9,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from kernels.spec import Case
 from tasks.records import WorkUnit
+from tasks.tuning.plan import Outcome
+
+LINE_SECONDS = 10.0
+"""Between two lines of a search that has decided nothing yet."""
 
 
 class RunProgress:
@@ -74,3 +78,46 @@ class RunProgress:
         if self._bar:
             counted = f"{self._units_done}/{len(self._units)} units  {text}"
             self._bar.update(self._bar_task, description=counted)
+
+
+class SearchProgress:
+    """Where a search for configurations is: a bar on a terminal, elsewhere a line now and then; and every decision."""
+
+    def __init__(self, console: Console, label: str) -> None:
+        """
+        Args:
+            label: of what is tuned.
+        """
+        self._console = console
+        self._label = label
+        self._started = self._told = time.monotonic()
+        self._bar: Progress | None = None
+        self._bar_task = TaskID(0)
+
+    def __enter__(self) -> "SearchProgress":
+        if self._console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._bar_task = self._bar.add_task(f"tuning {self._label}", total=None)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def tell(self, done: int, steps: int, decided: Sequence[Outcome]) -> None:
+        """So many steps of a search are done; the last of them decided some batch sizes."""
+        now = time.monotonic()
+        left = (now - self._started) / done * (steps - done)
+        if self._bar:
+            self._bar.update(self._bar_task, completed=done, total=steps)
+        elif not decided and now - self._told >= LINE_SECONDS:
+            self._print(f"  searching: {done} of {steps} steps  ({left:.0f} s left)")
+            self._told = now
+        for outcome in decided:
+            took = f"{outcome.num_configs} configurations in {outcome.seconds:.1f} s"
+            self._print(f"  batch size {outcome.batch_size}: {outcome.verdict.reason}; {took}  ({left:.0f} s left)")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -4,6 +4,7 @@ Drift of the machine falls on all providers of a case alike and cancels in their
 repeated, a few times at most, unless it is the kernel's own power that slows it; what is left is kept and marked.
 """
 
+import itertools
 import statistics
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +46,13 @@ class Readings:
     rounds: int = 0
     unsupported: str = ""
     """Why the timer cannot time this case; "" if it did."""
+
+
+def list_trial_medians(reading: Reading) -> tuple[float, ...]:
+    """The median of each trial that counts, in the order taken."""
+    samples = iter(reading.samples_us)
+    counts = [trial.num_samples for trial in reading.trials if trial.num_samples]
+    return tuple(statistics.median(itertools.islice(samples, count)) for count in counts)
 
 
 class ClockWatch:

@@ -51,7 +51,7 @@ class Session:
         self.store = store
         self.workers = workers
         self.progress = progress
-        self._console = console
+        self.console = console
         self.clock = clock
         self.channels = channels
         """Who is told."""
@@ -73,7 +73,7 @@ class Session:
 
     def tell(self, line: str) -> None:
         """Print a line above the progress bar."""
-        self._console.print(line, soft_wrap=True, highlight=False)
+        self.console.print(line, soft_wrap=True, highlight=False)
 
     def lacks_ceilings(self, host: Host) -> bool:
         """Whether nobody has measured what a host does at best in this run: true once, for whoever asks first."""
@@ -93,6 +93,26 @@ class Session:
             self._devices_without_clocks.add(device.name)
         if not is_told:
             self.tell(f"no clocks of {device.name}: NVML does not answer there; a throttled GPU goes unnoticed")
+
+
+class Workshop:
+    """What tuning holds open while it lasts; an ordinary class for the same reason as Session."""
+
+    def __init__(self, store: Store, workers: WorkerPool, console: Console) -> None:
+        self.store = store
+        self.workers = workers
+        self.console = console
+
+
+@contextmanager
+def open_workshop(device_type: str, save_dir: Path, address: str, console: Console) -> Iterator[Workshop]:
+    """Open the store and the workers; whoever reads the store finds what was tuned."""
+    with Store.open(save_dir) as store, open_workers(device_type, address) as workers:
+        _announce_devices(console, workers)
+        try:
+            yield Workshop(store, workers, console)
+        finally:
+            store.publish()
 
 
 def new_run(suite: str, selection: Selection, device_type: str, seed: int, run_id: str = "") -> Run:

@@ -6,6 +6,7 @@ They stand in one file so that worker processes, which import the plain function
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -16,8 +17,8 @@ from tasks.entries import Suite
 from tasks.incidents import Alert
 from tasks.measure import UnitBench
 from tasks.records import Check, Measurement, ModelShape, Suspect, UnitResult, Verdict, WeightsReceipt, WorkUnit
-from tasks.session import Session
-from tasks.tuning import staleness
+from tasks.session import Session, Workshop
+from tasks.tuning import retuning, staleness, upkeep
 from tasks.workers import Worker
 
 
@@ -86,19 +87,29 @@ def persist(session: Session, unit: WorkUnit, result: UnitResult) -> None:
     session.progress.end_unit(unit, result.host.device.name, count_statuses(result.measurements))
 
 
-@task(name="find stale configs", cache_policy=NO_CACHE)
-def retune_stale_configs(session: Session) -> list[staleness.TunedSet]:
-    """Sets of configurations that lost to something tonight; says that they are not retuned yet."""
+@task(name="retune stale configs", cache_policy=NO_CACHE)
+def retune_stale_configs(session: Session, save_dir: Path, seconds: float) -> list[staleness.TunedSet]:
+    """The sets of configurations of tonight's shapes; what is stale is retuned while the seconds last."""
     with session.clock.measure("find stale configs"):
-        sets = staleness.list_tuned_sets(
-            session.store.measurements(session.run.run_id), lambda _: None, lambda _: staleness.Provenance()
-        )
-    stale = [tuned for tuned in sets if tuned.state is staleness.SetState.STALE]
-    for tuned in stale:
-        session.tell(f"stale config: {tuned.key.label}: {'; '.join(tuned.reasons)}; {tuned.lost_us:.1f} us lost")
-    told = f"tuning: {len(stale)} stale configs found; retuning is not built yet, nothing was retuned"
-    session.tell(told)
-    return stale
+        sets = upkeep.list_sets(session.store, session.run, session.tell)
+    upkeep.tell_sets(sets, session.tell)
+    if seconds:
+        with session.clock.measure("retune stale configs"):
+            upkeep.retune_stale(
+                sets, session.store, session.run, session.workers, session.console, save_dir, upkeep.Budget(seconds)
+            )
+    return sets
+
+
+@task(
+    name="retune", task_run_name="retune {request.unit.layer.kernel} {request.unit.layer.label}", cache_policy=NO_CACHE
+)
+def retune_layer(workshop: Workshop, request: retuning.Request) -> list[retuning.Retuned]:
+    """One layer on every kind of device there is, side by side on all workers of it."""
+    return [
+        retuning.retune(request, workshop.workers, device, workshop.store.notebook, workshop.console)
+        for device in workshop.workers.devices()
+    ]
 
 
 @task(name="find suspects", cache_policy=NO_CACHE)

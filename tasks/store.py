@@ -10,6 +10,7 @@ from tasks.database import Database, database_path, require_writable
 from tasks.errors import RunMismatchError, StoreError
 from tasks.journal import Journal
 from tasks.nights import Night
+from tasks.notebook import Notebook
 from tasks.records import (
     Ceiling,
     Crash,
@@ -46,6 +47,8 @@ class Store:
         self._database = database
         self.journal = Journal(database)
         """What was judged, told and answered."""
+        self.notebook = Notebook(database)
+        """What was searched for and found."""
         self._known_hosts: set[str] = set()
         """Ids of hosts that this store has committed."""
 
@@ -344,11 +347,8 @@ class Store:
 
     def hosts(self, run_id: str) -> list[Host]:
         """The hosts that a run measured on."""
-        found = self._database.rows(
-            "SELECT * FROM hosts WHERE host_id IN (SELECT host_id FROM measurements WHERE run_id = ?) ORDER BY host_id",
-            [run_id],
-        )
-        return [rows.row_to_host(row) for row in found]
+        query = "FROM hosts WHERE host_id IN (SELECT host_id FROM measurements WHERE run_id = ?) ORDER BY host_id"
+        return [rows.row_to_host(row) for row in self._database.rows(query, [run_id])]
 
     def night(self, run_id: str = "") -> Night:
         """Everything a report of one run shows; the newest run without an id."""

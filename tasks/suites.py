@@ -144,6 +144,7 @@ _NIGHTLY = Suite(
     ),
     timers=("graph", "cold"),
     min_device="cuda",
+    tuning_seconds=600.0,
 )
 
 

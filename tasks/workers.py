@@ -194,6 +194,11 @@ class Worker:
     def _is_on_lost_node(self) -> bool:
         return self.node is not None and self.node.node_id not in {node.node_id for node in list_nodes()}
 
+    @property
+    def is_retired(self) -> bool:
+        """Whether it was given up."""
+        return bool(self._retired)
+
     def retire(self, reason: str) -> None:
         """Give the device up: no other worker's fresh process is to be started on what has failed.
 
@@ -236,12 +241,28 @@ class Companion:
 
     def __init__(self, node: Node, bench: type) -> None:
         self.node = node
-        self._actor = _start_actor(bench, "cuda", node, num_gpus=0, num_cpus=0)
+        self.bench = bench
         self._answers: list[Any] = []
+        self._start()
+
+    def _start(self) -> None:
+        self._actor = _start_actor(self.bench, "cuda", self.node, num_gpus=0, num_cpus=0)
 
     def ask(self, method: str, *arguments: object) -> None:
         """Begin a call, after those that were begun before, and wait for nothing."""
         self._answers.append(getattr(self._actor, method).remote(*arguments))
+
+    def call(self, method: str, *arguments: object, limit_seconds: float) -> Any:
+        """What it answers; None if that fails or takes longer, and a fresh process takes its place."""
+        answer = getattr(self._actor, method).remote(*arguments)
+        try:
+            return ray.get(answer, timeout=limit_seconds)
+        except ray.exceptions.RayTaskError:
+            return None
+        except ray.exceptions.RayError:  # its process died, or is killed now
+            self.end()
+            self._start()
+            return None
 
     def take_answers(self) -> list[Any]:
         """What has been answered by now, without what failed."""

@@ -247,3 +247,28 @@ def test_the_process_runs_when_nothing_else_wants_the_core(tmp_path: Path):
 def test_nothing_is_compiled_for_a_cpu(tmp_path: Path):
     script = "print(AheadBench('cpu').compile_unit(units[0], device).compiled)"
     assert run_script(script, tmp_path, "fused_moe", "cpu", "[0, 0]", "triton") == [0]
+
+
+CONFIGS = """
+import json, sys
+from kernels.spec import Case, Device, Layer
+from tasks.ahead import AheadBench
+
+sizes = {"num_experts": 8, "top_k": 2, "hidden_size": 512, "intermediate_size": 256}
+case = Case(Layer("fused_moe", "grid", 1, 1, "fp8_w8a8", "bfloat16", sizes), 64)
+default = {
+    "BLOCK_SIZE_M": 16, "GATE_UP_BLOCK_SIZE_N": 64, "DOWN_BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 128, "GROUP_SIZE_M": 8,
+    "SWAP_AB": False, "QUANTIZE_ON_LOAD": False, "num_warps": 4, "num_stages": 2,
+}
+bench = AheadBench("cuda")
+for change in ({}, {}, {"num_warps": 8}, {"BLOCK_SIZE_M": "16"}):
+    print(json.dumps(bench.compile_config(case, "triton", {**default, **change}, device)))
+print(json.dumps(bench.compile_config(case, "torch", default, device)))
+"""
+
+
+def test_a_configuration_is_told_by_the_machine_code_that_it_compiles_to(tmp_path: Path):
+    first, again, other, refused, torch_only = run_script(CONFIGS, tmp_path, "fused_moe", H200.name, "[9, 0]", "triton")
+    assert first == again
+    assert len({first, other, refused}) == 3
+    assert refused == torch_only == "", "what cannot be compiled ahead has no name"

@@ -70,6 +70,10 @@ TESTED_ELSEWHERE = {
     "tasks/records.py": "test_rows.py and test_store.py: every record round trips",
     "tasks/session.py": "test_nightly.py: complete, killed and interrupted runs",
     "tasks/stages.py": "test_nightly.py: every stage runs",
+    "tasks/tuning/compilers.py": "test_lanes.py: beside real workers",
+    "tasks/tuning/requests.py": "test_retune.py: every bad request",
+    "tasks/tuning/sets.py": "test_staleness.py: every key",
+    "tasks/tuning/upkeep.py": "test_retuning.py: a night's own tuning",
 }
 """Source files without a test file of their own name, and where they are tested."""
 

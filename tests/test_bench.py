@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 
 import pytest
 import torch
+from retrials import repeat_torch
 
 from kernels.errors import ConfigError, OutOfMemoryError
-from kernels.registry import find_kernel
+from kernels.registry import PACKAGE_DIR, find_kernel, kernels
 from kernels.source import hash_sources
 from kernels.spec import Case, Launch, Layer, Outputs, Tensors, Tolerance
 from kernels.timing.timers import TIMERS, Run, Sampling, Timer, WallStopwatch
@@ -28,6 +29,7 @@ from tasks.bench import (
 from tasks.intervals import find_paired_ratio
 from tasks.records import Check, Measurement, Status
 from tasks.sampling import Reading, Readings
+from tasks.tuning.trials import Question
 
 TOLERANCE = Tolerance(relative_error=0.1, element_error=0.05, share_close=0.9, reason="for these tests")
 SILU = Layer("silu_mul_fp8", "grid", 1, 1, "fp8_group128", "bfloat16", {"num_experts": 4, "intermediate_size": 256})
@@ -509,3 +511,29 @@ def test_a_configuration_that_a_provider_does_not_take_is_unsupported(bench: Ben
     bench.load_layer(SILU, 7)
     check = bench.check(Case(SILU, 64), Contender("given", provider, {"times": 2}))
     assert (check.status, check.reason) == (Status.UNSUPPORTED, reason)
+
+
+# Configurations
+
+
+def test_configurations_are_timed_in_turn_and_one_that_is_refused_costs_the_others_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(kernels(PACKAGE_DIR), "silu_mul_fp8", repeat_torch())
+    bench, case = Bench("cpu"), Case(SILU, 4)
+    bench.load_layer(SILU, 0)
+    assert bench.find_default(case, "torch") == {"repeats": 4}
+    assert bench.read_tuned_files(Case(MOE, 4)) == []
+    configs = ({"repeats": 1}, {"times": 1}, {"repeats": 8})
+    for is_checked, refused in ((False, Status.CRASHED), (True, Status.UNSUPPORTED)):
+        trials = bench.time_configs(case, "torch", Question(4, configs, 3, is_checked), "wall")
+        assert [trial.status for trial in trials] == [Status.OK, refused, Status.OK]
+        assert [len(trial.samples_us) for trial in trials] == [3, 0, 3]
+        assert [trial.config for trial in trials] == list(configs)
+        assert "silu_mul_fp8 needs repeats in a launch configuration: this has times" in trials[1].reason
+        assert trials[2].median_us > trials[0].median_us
+
+
+def test_what_cannot_run_here_has_no_default_to_tune_from() -> None:
+    with pytest.raises(ConfigError, match=r"triton of fused_moe cannot be tuned on .*: needs "):
+        Bench("cpu").find_default(Case(MOE, 4), "triton")

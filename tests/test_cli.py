@@ -260,6 +260,7 @@ def test_help_names_every_command() -> None:
     text = help_of()
     known = {
         "run",
+        "retune",
         "branch",
         "bisect",
         "list",

@@ -8,8 +8,10 @@ import pytest
 from clusters import ClusterBench, CodeBench, NotingCompanion, TestCluster, open_cluster
 from consoles import ONE_UNIT, make_model, start_command
 from prefect.testing.utilities import prefect_test_harness
+from tuners import SurfaceBench
 
 from flows.nightly import nightly
+from flows.retune import retune
 from kernels.spec import Layer
 from tasks.cases import Selection
 from tasks.errors import WorkerError
@@ -169,6 +171,25 @@ def test_workers_run_the_code_of_the_command_whatever_their_machine_has(
         _, worker = next(pool.share_out({"cpu: made up": [WorkUnit(Layer("k", "m", 1, 1, "s", "d", {}), (), ())]}))
         sources = worker.call("sources", limit_seconds=60)
     assert all("working_dir_files" in Path(source).parts for source in sources)
+
+
+def test_batch_sizes_are_tuned_side_by_side_on_all_gpus(
+    cluster: TestCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # of the nodes and their workers
+    cluster.add_node("a", num_gpus=1)
+    cluster.add_node("b", num_gpus=1)
+    start_workers("cuda", cluster.address, SurfaceBench, None)
+    asked = Selection(models=("Mixtral-8x7B",), tp_sizes=(2,), batch_sizes=(16, 64))
+    [retuned] = retune(asked, device="cuda", save_dir=tmp_path, address=cluster.address, budget=1.0)
+    assert [outcome.batch_size for outcome in retuned.outcomes] == [16, 64]
+    assert {(node, size) for node, size, _ in cluster.read("questions")} >= {("a", "16"), ("b", "64")} or {
+        (node, size) for node, size, _ in cluster.read("questions")
+    } >= {("b", "16"), ("a", "64")}
+    assert retuned.config_path is not None
+    assert retuned.config_path.is_file()
+    with Store.read(tmp_path) as store:
+        assert store.notebook.find_tuned(retuned.key) is not None, "whoever reads the store finds it"
 
 
 def test_a_command_finds_its_cluster_by_ray_address_and_survives_a_node(cluster: TestCluster, tmp_path: Path) -> None:

@@ -156,12 +156,12 @@ def test_a_run_that_cannot_be_stored_is_refused_before_anything_is_made(tmp_path
 def test_a_transaction_that_raises_leaves_nothing_and_the_next_one_works(tmp_path: Path) -> None:
     database = Database.open(tmp_path)
     with pytest.raises(ZeroDivisionError), database.transaction():
-        database.execute("INSERT INTO tuned_configs VALUES ('k', 'l', 'd', 1, '{}', 1.5, 'run-1')")
+        database.execute("INSERT INTO tuned_configs VALUES ('s', 1, '{}', true, 'why', 2.0, 1.5)")
         raise ZeroDivisionError
     assert database.scalar("SELECT count(*) FROM tuned_configs") == 0
     with database.transaction():
-        database.execute("INSERT INTO tuned_configs VALUES ('k', 'l', 'd', 1, '{}', 1.5, 'run-1')")
-    assert database.rows("SELECT kernel, median_us FROM tuned_configs") == [{"kernel": "k", "median_us": 1.5}]
+        database.execute("INSERT INTO tuned_configs VALUES ('s', 1, '{}', true, 'why', 2.0, 1.5)")
+    assert database.rows("SELECT search_id, median_us FROM tuned_configs") == [{"search_id": "s", "median_us": 1.5}]
     database.close()
 
 

@@ -21,8 +21,8 @@ from tasks.suites import SUITES
 
 ROOT = Path(__file__).resolve().parent.parent
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
-OPERATIONS, KERNELS, TIMING, ALERTS, BRANCH = (
-    ROOT / "docs" / f"{name}.md" for name in ("operations", "kernels", "timing", "alerts", "branch")
+OPERATIONS, KERNELS, TIMING, ALERTS, BRANCH, TUNING = (
+    ROOT / "docs" / f"{name}.md" for name in ("operations", "kernels", "timing", "alerts", "branch", "tuning")
 )
 PAGES = (
     README,
@@ -32,6 +32,7 @@ PAGES = (
     TIMING,
     ALERTS,
     BRANCH,
+    TUNING,
     ROOT / "CHANGELOG.md",
     ROOT / "tasks" / "model_configs" / "README.md",
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kernels.errors import ConfigError
-from kernels.moe.vllm_config_files import ConfigKey, read_config_file
+from kernels.moe.vllm_config_files import ConfigKey, Reading, read_config_file
 from kernels.moe.vllm_schemes import VLLM_SCHEMES
 from kernels.spec import Case
 
@@ -46,6 +46,13 @@ def config_file_name(case: Case, device_name: str) -> str:
     """The name vLLM gives the layer's configurations."""
     sizes = case.layer.sizes
     return config_key(sizes["num_experts"], sizes["intermediate_size"], case.layer.scheme, device_name).file_name
+
+
+def read_tuned_files(case: Case, device_name: str) -> list[Reading]:
+    """The files of the shape that there are, in the order in which vLLM looks for them: the user's, the shipped one."""
+    name = config_file_name(case, device_name)
+    folders = [folder for folder in (tuned_folder(), shipped_folder()) if folder is not None]
+    return [read_config_file(folder / name) for folder in folders if (folder / name).is_file()]
 
 
 def read_config(folder: Path | None, case: Case, device_name: str) -> tuple[str, dict[str, Any]] | None:

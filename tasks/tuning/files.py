@@ -59,7 +59,7 @@ def write_config_file(folder: Path, file: ConfigFile) -> Path:
     path = folder / file.key.file_name
     try:
         if path.exists():
-            file = replace(file, configs={**_read_older(path).configs, **file.configs})
+            file = replace(file, configs={**read_older(path).configs, **file.configs})
         text = format_config_file(file)
         faults = parse_config_file(path, text).faults
         if faults:
@@ -71,8 +71,12 @@ def write_config_file(folder: Path, file: ConfigFile) -> Path:
     return path
 
 
-def _read_older(path: Path) -> ConfigFile:
-    """What is to be merged with."""
+def read_older(path: Path) -> ConfigFile:
+    """A file that is to be merged with.
+
+    Raises:
+        TunedFileError: it is broken, and left as it is.
+    """
     reading = read_config_file(path)
     if reading.file is None or reading.faults:
         raise TunedFileError(f"not overwritten: {reading.faults[0].line}; correct or remove it, then write again")

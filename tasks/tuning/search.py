@@ -16,7 +16,7 @@ It is deterministic: the same answers lead to the same questions.
 
 import math
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -32,15 +32,27 @@ NEARBY, BEST = 4, 6
 """Batch sizes nearby whose best are seeds, and how many of each."""
 
 Result = TypeVar("Result")
+Tell = Callable[[int, int, Sequence[Outcome]], None]
+
+
+def tell_nobody(_done: int, _steps: int, _decided: Sequence[Outcome]) -> None:
+    """Where nobody wants to know how far a search is."""
 
 
 def run_search(
-    space: Space, tasks: Sequence[Task], bench: Bench, effort: Effort | None = None, seed: int = 0, lanes: int = 1
+    space: Space,
+    tasks: Sequence[Task],
+    bench: Bench,
+    effort: Effort | None = None,
+    seed: int = 0,
+    lanes: int = 1,
+    tell: Tell = tell_nobody,
 ) -> list[Outcome]:
     """Search every batch size.
 
     Args:
         lanes: batch sizes that are searched at the same time, each on a device of its own.
+        tell: called after each step, with how many are done, how many there are, and what was decided in it.
     Returns:
         By batch size, ascending.
     """
@@ -49,9 +61,14 @@ def run_search(
     order = [searches[size] for size in order_outward(list(searches))]
     waves = [order[first : first + lanes] for first in range(0, len(order), lanes)]
     passes = [(wave, rounds) for rounds in (effort.most_rounds, effort.second_rounds) for wave in waves]
+    num_steps, outcomes = len(passes) + len(waves), list[Outcome]()
     for number, (wave, rounds) in enumerate(passes, 1):
         _ask_side_by_side([search.explore(rounds, number / len(passes)) for search in wave], bench)
-    outcomes = [found for wave in waves for found in _ask_side_by_side([search.settle() for search in wave], bench)]
+        tell(number, num_steps, ())
+    for number, wave in enumerate(waves, len(passes) + 1):
+        decided = _ask_side_by_side([search.settle() for search in wave], bench)
+        tell(number, num_steps, decided)
+        outcomes += decided
     return sorted(outcomes, key=lambda outcome: outcome.batch_size)
 
 

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from kernels.moe.vllm_config_files import ConfigFile, ConfigKey
-from kernels.moe.vllm_configs import config_key
+from kernels.moe.vllm_config_files import ConfigFile
 from kernels.moe.vllm_schemes import VLLM_SCHEMES
 from kernels.spec import Case, Layer
 from tasks.intervals import Interval, find_paired_ratio
 from tasks.records import Measurement, Status
+from tasks.tuning.sets import Provenance, SetKey
 from tasks.tuning.spaces import W4_FORMATS
 
 SHIPPED, TUNED, DEFAULT, OURS = "vllm-triton-shipped", "vllm-triton-tuned", "vllm-triton-default", "triton"
@@ -43,49 +43,6 @@ class SetState(StrEnum):
     STALE = "stale"
     UNKNOWN = "unknown"
     MISSING = "missing"
-
-
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """What a set was tuned with, or would be tonight; None is what nobody noted."""
-
-    source_sha256: str | None = None
-    """Of the kernel's source."""
-    triton_version: str | None = None
-    space_sha256: str | None = None
-    """Of the search space (Space.sha256)."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class SetKey:
-    """The identity of a set."""
-
-    kernel: str
-    provider: str
-    num_experts: int
-    """E of one rank; 0 of a linear layer."""
-    intermediate_size: int
-    """N of one rank; n of a linear layer."""
-    hidden_size: int
-    """K; k of a linear layer."""
-    top_k: int
-    """0 of a linear layer."""
-    scheme: str
-    block_shape: tuple[int, int]
-    """Weights per scale, [rows, columns]; (0, 0) without blocks."""
-    device_name: str
-    """E.g. "NVIDIA H200"."""
-
-    @property
-    def label(self) -> str:
-        """A short name for people."""
-        sizes = f"E={self.num_experts},N={self.intermediate_size},K={self.hidden_size},top_k={self.top_k}"
-        return f"{self.provider} of {self.kernel} {sizes} {self.scheme} on {self.device_name}"
-
-    @property
-    def config_key(self) -> ConfigKey:
-        """What vLLM names the set's file after."""
-        return config_key(self.num_experts, self.intermediate_size, self.scheme, self.device_name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,195 @@
+"""The search for launch configurations against trying all of them, on one GPU; every step goes on where it was stopped.
+
+    python benchmarks/tuning.py sweep --out DIR --seconds 500     every configuration of every batch size; call it again
+    python benchmarks/tuning.py search --out DIR                  the search, with its wall seconds
+    python benchmarks/tuning.py compare --out DIR                 shipped, default, found and the sweep's best, in turn
+
+A shape is --model, --tp-size and --scheme: Mixtral-8x7B TP2 in fp8_w8a8 without them. The sweep takes what pruning
+leaves of the space, and shares its compilers and its timing with the search, so that the two differ in what they ask.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from kernels.moe.vllm_config_files import Config
+from kernels.moe.vllm_configs import shipped_folder
+from tasks.cases import Selection
+from tasks.pool import WorkerPool, open_workers, start_workers
+from tasks.store import Store
+from tasks.tuning.compilers import Compilers
+from tasks.tuning.contest import find_ratio
+from tasks.tuning.lanes import MOST_TOGETHER, ConfigBench, Lanes, load_layer
+from tasks.tuning.plan import Effort
+from tasks.tuning.requests import list_requests
+from tasks.tuning.retuning import Request, Used, find_used, retune, set_key_of
+from tasks.tuning.space import config_key, distinct, prune
+from tasks.tuning.spaces import problem_of, space_of
+from tasks.tuning.trials import Answer, Question
+
+SWEEP_TRIALS = 3
+FINALISTS = 3
+"""Of the sweep at each batch size: one of them is the best, whoever was lucky."""
+COMPARE_TRIALS = 24
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A shape on the workers of one kind of GPU."""
+
+    request: Request
+    lanes: Lanes
+    used: Used
+    device_name: str
+    arch: str
+
+    def ask(self, batch_size: int, configs: Sequence[Config], num_trials: int, *, is_checked: bool = False) -> Answer:
+        [answer] = self.lanes.measure([Question(batch_size, tuple(configs), num_trials, is_checked)])
+        return answer
+
+
+@contextmanager
+def opening(request: Request, pool: WorkerPool) -> Iterator[Opened]:
+    """The layer's weights on every worker, and compilers beside them."""
+    [device_name] = pool.devices()
+    with pool.lend(device_name) as workers:
+        benches = [ConfigBench(worker, request.unit, request.seed) for worker in workers]
+        load_layer(benches)
+        device = benches[0].host.device
+        used = find_used(workers[0], request.unit.cases, request.launcher)
+        with closing(Compilers(pool.start_companions(workers), device)) as compilers:
+            lanes = Lanes(benches, request.unit.cases, compilers)
+            yield Opened(request, lanes, used, device_name, device.arch)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Of a file of JSON lines; without the last one where a kill cut it."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def sweep(opened: Opened, path: Path, seconds: float) -> None:
+    """Time every configuration that the file lacks, until the seconds are spent; a line each."""
+    deadline, done = time.monotonic() + seconds, read_lines(path)
+    known = {(line["batch_size"], config_key(line["config"])) for line in done}
+    left = 0
+    for case in opened.request.unit.cases:
+        space = space_of(case, opened.request.launcher)
+        candidates = prune(space, problem_of(case, opened.request.launcher, opened.arch)).configs
+        new = [config for config in candidates if (case.num_tokens, config_key(config)) not in known]
+        for first in range(0, len(new), MOST_TOGETHER):
+            group = new[first : first + MOST_TOGETHER]
+            if time.monotonic() >= deadline:
+                left += len(group)
+                continue
+            answer = opened.ask(case.num_tokens, group, SWEEP_TRIALS)
+            with path.open("a") as file:
+                for trial in answer.trials:
+                    told = {"batch_size": case.num_tokens, "config": trial.config, "samples_us": trial.samples_us}
+                    spent = {"seconds": answer.seconds / len(group)}
+                    file.write(json.dumps({**told, "status": trial.status, "reason": trial.reason, **spent}) + "\n")
+    lines = read_lines(path)
+    spent = sum(line["seconds"] for line in lines)
+    failed = sum(not line["samples_us"] for line in lines)
+    print(f"{len(lines)} configurations in {spent:.0f} s so far, {failed} of them failed; {left} are left")
+
+
+def search(request: Request, pool: WorkerPool, out: Path) -> None:
+    """The search into the database of the folder, and its wall seconds."""
+    [device_name] = pool.devices()
+    start = time.perf_counter()
+    with Store.open(out) as store:
+        retuned = retune(request, pool, device_name, store.notebook, Console())
+    wall = time.perf_counter() - start
+    print(retuned.summary)
+    print(f"{wall:.1f} s of wall time, weights and compiling with it; answers took {answer_seconds(retuned):.1f} s")
+    with (out / "search.jsonl").open("a") as file:
+        file.write(json.dumps({"label": retuned.key.label, "wall_seconds": wall}) + "\n")
+
+
+def answer_seconds(retuned: Any) -> float:
+    """Of all batch sizes."""
+    return sum(outcome.seconds for outcome in retuned.outcomes)
+
+
+def compare(opened: Opened, out: Path, swept: Path) -> None:
+    """Time shipped, default, found and the sweep's finalists side by side; a row for each batch size."""
+    key = set_key_of(opened.request.unit.cases[0], opened.request.launcher, opened.device_name)
+    with Store.open(out) as store:
+        tuned = store.notebook.find_tuned(key)
+    lines = read_lines(swept)
+    print(f"{'M':>6} {'shipped':>10} {'default':>10} {'found':>10} {'best':>10}  found/best (99 %)")
+    for case in opened.request.unit.cases:
+        size = case.num_tokens
+        space, problem = space_of(case, opened.request.launcher), problem_of(case, opened.request.launcher, opened.arch)
+        finalists = sorted(
+            (line for line in lines if line["batch_size"] == size and line["samples_us"]),
+            key=lambda line: statistics.median(line["samples_us"]),
+        )[:FINALISTS]
+        named = {
+            "shipped": opened.used.find_incumbent(size),
+            "default": opened.used.defaults[size],
+            "found": tuned.configs.get(size) if tuned else None,
+            **{f"best {place}": line["config"] for place, line in enumerate(finalists)},
+        }
+        configs = {name: space.canonicalize(config, problem) for name, config in named.items() if config}
+        answer = opened.ask(size, distinct(configs.values()), COMPARE_TRIALS, is_checked=True)
+        trials = {config_key(trial.config): trial for trial in answer.trials}
+        times = {name: trials[config_key(config)].samples_us for name, config in configs.items()}
+        best = min((times[name] for name in times if name.startswith("best")), key=statistics.median, default=())
+        shown = [times.get("shipped"), times.get("default"), times.get("found"), best]
+        cells = " ".join(f"{statistics.median(each):10.1f}" if each else f"{'-':>10}" for each in shown)
+        ratio = find_ratio(times["found"], best) if times.get("found") and best else None
+        told = f"{ratio.median:.4f} ({ratio.low:.4f} to {ratio.high:.4f})" if ratio else ""
+        print(f"{size:6} {cells}  {told}")
+        with (out / "compare.jsonl").open("a") as file:
+            file.write(
+                json.dumps({"batch_size": size, "layer": case.layer.key, "configs": configs, "us": times}) + "\n"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("sweep", "search", "compare"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", default="Mixtral-8x7B")
+    parser.add_argument("--tp-size", type=int, default=2)
+    parser.add_argument("--scheme", default="fp8_w8a8")
+    parser.add_argument("--provider", default="vllm-triton-tuned")
+    parser.add_argument("--batch-size", nargs="+", type=int, default=[])
+    parser.add_argument("--seconds", type=float, default=500.0, help="of a sweep, or of a search's proposals")
+    arguments = parser.parse_args()
+    selection = Selection(
+        models=(arguments.model,),
+        tp_sizes=(arguments.tp_size,),
+        schemes=(arguments.scheme,),
+        providers=(arguments.provider,),
+        batch_sizes=tuple(arguments.batch_size),
+    )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    [request] = list_requests(selection, "cuda", arguments.out, 0, arguments.seconds)
+    request = replace(request, effort=Effort(most_seconds=arguments.seconds))
+    swept = arguments.out / f"sweep {arguments.model} tp{arguments.tp_size} {arguments.scheme}.jsonl"
+    start_workers("cuda")
+    with open_workers("cuda") as pool:
+        print(f"{dict(pool.devices())}, vLLM's files in {shipped_folder() or 'no folder'}")
+        if arguments.step == "search":
+            search(request, pool, arguments.out)
+            return
+        with opening(request, pool) as opened:
+            if arguments.step == "sweep":
+                sweep(opened, swept, arguments.seconds)
+            else:
+                compare(opened, arguments.out, swept)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""One layer tuned on the workers of a pool: from what is used today to winners in the store and in vLLM's file.
+
+weights on every worker -> what is used today -> search -> winners into the store -> file, summary
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from kernels.moe.vllm_config_files import Config, ConfigFile, Reading
+from kernels.moe.vllm_triton import NOTES
+from kernels.source import hash_sources
+from kernels.spec import Case
+from tasks.errors import TunedFileError, TuningError, WorkerError, WorkerRaised
+from tasks.notebook import Notebook, Search
+from tasks.pool import WorkerPool
+from tasks.progress import SearchProgress
+from tasks.provenance import read_git_state
+from tasks.records import Host, WorkUnit
+from tasks.tuning.compilers import Compilers
+from tasks.tuning.files import read_older, write_config_file
+from tasks.tuning.lanes import ConfigBench, Lanes, load_layer
+from tasks.tuning.plan import Effort, Outcome, Task
+from tasks.tuning.search import run_search
+from tasks.tuning.sets import Provenance, SetKey
+from tasks.tuning.space import distinct, prune
+from tasks.tuning.spaces import VLLM_PROVIDERS, problem_of, space_of
+from tasks.tuning.staleness import DEFAULT, OURS, TUNED, key_of
+from tasks.tuning.summary import Environment, format_summary
+from tasks.tuning.trials import Replay
+from tasks.workers import Worker
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 1536, 2048, 3072, 4096)
+"""As vLLM's tuner has them, of a shape without a file."""
+FOLDER = "tuned_configs"
+"""Of a --save-dir: give it to vLLM as VLLM_TUNED_CONFIG_FOLDER."""
+THOROUGH = Effort()
+ASK_LIMIT_SECONDS = 120.0
+"""Of a question about what is used today, which may import vLLM first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be tuned, and how thoroughly."""
+
+    unit: WorkUnit
+    """A layer with its cases, one provider and one timer."""
+    save_dir: Path
+    seed: int = 0
+    effort: Effort = THOROUGH
+
+    @property
+    def launcher(self) -> str:
+        """The provider that launches given configurations: vLLM's are one kernel."""
+        return launcher_of(self.unit.providers[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Retuned:
+    """What came of a request."""
+
+    key: SetKey
+    outcomes: tuple[Outcome, ...]
+    summary: str
+    """Markdown."""
+    summary_path: Path
+    config_path: Path | None
+    """vLLM's file; None where nothing was replaced, and for our own kernels, which read none."""
+
+
+def launcher_of(provider: str) -> str:
+    """The provider that launches given configurations."""
+    return DEFAULT if provider in VLLM_PROVIDERS else provider
+
+
+def set_key_of(case: Case, provider: str, device_name: str) -> SetKey:
+    """The set that a search makes: of vLLM's providers it is the user's own."""
+    return key_of(case.layer, TUNED if provider in VLLM_PROVIDERS else OURS, device_name)
+
+
+def provenance_of(case: Case, provider: str, host: Host) -> Provenance:
+    """What a set is tuned with on a host."""
+    source = f"vllm {host.vllm}" if provider in VLLM_PROVIDERS else hash_sources(case.layer.kernel)
+    return Provenance(source, host.triton, space_of(case, provider).sha256)
+
+
+def retune(request: Request, pool: WorkerPool, device_name: str, notebook: Notebook, console: Console) -> Retuned:
+    """Tune a layer on all idle workers of a device, side by side.
+
+    Raises:
+        TuningError: the provider cannot run there, no configuration is left, or files cannot be written.
+        WorkerError: no worker is left; what was measured is kept.
+    """
+    key = set_key_of(request.unit.cases[0], request.launcher, device_name)
+    older = request.save_dir / FOLDER / key.config_key.file_name
+    if key.provider == TUNED and older.exists():
+        read_older(older)  # before hours are spent on what could not be written
+    with pool.lend(device_name) as workers:
+        if not workers:
+            raise WorkerError(f"no worker on {device_name} is idle: nothing can be tuned there")
+        unit = replace(request.unit, providers=(request.launcher,))
+        benches = [ConfigBench(worker, unit, request.seed) for worker in workers]
+        load_layer(benches)
+        host = benches[0].host
+        used = find_used(workers[0], unit.cases, request.launcher)
+        for line in used.faults:
+            console.print(f"not read: {line}", soft_wrap=True, highlight=False, markup=False)
+        provenance = provenance_of(unit.cases[0], request.launcher, host)
+        tasks = [make_task(case, request.launcher, host, used, key, provenance, notebook) for case in unit.cases]
+        search = make_search(request, key, provenance, tasks)
+        kept = notebook.begin(search)
+        if kept:
+            told = f"{key.label}: {len(kept)} answers of this search were kept; it goes on from there"
+            console.print(told, soft_wrap=True, highlight=False, markup=False)
+        numbers = iter(range(len(kept), 10**9))
+        with (
+            closing(Compilers(pool.start_companions(workers), host.device)) as compilers,
+            SearchProgress(console, key.label) as progress,
+        ):
+            lanes = Lanes(benches, unit.cases, compilers)
+            bench = Replay(lanes, kept, lambda asked, answer: notebook.keep(search, next(numbers), asked, answer))
+            space = space_of(unit.cases[0], request.launcher)
+            outcomes = run_search(space, tasks, bench, request.effort, request.seed, len(benches), progress.tell)
+    notebook.finish(search, outcomes)
+    return hand_over(request, key, host, used, outcomes)
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What a layer is launched with today."""
+
+    defaults: dict[int, Config] = field(hash=False)
+    """By number of tokens, what the provider chooses without a file."""
+    readings: tuple[Reading, ...] = ()
+    """Of vLLM's files for the shape, in the order in which vLLM looks for them."""
+
+    @property
+    def file(self) -> ConfigFile | None:
+        """The first that can be used."""
+        return next((reading.file for reading in self.readings if reading.file and reading.file.configs), None)
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What is wrong with the files, a line each."""
+        return tuple(fault.line for reading in self.readings for fault in reading.faults)
+
+    def find_incumbent(self, batch_size: int) -> Config | None:
+        """The entry that vLLM takes: of the nearest batch size, the first of two."""
+        if self.file is None:
+            return None
+        return self.file.configs[min(self.file.configs, key=lambda size: abs(size - batch_size))]
+
+
+def find_used(worker: Worker, cases: Sequence[Case], launcher: str) -> Used:
+    """Ask a worker that has the layer's weights what it would be launched with.
+
+    Raises:
+        TuningError: the provider cannot run there.
+    """
+
+    def ask(method: str, *arguments: object) -> Any:
+        return worker.call(method, *arguments, limit_seconds=ASK_LIMIT_SECONDS)
+
+    try:
+        defaults = {case.num_tokens: strip_notes(ask("find_default", case, launcher)) for case in cases}
+        readings = tuple(ask("read_tuned_files", cases[0])) if launcher in VLLM_PROVIDERS else ()
+    except WorkerRaised as refused:
+        raise TuningError(f"{refused}; see kernel-nightly list coverage") from refused
+    return Used(defaults, readings)
+
+
+def strip_notes(config: Config) -> Config:
+    """The configuration without what is noted beside it."""
+    return {name: value for name, value in config.items() if name not in NOTES}
+
+
+def make_task(
+    case: Case, launcher: str, host: Host, used: Used, key: SetKey, provenance: Provenance, notebook: Notebook
+) -> Task:
+    """What is searched for one batch size."""
+    space, problem = space_of(case, launcher), problem_of(case, launcher, host.device.arch)
+    incumbent = used.find_incumbent(case.num_tokens)
+    seeds = [space.canonicalize(config, problem) for config in notebook.list_seeds(key, provenance, case.num_tokens)]
+    return Task(
+        batch_size=case.num_tokens,
+        candidates=prune(space, problem),
+        incumbent=space.canonicalize(incumbent, problem) if incumbent else None,
+        default=space.canonicalize(used.defaults[case.num_tokens], problem),
+        seeds=tuple(distinct(config for config in seeds if not space.refusal(config, problem))),
+    )
+
+
+def make_search(request: Request, key: SetKey, provenance: Provenance, tasks: Sequence[Task]) -> Search:
+    """The search, under a digest of all that decides what it asks."""
+    layer_key, sizes = request.unit.key, tuple(task.batch_size for task in tasks)
+    given = [[task.batch_size, task.incumbent, task.default, task.seeds] for task in tasks]
+    options = [case.key for case in request.unit.cases]
+    decides = [
+        asdict(key),
+        options,
+        asdict(provenance),
+        request.seed,
+        asdict(request.effort),
+        given,
+        request.unit.timers,
+    ]
+    search_id = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+    return Search(search_id, key, layer_key, sizes, provenance, request.seed)
+
+
+def hand_over(request: Request, key: SetKey, host: Host, used: Used, outcomes: Sequence[Outcome]) -> Retuned:
+    """Write vLLM's file, if something was replaced, and the summary.
+
+    The file has every batch size, since vLLM looks no further than the first file that it finds.
+    """
+    folder, config_path = request.save_dir / FOLDER, None
+    if key.provider == TUNED and any(outcome.is_replaced for outcome in outcomes):
+        winners = {outcome.batch_size: outcome.winner for outcome in outcomes}
+        configs = {**(used.file.configs if used.file else {}), **winners}
+        config_path = write_config_file(folder, ConfigFile(key.config_key, host.triton, configs))
+    name = key.config_key.file_name.removesuffix(".json") if key.provider == TUNED else key.label
+    environment = Environment(
+        title=name,
+        device_name=key.device_name,
+        driver=host.driver,
+        triton=host.triton,
+        torch=host.torch,
+        vllm=host.vllm,
+        commit=read_git_state()[0],
+    )
+    summary = format_summary(environment, outcomes) + "".join(f"- not read: {line}\n" for line in used.faults)
+    summary_path = folder / f"{name.replace('/', '_').replace(' ', '_')}.md"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        summary_path.write_text(summary, encoding="utf-8")
+    except OSError as error:
+        raise TunedFileError(f"cannot write {summary_path}: {error.strerror}; give another --save-dir") from error
+    return Retuned(key, tuple(outcomes), summary, summary_path, config_path)

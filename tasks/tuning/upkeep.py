@@ -1,0 +1,175 @@
+"""The tuning of a night: every set that its measurements tell of, and the stale ones retuned while a budget lasts."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from kernels.moe.vllm_configs import shipped_folder, tuned_folder
+from kernels.spec import Case
+from kernels.timing.timers import timers_for
+from tasks.cases import Selection
+from tasks.entries import Suite
+from tasks.errors import TuningError, UsageError, WorkerError
+from tasks.notebook import Notebook
+from tasks.pool import WorkerPool
+from tasks.records import Measurement, Run, WorkUnit
+from tasks.store import Store
+from tasks.tuning.files import list_config_files
+from tasks.tuning.plan import Effort
+from tasks.tuning.retuning import BATCH_SIZES, FOLDER, THOROUGH, Request, launcher_of, provenance_of, retune, set_key_of
+from tasks.tuning.sets import Provenance, SetKey
+from tasks.tuning.staleness import (
+    OURS,
+    RIVALS,
+    SHIPPED,
+    TUNED,
+    SetState,
+    TunedSet,
+    is_tunable,
+    key_of,
+    known_from_files,
+    list_tuned_sets,
+)
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much a night searches."""
+
+    seconds: float
+    """Of all its searches together."""
+    effort: Effort = THOROUGH
+    """Of each."""
+    batch_sizes: tuple[int, ...] = BATCH_SIZES
+
+
+def choose_budget(suite: Suite, selection: Selection, asked: float | None) -> float:
+    """Seconds that a run may search for: what was asked for, else the suite's, and none where it was narrowed.
+
+    Raises:
+        UsageError: less than none was asked for.
+    """
+    if asked is not None:
+        if not asked >= 0:
+            raise UsageError(f"--tuning-seconds {asked:g} is below 0; 0 only lists stale sets")
+        return asked
+    return suite.tuning_seconds if selection == Selection() else 0.0
+
+
+def list_sets(store: Store, run: Run, tell: Tell) -> list[TunedSet]:
+    """Every set of the run's shapes, what costs most first; tells of files that cannot be used."""
+    measurements = store.measurements(run.run_id)
+    cases, hosts = map_cases(measurements), {host.device.name: host for host in store.hosts(run.run_id)}
+
+    def current(key: SetKey) -> Provenance:
+        return provenance_of(cases[key], launcher_of(key.provider), hosts[key.device_name])
+
+    sets = list_tuned_sets(measurements, find_known(store.notebook, tell), current)
+    return [tuned for tuned in sets if tuned.key.device_name in hosts]
+
+
+def map_cases(measurements: Sequence[Measurement]) -> dict[SetKey, Case]:
+    """By every set that may serve it, a measured case, with as few options as there is."""
+    found: dict[SetKey, Case] = {}
+    for measurement in sorted(measurements, key=lambda m: (len(m.check.case.options), m.check.case.key)):
+        case = measurement.check.case
+        for provider in RIVALS:
+            if is_tunable(case.layer, provider):
+                found.setdefault(key_of(case.layer, provider, measurement.device.name), case)
+    return found
+
+
+def find_known(notebook: Notebook, tell: Tell) -> Callable[[SetKey], Provenance | None]:
+    """What sets were tuned with: as files say, and for what was tuned here as the store does."""
+    readings = {
+        provider: list_config_files(folder)
+        for provider, folder in {SHIPPED: shipped_folder(), TUNED: tuned_folder()}.items()
+        if folder is not None and folder.is_dir()
+    }
+    for reading in (reading for found in readings.values() for reading in found):
+        for fault in reading.faults:
+            tell(f"not read: {fault.line}")
+    files = {provider: [reading.file for reading in found if reading.file] for provider, found in readings.items()}
+    by_place = {(provider, file.key): file for provider, found in files.items() for file in found}
+    from_files = known_from_files(files)
+
+    def known(key: SetKey) -> Provenance | None:
+        tuned = notebook.find_tuned(key)
+        if key.provider == OURS:
+            return tuned.provenance if tuned else None
+        file = by_place.get((key.provider, key.config_key)) if key.provider == TUNED else None
+        is_ours = file and tuned and all(file.configs.get(size) == config for size, config in tuned.configs.items())
+        return tuned.provenance if is_ours and tuned else from_files(key)
+
+    return known
+
+
+def tell_sets(sets: Sequence[TunedSet], tell: Tell) -> None:
+    """A line for each set that is not fresh, and how many there are of each kind."""
+    for tuned in sets:
+        if tuned.state is not SetState.FRESH:
+            lost = f"; {tuned.lost_us:.1f} us lost" if tuned.lost_us else ""
+            tell(f"{tuned.state} configs: {tuned.key.label}: {'; '.join(tuned.reasons)}{lost}")
+    counts = ", ".join(f"{sum(tuned.state is state for tuned in sets)} {state}" for state in SetState)
+    tell(f"tuning: {len(sets)} sets of configurations: {counts}")
+
+
+def retune_stale(
+    sets: Sequence[TunedSet], store: Store, run: Run, pool: WorkerPool, console: Console, save_dir: Path, budget: Budget
+) -> int:
+    """Retune what is stale, what costs most first, until the seconds are spent; what fails costs its own set.
+
+    Returns:
+        How many sets were retuned.
+    """
+    cases = map_cases(store.measurements(run.run_id))
+    hosts = {host.device.name: host for host in store.hosts(run.run_id)}
+    deadline, done = time.monotonic() + budget.seconds, dict[SetKey, bool]()
+
+    def tell(line: str) -> None:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+    for tuned in sets:
+        case, left = cases[tuned.key], deadline - time.monotonic()
+        key = set_key_of(case, tuned.key.provider, tuned.key.device_name)
+        if tuned.state is not SetState.STALE or key in done:
+            continue
+        if left <= 0:
+            tell(f"not retuned: {tuned.key.label}: the {budget.seconds:g} s of tuning are spent")
+            continue
+        found, now = store.notebook.find_tuned(key), provenance_of(case, key.provider, hosts[key.device_name])
+        if found and found.provenance == now:
+            tell(f"not retuned: {tuned.key.label}: a search with the same code has ended; {where_it_is(key, save_dir)}")
+            continue
+        unit = make_unit(case, key.provider, hosts[key.device_name].device.type, budget.batch_sizes)
+        minutes = math.ceil(left / 60)  # not seconds: a run that is resumed is to resume its search
+        request = Request(unit, save_dir, run.seed, replace(budget.effort, most_seconds=60.0 * minutes))
+        try:
+            retuned = retune(request, pool, key.device_name, store.notebook, console)
+        except (TuningError, WorkerError) as failure:
+            tell(f"not retuned: {tuned.key.label}: {failure}")
+            done[key] = False
+        else:
+            num_replaced = sum(outcome.is_replaced for outcome in retuned.outcomes)
+            tell(f"retuned {key.label}: {num_replaced} batch sizes replaced; {retuned.summary_path}")
+            done[key] = True
+    return sum(done.values())
+
+
+def where_it_is(key: SetKey, save_dir: Path) -> str:
+    """What a person does to use what was found."""
+    if key.provider == OURS:
+        return "our kernels choose their configuration in code"
+    return f"vLLM reads it with VLLM_TUNED_CONFIG_FOLDER={save_dir / FOLDER}"
+
+
+def make_unit(case: Case, provider: str, device_type: str, batch_sizes: Sequence[int]) -> WorkUnit:
+    """A case's layer at all batch sizes, for a search."""
+    cases = tuple(replace(case, num_tokens=size) for size in batch_sizes)
+    return WorkUnit(case.layer, cases, (launcher_of(provider),), (timers_for(device_type)[0].name,))

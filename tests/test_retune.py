@@ -1,0 +1,66 @@
+"""`kernel-nightly retune` as a user types it: what it tunes, and one line for what it cannot."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.cli import main
+from tasks.cases import Selection
+from tasks.errors import UsageError
+from tasks.tuning.requests import list_requests
+
+MIXTRAL = ("--model", "Mixtral-8x7B", "--tp-size", "2")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "name what to tune with --model"),
+        (("--model", "Mixtrl"), "unknown model 'Mixtrl'"),
+        (MIXTRAL, "--device cpu: vllm-triton-default of fused_moe cannot be tuned there: needs "),
+        ((*MIXTRAL, "--provider", "triton"), "--device cpu: triton of fused_moe cannot be tuned there: needs "),
+        ((*MIXTRAL, "--provider", "torch"), "torch of fused_moe cannot be tuned: take a Triton provider"),
+        ((*MIXTRAL, "--kernel", "silu_mul_fp8"), "--kernel silu_mul_fp8 cannot be tuned; give one of fused_moe, mxfp4"),
+        ((*MIXTRAL, "--budget", "0"), "--budget 0 is not above 0"),
+        ((*MIXTRAL, "--batch-size", "0"), "--batch-size 0 is below 1"),
+    ],
+)
+def test_bad_input_is_one_line(
+    options: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["retune", "--device", "cpu", *options]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"kernel-nightly: {message}")
+    assert printed.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_tuned_without_more_is_vllms_kernel_at_the_batch_sizes_of_its_tuner(tmp_path: Path) -> None:
+    [request] = list_requests(Selection(models=("Mixtral-8x7B",), tp_sizes=(2,)), "cuda", tmp_path, 3, 60.0)
+    assert (request.unit.layer.kernel, request.unit.layer.scheme) == ("fused_moe", "fp8_w8a8")
+    assert (request.unit.providers, request.unit.timers) == (("vllm-triton-default",), ("graph",))
+    assert [case.num_tokens for case in request.unit.cases][:4] == [1, 2, 4, 8]
+    assert len(request.unit.cases) == 18
+    assert (request.seed, request.effort.most_seconds) == (3, 60.0)
+
+
+def test_every_layer_and_provider_is_a_request_and_vllms_three_are_one(tmp_path: Path) -> None:
+    providers = ("triton", "vllm-triton-shipped", "vllm-triton-tuned")
+    both = Selection(models=("Mixtral-8x7B",), tp_sizes=(2, 4), providers=providers, batch_sizes=(1,))
+    found = list_requests(both, "cuda", tmp_path, 0, 60.0)
+    assert [(request.unit.layer.tp_size, *request.unit.providers) for request in found] == [
+        (2, "triton"),
+        (2, "vllm-triton-default"),
+        (4, "triton"),
+        (4, "vllm-triton-default"),
+    ]
+    dense = Selection(models=("Llama-3.1-8B",), kernels=("mxfp4_gemm",), batch_sizes=(1,))
+    assert [request.launcher for request in list_requests(dense, "cuda", tmp_path, 0, 60.0)] == ["triton"] * 4
+    with pytest.raises(UsageError, match="cannot be tuned"):
+        list_requests(Selection(models=("Mixtral-8x7B",), kernels=("silu_mul_fp8",)), "cuda", tmp_path, 0, 60.0)
