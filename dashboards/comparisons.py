@@ -91,10 +91,15 @@ def add_floors(rows: list[Row], night: Night, about: About) -> list[Row]:
 
 def add_errors(rows: list[Row], night: Night) -> list[Row]:
     """Give every row the usual error of its earlier nights."""
-    told = []
+    runs, told = night.trends.runs, []
     for row in rows:
-        earlier = [point for point in night.trends.get(row.series, ()) if point.run_id != night.run.run_id]
-        told.append(replace(row, earlier_error=usual_error(earlier)))
+        history = night.trends.columns.get(row.series)
+        if history is not None:
+            errors = history.relative_error
+            if runs[history.nights[-1]].run_id == night.run.run_id:
+                errors = errors[:-1]
+            row = replace(row, earlier_error=usual_error(errors))
+        told.append(row)
     return told
 
 
