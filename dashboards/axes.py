@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from dashboards.paper import Paper
 from dashboards.rows import is_vllm
-from dashboards.svg import GRID, INK, SURFACE, Mark
+from dashboards.svg import INK, SURFACE, Mark
 from tasks.histories import Floats
 
 OCTAVE_TICKS = tuple(2.0**n for n in range(-12, 13))
@@ -50,24 +50,23 @@ def widen(values: Sequence[float], share: float, least: float) -> tuple[float, f
     return low / room, high * room
 
 
-def draw_x(paper: Paper, axis: Axis, bottom: float, ticks: Sequence[Tick], label: str, has_grid: bool = True) -> None:
+def draw_x(paper: Paper, axis: Axis, bottom: float, ticks: Sequence[Tick], label: str) -> None:
     """Ticks under a plot, its foot, and what they are of."""
-    for value, text in ticks:
-        x = float(axis.place(value))
-        if has_grid:
-            paper.line([x, x], [bottom, paper.height - TOP], GRID, linewidth=0.8)
+    xs = [float(axis.place(value)) for value, _ in ticks]
+    foot = (axis.start, bottom, axis.start + axis.length, bottom)
+    paper.rules([foot, *((x, bottom, x, paper.height - TOP) for x in xs)])
+    for x, (_, text) in zip(xs, ticks, strict=True):
         paper.write(x, bottom - 13, text, "center")
-    paper.line([axis.start, axis.start + axis.length], [bottom, bottom], GRID, linewidth=0.8)
     paper.write(axis.start + axis.length / 2, 10, label, "center")
 
 
 def draw_y(paper: Paper, axis: Axis, left: float, ticks: Sequence[Tick], label: str) -> None:
     """Ticks beside a plot, and above it what they are of."""
-    for value, text in ticks:
-        y = float(axis.place(value))
-        paper.line([left, paper.width - RIGHT], [y, y], GRID, linewidth=0.8)
+    ys = [float(axis.place(value)) for value, _ in ticks]
+    paper.rules([(left, y, paper.width - RIGHT, y) for y in ys])
+    for y, (_, text) in zip(ys, ticks, strict=True):
         paper.write(left - 6, y, text, "right")
-    paper.write(left - 6, paper.height - 6, label, "left")
+    paper.write(2, paper.height - 6, label)
 
 
 def round_decades(low: float, high: float) -> list[Tick]:

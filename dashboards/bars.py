@@ -1,4 +1,4 @@
-"""Charts of bars that compare on another scale than speed-ups: how much of the bandwidth, and of which configuration."""
+"""Bars on other scales than speed-ups: the share of the bandwidth, and one configuration against another."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

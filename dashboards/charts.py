@@ -71,12 +71,18 @@ class Quantity:
     """Its value at a time per call in microseconds."""
 
 
-THROUGHPUT = Quantity(
-    "TFLOP/s", lambda row, us: row.measurement.check.flops / us / 1e6 if row.measurement else math.nan
-)
-BANDWIDTH = Quantity(
-    "GB/s", lambda row, us: row.measurement.check.bytes_moved / us / 1e3 if row.measurement else math.nan
-)
+def find_throughput(row: Row, us: float) -> float:
+    """Tera floating-point operations per second."""
+    return row.measurement.check.flops / us / 1e6 if row.measurement else math.nan
+
+
+def find_bandwidth(row: Row, us: float) -> float:
+    """Least gigabytes moved per second."""
+    return row.measurement.check.bytes_moved / us / 1e3 if row.measurement else math.nan
+
+
+THROUGHPUT = Quantity("TFLOP/s", find_throughput)
+BANDWIDTH = Quantity("GB/s", find_bandwidth)
 
 
 def draw_curves(panel: Panel, marks: Mapping[str, Mark], chart_id: str, quantity: Quantity) -> Drawing | None:

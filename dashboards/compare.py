@@ -1,7 +1,7 @@
-"""The page that compares the providers of one layer, as vLLM's scripts draw them: rates, speed-ups, bandwidth, configs."""
+"""The page of a layer with its providers side by side, as vLLM's scripts draw them: rates, speed-ups, configs."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -110,7 +110,7 @@ def _draw_sections(view: CompareView) -> list[tuple[tuple[str, str, str], list[t
     return sections
 
 
-def _draw_panel(panel: Panel, view: CompareView, number: int) -> Sequence[tuple[str, Drawing]]:
+def _draw_panel(panel: Panel, view: CompareView, number: int) -> list[tuple[str, Drawing]]:
     """The charts of one panel that have anything to show."""
     quantity = THROUGHPUT if view.kernel.gemm_dtype else BANDWIDTH
     drawn = {

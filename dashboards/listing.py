@@ -1,4 +1,4 @@
-"""Every series of a night in one list that a page's script filters: ten thousand rows of HTML would take a second to open."""
+"""Every series of a night in one list that a script filters: ten thousand rows of HTML would be slow to open."""
 
 import json
 from collections.abc import Iterable, Mapping

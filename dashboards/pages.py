@@ -219,9 +219,8 @@ def _cover(kernel: KernelRows) -> Coverage:
     is_timed = [row.median_us is not None for row in kernel.rows]
     num_unsupported = sum(row.status == "unsupported" for row in kernel.rows)
     models = {layer.model for layer in kernel.layers}
-    return Coverage(
-        kernel, sum(is_timed), num_unsupported, len(is_timed) - sum(is_timed) - num_unsupported, len(models)
-    )
+    num_failed = len(is_timed) - sum(is_timed) - num_unsupported
+    return Coverage(kernel, sum(is_timed), num_unsupported, num_failed, len(models))
 
 
 def list_reference_devices(night: Night) -> dict[str, dict[str, tuple[Point, ...]]]:

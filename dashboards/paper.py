@@ -1,7 +1,7 @@
 """A figure that is drawn in pixels, without matplotlib's axes: they take ten times as long as what they hold."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.backend_bases import RendererBase
@@ -13,6 +13,7 @@ from matplotlib.path import Path
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D
+from numpy.typing import ArrayLike
 
 from dashboards.svg import GRID, INK
 from tasks.histories import Floats
@@ -23,17 +24,17 @@ MIDDLE = 4
 
 
 class Word(Text):
-    """A text on one line: an SVG aligns it itself, so that it need not be measured, which takes longer than the rest."""
+    """A text on one line: an SVG aligns it itself; to measure it would take longer than all the rest."""
 
     def draw(self, renderer: RendererBase) -> None:
         if not isinstance(renderer, MixedModeRenderer):  # a picture: nobody else aligns the word
             super().draw(renderer)
             return
-        context = renderer.new_gc()  # type: ignore[no-untyped-call]
+        context = renderer.new_gc()
         context.set_foreground(self.get_color())
         x, y = self.get_transform().transform(self.get_position())
         foot = renderer.get_canvas_width_height()[1] - y
-        renderer.draw_text(context, x, foot, self.get_text(), self.get_fontproperties(), 0, mtext=self)  # type: ignore[no-untyped-call]
+        renderer.draw_text(context, x, foot, self.get_text(), self.get_fontproperties(), 0, mtext=self)
         context.restore()
 
 
@@ -47,17 +48,18 @@ class Paper:
         self.figure.patch.set_visible(False)
         self._scale = Affine2D().scale(1 / 72) + self.figure.dpi_scale_trans
 
-    def line(
-        self,
-        xs: Sequence[float] | Floats,
-        ys: Sequence[float] | Floats,
-        colour: str = INK,
-        gid: str = "",
-        **look: object,
-    ) -> None:
+    def line(self, xs: ArrayLike, ys: ArrayLike, colour: str = INK, gid: str = "", **look: Any) -> None:
         """A line through points; what is not a number is a gap."""
-        line = Line2D(np.asarray(xs), np.asarray(ys), color=colour, **{"linewidth": 1.3, **look})  # type: ignore[arg-type]
+        line = Line2D(np.asarray(xs), np.asarray(ys), color=colour, **{"linewidth": 1.3, **look})
         self._add(line, gid)
+
+    def rules(self, ends: Sequence[tuple[float, float, float, float]]) -> None:
+        """The lines of a grid: left, lower, right and upper end of each."""
+        gap = (np.nan, np.nan)
+        points = np.array([place for x, y, to_x, to_y in ends for place in ((x, y), (to_x, to_y), gap)])
+        if len(points):
+            xs, ys = points.T
+            self.line(xs, ys, GRID, linewidth=0.8)
 
     def band(self, xs: Floats, low: Floats, high: Floats, colour: str, gid: str = "") -> None:
         """The area between two lines, to the pixel: it only shades. What is not a number is a gap."""
@@ -65,7 +67,7 @@ class Paper:
         parts = [part for part in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1) if len(part) > 1]
         if not parts:
             return
-        outlines, codes = [], list[int]()
+        outlines, codes = [], list[Any]()
         for part in parts:
             sides = [np.column_stack([xs[part], low[part]]), np.column_stack([xs[part], high[part]])[::-1]]
             outlines += [*sides, sides[0][:1]]
@@ -115,9 +117,9 @@ class Panel:
     def scale(self, low: float, high: float, ticks: Sequence[tuple[float, str]]) -> None:
         """Choose what the lower and the upper edge stand for, and draw the grid."""
         self.low, self.high = low, high
-        for value, text in ticks:
-            y = float(self.y(np.array([value]))[0])
-            self.paper.line([self.left, self.left + self.width], [y, y], GRID, linewidth=0.8)
+        ys = self.y(np.array([value for value, _ in ticks])).tolist()
+        self.paper.rules([(self.left, y, self.left + self.width, y) for y in ys])
+        for y, (_, text) in zip(ys, ticks, strict=True):
             self.paper.write(self.left - 6, y, text, "right")
 
     def x(self, places: Floats) -> Floats:

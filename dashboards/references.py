@@ -1,4 +1,4 @@
-"""The reference kernels over the nights: they never change, so a night on which they moved is one of another machine."""
+"""The reference kernels over the nights: they never change, so where they moved it was another machine."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -44,30 +44,20 @@ def draw_reference_nights(
     percents = {name: find_percents(points) for name, points in trends.items()}
     paper = Paper(WIDTH, BOTTOM + HEIGHT + 30)
     panel = Panel(paper, LEFT, BOTTOM, WIDTH - LEFT - RIGHT, HEIGHT)
-    low = min(-LEAST_PERCENT, *(float(np.quantile(found, 0.01)) for found in percents.values()))
-    high = max(LEAST_PERCENT, *(float(np.quantile(found, 0.99)) for found in percents.values()))
-    low, high = (
-        min(low, *(float(f[-1]) for f in percents.values())),
-        max(high, *(float(f[-1]) for f in percents.values())),
-    )
+    ends = [value for found in percents.values() for value in (*np.quantile(found, (0.01, 0.99)).tolist(), found[-1])]
+    low, high = min(-LEAST_PERCENT, *ends), max(LEAST_PERCENT, *ends)
     panel.scale(low, high, [(t, f"{t:+g}%" if t else "0%") for t in round_ticks(low, high, 4)])
     tags = {}
     left = float(LEFT)
     for number, (name, points) in enumerate(trends.items()):
-        known = [
-            (places[point.run_id], found, point)
-            for point, found in zip(points, percents[name], strict=True)
-            if point.run_id in places
-        ]
-        mark, style = marks[name], STYLES[number % len(STYLES)]
-        if known:
-            xs, ys = panel.x(np.array([x for x, _, _ in known])), panel.y(np.array([y for _, y, _ in known]))
-            marked = {"marker": mark.marker, "markersize": 5} if len(known) <= MOST_MARKERS else {}
-            paper.line(xs, ys, mark.colour, f"line-{mark.slot}", linestyle=style, **marked)
-            tags[f"line-{mark.slot}"] = Tag(
-                name, tuple(tell_night(name, point) for _, _, point in known) if marked else ()
-            )
-        last = float(percents[name][-1])
+        mark, style, last = marks[name], STYLES[number % len(STYLES)], float(percents[name][-1])
+        rows = [row for row, point in enumerate(points) if point.run_id in places]
+        xs = panel.x(np.array([places[points[row].run_id] for row in rows]))
+        is_marked = len(rows) <= MOST_MARKERS
+        marked = {"marker": mark.marker, "markersize": 5} if is_marked else {}
+        paper.line(xs, panel.y(percents[name][rows]), mark.colour, f"line-{mark.slot}", linestyle=style, **marked)
+        tips = tuple(tell_night(name, points[row]) for row in rows) if is_marked else ()
+        tags[f"line-{mark.slot}"] = Tag(name, tips)
         colour = BAD if last > 100 * slow else GOOD if last < -100 * slow else INK
         paper.line([left, left + 24], [paper.height - 10] * 2, mark.colour, linestyle=style)
         text = f"{name} {last:+z.1f}%"

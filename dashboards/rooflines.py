@@ -37,7 +37,7 @@ def draw_rooflines(night: Night, kernels: Sequence[KernelRows]) -> list[Roofline
         if of_hosts.get(host.host_id, {}).get(COPY):
             rates.setdefault(host.device.name, of_hosts[host.host_id])
     marks = {kernel.name: Mark(slot) for slot, kernel in enumerate(kernels)}
-    found = []
+    found: list[Roofline] = []
     for device_name, of_device in rates.items():
         fastest = {kernel.name: list_fastest(kernel, device_name) for kernel in kernels}
         rows = {name: of_kernel for name, of_kernel in fastest.items() if of_kernel}
@@ -95,15 +95,18 @@ def _draw_roof(paper: Paper, across: Axis, up: Axis, rates: Mapping[str, float])
     """The slope of the copy, and a roof for each dtype of a GEMM."""
     span = np.geomspace(across.low, across.high, 80)
     slope = span * rates[COPY] / 1e3
-    for name, value in rates.items():
+    free = 0.0
+    for name, value in sorted(rates.items(), key=lambda rate: rate[1]):
         if name != COPY:
             xs, roof = across.place(span), np.where(slope >= up.low, np.minimum(slope, value), np.nan)
             paper.line(xs, up.place(roof), INK, linewidth=1.2)
             text = f"{name} {value:.0f}" if value >= 10 else f"{name} {value:.2g}"
-            paper.write(WIDTH - RIGHT, float(up.place(value)) + 9, text, "right")
-    foot = max(across.low, 1e3 * up.low / rates[COPY])
-    height = float(up.place(foot * 1.6 * rates[COPY] / 1e3))
-    paper.write(float(across.place(foot * 1.6)) + 12, height - 6, f"copy {rates[COPY]:,.0f} GB/s")
+            y = max(float(up.place(value)) + 9, free)
+            paper.write(WIDTH - RIGHT, y, text, "right")
+            free = y + 13
+    middle = math.sqrt(max(across.low, 1e3 * up.low / rates[COPY]) * across.high / 30)
+    x, y = float(across.place(middle)), float(up.place(middle * rates[COPY] / 1e3))
+    paper.write(x - 10, y + 10, f"copy {rates[COPY]:,.0f} GB/s", "right")
 
 
 def tell_place(row: Row) -> str:

@@ -33,14 +33,8 @@ from tasks.histories import Histories
 from tasks.nights import Night
 
 HEAT_COLUMNS = (
-    "device",
-    "kernel",
-    "model",
-    "mean_change",
-    "worst_change",
-    "worst_case",
-    "worst_provider",
-    "num_series",
+    *("device", "kernel", "model", "mean_change", "worst_change"),
+    *("worst_case", "worst_provider", "num_series"),
 )
 
 
@@ -101,7 +95,7 @@ def list_series_pages(views: Sequence[SeriesView], background: Background) -> li
 def draw_tables(
     night: Night, kernels: Sequence[KernelRows], compare_pages: dict[str, str], background: Background
 ) -> Files:
-    """Everything that is written anew each time: the pages of the night and of kernels, lists, CSV, style and script."""
+    """What is written anew each time: the pages of the night and of kernels, lists, CSV, style and script."""
     ratios = find_ratios(night)
     maps = map_heat(kernels, ratios)
     texts = {

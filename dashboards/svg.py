@@ -83,7 +83,7 @@ def finish_svg(figure: Figure, chart_id: str, label: str, tags: Mapping[str, Tag
     """
     raw = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kernel-nightly"}):
-        FigureCanvasSVG(figure).print_svg(raw, metadata={"Date": None})
+        FigureCanvasSVG(figure).print_svg(raw, metadata={"Date": None})  # type: ignore[no-untyped-call]
     root = ElementTree.fromstring(raw.getvalue())
     _strip_namespaces(root)
     for child in [child for child in root if child.tag == "metadata" or child.find("style") is not None]:

@@ -1,4 +1,4 @@
-"""Every night of every series as columns: ten thousand series of a year are a few arrays, and no millions of records."""
+"""Every night of every series as columns: a year of ten thousand series is a few arrays, not millions of records."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -49,7 +49,6 @@ def read_histories(database: Database, run: Run) -> Histories:
     of_setting = np.searchsorted(np.array([row["id"] for row in settings], dtype=np.uint64), known["setting"])
     ids = np.array([row["id"] for row in series], dtype=np.uint64)
     starts, ends = (np.searchsorted(known["series"], ids, side) for side in ("left", "right"))
-    measured = [known[name] for name in ("median_us", "p20_us", "p80_us", "relative_error", "share_close")]
     return Histories(
         runs=runs,
         hosts=hosts,
@@ -58,7 +57,13 @@ def read_histories(database: Database, run: Run) -> Histories:
         ),
         columns={
             rows.row_to_series(row): History(
-                nights[start:end], *(column[start:end] for column in measured), of_setting[start:end]
+                nights[start:end],
+                known["median_us"][start:end],
+                known["p20_us"][start:end],
+                known["p80_us"][start:end],
+                known["relative_error"][start:end],
+                known["share_close"][start:end],
+                of_setting[start:end],
             )
             for row, start, end in zip(series, starts, ends, strict=True)
         },

@@ -35,7 +35,8 @@ def render_series(view: SeriesView, background: Background) -> Files:
     regimes = find_regimes(view.history)
     events = find_events(view.history, histories, background.kinds, view.marks)
     papers = {"nights": sheets.draw_history(view.history, view.floors_us, background.calendar, regimes, events)}
-    papers["spread"] = sheets.draw_spread(view.history, regimes)
+    if len(view.history) >= sheets.ENOUGH_NIGHTS:
+        papers["spread"] = sheets.draw_spread(view.history, regimes)
     if view.samples_us:
         papers["samples"] = sheets.draw_samples(view.samples_us)
     stem = view.path.rpartition("/")[2].removesuffix(".html")
@@ -70,10 +71,9 @@ def _finish(paper: Paper, name: str, view: SeriesView, regimes: tuple[Regime, ..
     """The chart as markup, with what it shows in words."""
     history = view.history
     if name == "nights":
-        changes = "; ".join(
-            f"{r.relative_change:+.1%} in night {r.first + 1}" for r in regimes[1:] if r.relative_change
-        )
-        label = f"Time per call over {len(history)} nights, last {history.median_us[-1]:.4g} us. Changes: {changes or 'none'}."
+        told = (f"{r.relative_change:+.1%} in night {r.first + 1}" for r in regimes[1:] if r.relative_change)
+        changes = "; ".join(told) or "none"
+        label = f"Time per call over {len(history)} nights, last {history.median_us[-1]:.4g} us. Changes: {changes}."
     elif name == "spread":
         label = f"Histogram of {len(history)} nights around the level of their regime, in percent."
     else:
@@ -82,7 +82,7 @@ def _finish(paper: Paper, name: str, view: SeriesView, regimes: tuple[Regime, ..
 
 
 def _start(view: SeriesView, background: Background, row: int) -> datetime:
-    return background.histories.runs[view.history.nights[row]].started_at
+    return background.histories.runs[int(view.history.nights[row])].started_at
 
 
 def _tell_regime(regime: Regime, view: SeriesView, background: Background) -> RegimeLine:
@@ -98,9 +98,8 @@ def tell_data(view: SeriesView) -> str:
     history = view.history
     names = ("median_us", "p20_us", "p80_us", "relative_error", "share")
     nights = history.nights
-    column = [
-        str(night) if not row or nights[row - 1] + 1 != night else "" for row, night in enumerate(nights.tolist())
-    ]
+    follows = np.diff(nights, prepend=-2) == 1
+    column = ["" if is_next else str(night) for night, is_next in zip(nights.tolist(), follows, strict=True)]
     figures = (
         [f"{value:.5g}" for value in history.median_us.tolist()],
         [f"{value:.4g}" for value in history.p20_us.tolist()],

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,8 @@ LINE = "#010300"
 """The stand-in of the first colour of series: a page has but one."""
 MOST_ERROR = 4.0
 """Octaves at which the axis of errors ends."""
+ENOUGH_NIGHTS = 6
+"""From which on a level, and how nights scatter around it, mean anything."""
 MOST_WORDS = 6
 """Changes that are told in words; of more, the largest."""
 MOST_SAMPLES = 600
@@ -54,7 +57,7 @@ def draw_times(panel: Panel, places: Floats, history: History, regimes: Sequence
     xs, paper = panel.x(places), panel.paper
     ys = panel.y(history.median_us)
     paper.band(xs, panel.y(history.p20_us), panel.y(history.p80_us), LINE)
-    for regime in regimes:
+    for regime in regimes if len(history) >= ENOUGH_NIGHTS else ():
         level = float(panel.y(np.array([regime.median_us]))[0])
         paper.line([xs[regime.first], xs[regime.last]], [level, level], INK, linewidth=1.2, alpha=0.75)
     paper.line(xs, ys, LINE, "nights", **({"marker": "o", "markersize": 4} if len(xs) <= 60 else {}))
@@ -132,7 +135,7 @@ def draw_spread(history: History, regimes: Sequence[Regime]) -> Paper:
     percents = 100 * (history.median_us / levels - 1)
     reach = max(1.0, float(np.quantile(np.abs(percents), 0.98)), abs(float(percents[-1])))
     num_bins = 25
-    counts, edges = np.histogram(np.clip(percents, -reach, reach), num_bins, (-reach, reach))
+    counts, _ = np.histogram(np.clip(percents, -reach, reach), num_bins, (-reach, reach))
     panel = Panel(paper, 14, 26, SIDE_WIDTH - 28, SIDE_HEIGHT - 56)
     tallest, step = float(counts.max()), panel.width / num_bins
     boxes = [
@@ -161,7 +164,8 @@ def draw_samples(samples_us: Sequence[float]) -> Paper:
     xs = panel.x(np.linspace(0, 1, len(samples)) if len(samples) > 1 else np.array([0.5]))
     middle = float(panel.y(np.array([np.median(samples)]))[0])
     paper.line([panel.left, panel.left + panel.width], [middle, middle], INK, linewidth=1, linestyle=(0, (4, 2)))
-    paper.line(xs, panel.y(samples), LINE, linewidth=0.9, **({"marker": "o", "markersize": 3} if len(xs) < 40 else {}))
+    look: dict[str, Any] = {"marker": "o", "markersize": 3} if len(xs) < 40 else {}
+    paper.line(xs, panel.y(samples), LINE, linewidth=0.9, **look)
     paper.write(panel.left, 11, "first")
     paper.write(panel.left + panel.width, 11, f"last of {len(samples_us)}", "right")
     return paper

@@ -131,9 +131,8 @@ def tell_differences(before: Mapping[str, str], after: Mapping[str, str]) -> Ite
         kind = first if first in ("config", "source") else "machine" if is_machine else "version"
         change = f"{what} {shorten(was) or 'none'} \N{RIGHTWARDS ARROW} {shorten(now) or 'none'}"
         if kind == "source" and before.get("commit") != after.get("commit"):
-            change += (
-                f", commit {shorten(before.get('commit', ''))} \N{RIGHTWARDS ARROW} {shorten(after.get('commit', ''))}"
-            )
+            commits = (shorten(side.get("commit", "")) for side in (before, after))
+            change += ", commit " + " \N{RIGHTWARDS ARROW} ".join(commits)
         found.setdefault(kind, []).append(change)
     return [(kind, "; ".join(changes)) for kind, changes in found.items()]
 
@@ -146,7 +145,8 @@ def find_provenance(regimes: Sequence[Regime], history: History, histories: Hist
         before, after = (_tell_night(history, row, histories) for row in rows)
         runs = [histories.runs[history.nights[row]].run_id for row in rows]
         told = tuple((what, shorten(was), shorten(now)) for what, was, now in differences(before, after))
-        found.append(Provenance(*runs, told, tuple(name for name in before if before[name] == after.get(name))))
+        same = tuple(name for name in before if before[name] == after.get(name))
+        found.append(Provenance(runs[0], runs[1], told, same))
     return tuple(found)
 
 

@@ -162,16 +162,15 @@ def _view_row(
     marks: tuple[Mark, ...],
 ) -> SeriesView:
     """One row with everything around it."""
-    history = night.trends.columns[row.series]
+    columns = night.trends.columns
+    history = columns[row.series]
     check = row.measurement.check if row.measurement else None
     floors_us = np.full(len(history), np.nan)
     if check and row.floor_us:
         gemm_dtype = kernel.gemm_dtype.get(layer.scheme, "")
         floors_us = night.trends.find_floors_us(history, check.bytes_moved, check.flops, gemm_dtype)
     siblings = tuple(
-        Sibling(
-            other.provider, name_page(other).partition("/")[2] if other.series in night.trends else "", _tell(other)
-        )
+        Sibling(other.provider, name_page(other).partition("/")[2] if other.series in columns else "", _tell(other))
         for other in of_case
         if other is not row
     )
