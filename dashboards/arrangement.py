@@ -33,6 +33,7 @@ def arrange_night(night: Night) -> tuple[KernelRows, ...]:
                     for key, found in by_layer.items()
                 ),
                 gemm_dtype=about.gemm_dtype or {},
+                defaults=about.defaults,
                 trends=night.trends,
             )
         )

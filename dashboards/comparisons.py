@@ -24,6 +24,8 @@ class About:
     gemm_dtype: Mapping[str, str] | None = field(hash=False, default=None)
     """By scheme, what tensor cores multiply; None where nobody knows."""
     num_weights: Callable[[Layer], int] | None = None
+    defaults: Mapping[str, str] = field(hash=False, default_factory=dict)
+    """Of the options of its cases."""
 
 
 def describe_kernel(name: str) -> About:
@@ -32,7 +34,8 @@ def describe_kernel(name: str) -> About:
         kernel = find_kernel(name)
     except RegistryError:
         return About()
-    return About(kernel.title, kernel.baseline, kernel.gemm_dtype, kernel.num_weights)
+    defaults = {name: values[0] for name, values in kernel.options.items()}
+    return About(kernel.title, kernel.baseline, kernel.gemm_dtype, kernel.num_weights, defaults)
 
 
 def compare_rows(rows: list[Row], baseline: str) -> list[Row]:

@@ -12,7 +12,7 @@ from dashboards.folder import Files
 from dashboards.heat import HeatMap, tell_cell
 from dashboards.incidents import PLACES, list_incidents
 from dashboards.machines import list_references, name_machines, tell_card
-from dashboards.references import draw_reference_nights, mark_references
+from dashboards.reference_nights import draw_reference_nights, mark_references
 from dashboards.rooflines import draw_rooflines
 from dashboards.rows import STATE_ORDER, KernelRows, LayerRows, Row, count_states, group, make_safe
 from dashboards.series.views import Background, name_page
@@ -238,8 +238,8 @@ def _draw_references(night: Night, background: Background) -> dict[str, Drawing]
     types = {host.device.name: host.device.type for host in night.hosts}
     marks = mark_references(night.reference_trends)
     return {
-        device: draw_reference_nights(trends, marks, background.calendar, SLOW_MACHINE[types[device]])
-        for device, trends in list_reference_devices(night).items()
+        device: draw_reference_nights(trends, marks, background.calendar, SLOW_MACHINE[types[device]], f"r{number}")
+        for number, (device, trends) in enumerate(list_reference_devices(night).items())
     }
 
 

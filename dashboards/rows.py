@@ -246,6 +246,8 @@ class KernelRows:
     layers: tuple[LayerRows, ...]
     gemm_dtype: Mapping[str, str] = field(hash=False)
     """By scheme, what tensor cores multiply; empty for a kernel that only moves bytes, and for one that is gone."""
+    defaults: Mapping[str, str] = field(hash=False)
+    """Of the options of its cases; empty for one that is gone."""
     trends: Histories = field(hash=False)
     """Of all series of the night."""
 

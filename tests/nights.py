@@ -378,7 +378,9 @@ def find_made_up_kernel(name: str) -> SimpleNamespace:
     if name not in TITLES:
         raise RegistryError(f"no kernel is named {name!r}")
     gemm_dtype = {"fp8_block": "float8_e4m3fn"} if name == "fused_moe" else {}
-    return SimpleNamespace(title=TITLES[name], baseline="torch", gemm_dtype=gemm_dtype, num_weights=count_weights)
+    options = {"token_strategy": ("uniform", "max_t", "first_t")} if name == "silu_mul_fp8" else {}
+    about = {"title": TITLES[name], "baseline": "torch", "gemm_dtype": gemm_dtype, "options": options}
+    return SimpleNamespace(**about, num_weights=count_weights)
 
 
 def count_weights(layer: Layer) -> int:

@@ -10,7 +10,7 @@ from dashboards.figures import draw_picture
 from dashboards.paper import Paper
 from dashboards.rows import make_safe
 from dashboards.series import sheets
-from dashboards.series.story import Regime, find_events, find_provenance, find_regimes
+from dashboards.series.chronicle import Regime, find_events, find_provenance, find_regimes
 from dashboards.series.views import Background, SeriesView
 from dashboards.svg import finish_svg
 from dashboards.templating import render

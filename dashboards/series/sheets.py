@@ -8,7 +8,7 @@ import numpy as np
 
 from dashboards.paper import Panel, Paper, round_ticks
 from dashboards.series.calendar import Calendar
-from dashboards.series.story import LETTERS, Event, Regime
+from dashboards.series.chronicle import LETTERS, Event, Regime
 from dashboards.svg import BAD, GOOD, GRID, INK
 from tasks.accuracy import ERROR_JUMP
 from tasks.histories import Floats, History

@@ -10,7 +10,7 @@ import numpy as np
 from dashboards.incidents import name_anchor
 from dashboards.rows import KernelRows, LayerRows, Row
 from dashboards.series.calendar import Calendar, make_calendar
-from dashboards.series.story import number_kinds
+from dashboards.series.chronicle import number_kinds
 from dashboards.trials import tell_device
 from dashboards.words import tell_change, tell_day
 from kernels.spec import Case
@@ -31,7 +31,7 @@ class Background:
     """Without the columns of any series."""
     calendar: Calendar
     kinds: Integers
-    """Of each setting (dashboards/series/story.py)."""
+    """Of each setting (dashboards/series/chronicle.py)."""
     suite: str
     pages: tuple[tuple[str, str], ...]
     """(file, name) of every page of a kernel."""
@@ -198,7 +198,7 @@ def _view_row(
         samples_us=row.measurement.samples_us if row.measurement else (),
         marks=marks,
         siblings=siblings,
-        command=tell_command(night.run, check.case, row.series) if check else "",
+        command=tell_command(night.run, check.case, row.series, kernel.defaults) if check else "",
         is_told=row.is_loud,
     )
 
@@ -218,8 +218,12 @@ def _tell_move(row: Row) -> str:
     return f"{tell_change(verdict.relative_change)}{interval}"
 
 
-def tell_command(run: Run, case: Case, series: Series) -> str:
-    """The command line that measures a point again, out of the commit that measured it."""
+def tell_command(run: Run, case: Case, series: Series, defaults: Mapping[str, str]) -> str:
+    """The command line that measures a point again, out of the commit that measured it.
+
+    Args:
+        defaults: of the kernel's options: the suite may have other values of them too.
+    """
     layer = case.layer
     words = ["kernel-nightly", "run", "--suite", run.suite, "--kernel", layer.kernel, "--scheme", layer.scheme]
     if layer.model != "grid":
@@ -229,6 +233,6 @@ def tell_command(run: Run, case: Case, series: Series) -> str:
         words += [word for name in names if name in layer.sizes for word in (option, str(layer.sizes[name]))]
     words += ["--dtype", layer.dtype] if layer.dtype != "bfloat16" else []
     words += ["--batch-size", str(case.num_tokens)]
-    words += [word for name, value in case.options.items() for word in ("--option", f"{name}={value}")]
+    words += [word for name, value in {**defaults, **case.options}.items() for word in ("--option", f"{name}={value}")]
     words += ["--timer", series.timer, "--provider", series.provider, "--seed", str(run.seed)]
     return shlex.join(words)

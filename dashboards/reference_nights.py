@@ -32,7 +32,7 @@ def find_percents(points: Sequence[Point]) -> Floats:
 
 
 def draw_reference_nights(
-    trends: Mapping[str, Sequence[Point]], marks: Mapping[str, Mark], calendar: Calendar, slow: float
+    trends: Mapping[str, Sequence[Point]], marks: Mapping[str, Mark], calendar: Calendar, slow: float, chart_id: str
 ) -> Drawing:
     """The reference kernels of one device on the axis of a series' nights.
 
@@ -66,7 +66,7 @@ def draw_reference_nights(
     draw_dates(paper, calendar)
     changes = ", ".join(f"{name} {found[-1]:+z.1f}%" for name, found in percents.items())
     label = f"Trend of the reference kernels over the nights; the last night against the earlier ones: {changes}."
-    return Drawing(paper.figure, "references", label, tags)
+    return Drawing(paper.figure, chart_id, label, tags)
 
 
 def tell_night(name: str, point: Point) -> str:
