@@ -233,6 +233,7 @@ def tell_command(run: Run, case: Case, series: Series, defaults: Mapping[str, st
         words += [word for name in names if name in layer.sizes for word in (option, str(layer.sizes[name]))]
     words += ["--dtype", layer.dtype] if layer.dtype != "bfloat16" else []
     words += ["--batch-size", str(case.num_tokens)]
-    words += [word for name, value in {**defaults, **case.options}.items() for word in ("--option", f"{name}={value}")]
+    options = [f"{name}={value}" for name, value in {**defaults, **case.options}.items()]
+    words += ["--option", *options] if options else []
     words += ["--timer", series.timer, "--provider", series.provider, "--seed", str(run.seed)]
     return shlex.join(words)
