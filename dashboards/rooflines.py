@@ -101,7 +101,7 @@ def _draw_roof(paper: Paper, across: Axis, up: Axis, rates: Mapping[str, float])
             xs, roof = across.place(span), np.where(slope >= up.low, np.minimum(slope, value), np.nan)
             paper.line(xs, up.place(roof), INK, linewidth=1.2)
             text = f"{name} {value:.0f}" if value >= 10 else f"{name} {value:.2g}"
-            y = max(float(up.place(value)) + 9, free)
+            y = max(float(up.place(value)) + (9 if free else -9), free)  # the lowest is told under its roof
             paper.write(WIDTH - RIGHT, y, text, "right")
             free = y + 13
     middle = math.sqrt(max(across.low, 1e3 * up.low / rates[COPY]) * across.high / 30)

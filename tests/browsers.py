@@ -60,8 +60,8 @@ class Browser:
             self._wait(lambda found: found.get("method") == "Page.loadEventFired")
 
     def ask(self, expression: str) -> Any:
-        """The value of an expression in the page."""
-        answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True)
+        """The value of an expression in the page, or what it promises."""
+        answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
