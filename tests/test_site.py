@@ -531,7 +531,7 @@ def browse(page: Path, fragment: str, tmp_path: Path) -> str:
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 @pytest.mark.parametrize(
     ("fragment", "timers"),
-    [("", {"graph"}), ("timer=cold", {"cold"}), ("timer=any", {"graph", "cold"}), ("anchor", {"cold"})],
+    [("", {"graph"}), ("timer=cold", {"cold"}), ("timer=any", {"graph", "cold"})],
 )
 def test_a_browser_shows_one_timer_unless_asked(
     two_timers: Path, tmp_path: Path, fragment: str, timers: set[str]
