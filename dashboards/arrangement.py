@@ -32,7 +32,9 @@ def arrange_night(night: Night) -> tuple[KernelRows, ...]:
                     arrange_layer(key, layers.get(key), find_footprint(layers.get(key), night, about), found)
                     for key, found in by_layer.items()
                 ),
-                trends={row.series: night.trends[row.series] for row in rows if row.series in night.trends},
+                gemm_dtype=about.gemm_dtype or {},
+                defaults=about.defaults,
+                trends=night.trends,
             )
         )
     return tuple(kernels)
@@ -45,6 +47,7 @@ def arrange_layer(key: str, layer: Layer | None, footprint: Footprint | None, ro
         key=key,
         label=layer.label if layer else key.partition("/")[2].rpartition("/")[0] or key,
         scheme=layer.scheme if layer else "",
+        model=layer.model if layer else "".join(key.split("/")[1:2]),
         sizes=", ".join(f"{name} {size}" for name, size in layer.sizes.items()) if layer else "",
         footprint=footprint,
         panels=tuple(

@@ -24,6 +24,8 @@ class About:
     gemm_dtype: Mapping[str, str] | None = field(hash=False, default=None)
     """By scheme, what tensor cores multiply; None where nobody knows."""
     num_weights: Callable[[Layer], int] | None = None
+    defaults: Mapping[str, str] = field(hash=False, default_factory=dict)
+    """Of the options of its cases."""
 
 
 def describe_kernel(name: str) -> About:
@@ -32,7 +34,8 @@ def describe_kernel(name: str) -> About:
         kernel = find_kernel(name)
     except RegistryError:
         return About()
-    return About(kernel.title, kernel.baseline, kernel.gemm_dtype, kernel.num_weights)
+    defaults = {name: values[0] for name, values in kernel.options.items()}
+    return About(kernel.title, kernel.baseline, kernel.gemm_dtype, kernel.num_weights, defaults)
 
 
 def compare_rows(rows: list[Row], baseline: str) -> list[Row]:
@@ -91,10 +94,15 @@ def add_floors(rows: list[Row], night: Night, about: About) -> list[Row]:
 
 def add_errors(rows: list[Row], night: Night) -> list[Row]:
     """Give every row the usual error of its earlier nights."""
-    told = []
+    runs, told = night.trends.runs, []
     for row in rows:
-        earlier = [point for point in night.trends.get(row.series, ()) if point.run_id != night.run.run_id]
-        told.append(replace(row, earlier_error=usual_error(earlier)))
+        history = night.trends.columns.get(row.series)
+        if history is not None:
+            errors = history.relative_error
+            if runs[history.nights[-1]].run_id == night.run.run_id:
+                errors = errors[:-1]
+            row = replace(row, earlier_error=usual_error(errors))
+        told.append(row)
     return told
 
 

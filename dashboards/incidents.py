@@ -50,8 +50,8 @@ class IncidentView:
 
 def find_starts(night: Night) -> dict[str, datetime]:
     """When each run started that the night's trends tell of, UTC."""
-    trends = (*night.trends.values(), *night.reference_trends.values())
-    starts = {point.run_id: point.started_at for points in trends for point in points}
+    starts = {p.run_id: p.started_at for points in night.reference_trends.values() for p in points}
+    starts |= {run.run_id: run.started_at for run in night.trends.runs}
     return {**starts, night.run.run_id: night.run.started_at}
 
 

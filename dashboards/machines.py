@@ -52,11 +52,23 @@ def tell_card(row: Row, night: Night) -> str:
     device, host_id = row.measurement.device, row.measurement.check.host_id
     cards = {host.host_id: host.device_uuid for host in night.hosts if host.device.name == device.name}
     card = cards.get(host_id, "")
-    points = night.trends.get(row.series, ())
-    earlier = [point.device_uuid for point in points if point.run_id != night.run.run_id and point.device_uuid]
-    if earlier and card and earlier[-1] != card:
-        return f"{card[:UUID_DIGITS]}, before {earlier[-1][:UUID_DIGITS]}"
+    before = find_card_before(row, night)
+    if before and card and before != card:
+        return f"{card[:UUID_DIGITS]}, before {before[:UUID_DIGITS]}"
     return card[:UUID_DIGITS] if len(set(cards.values())) > 1 else ""
+
+
+def find_card_before(row: Row, night: Night) -> str:
+    """The GPU that measured a row's series last, tonight left out; "" if none is known."""
+    trends = night.trends
+    history = trends.columns.get(row.series)
+    if history is None:
+        return ""
+    for run, setting in zip(history.nights[:-3:-1], history.settings[:-3:-1], strict=True):
+        host = trends.hosts.get(trends.settings[setting].host_id)
+        if trends.runs[run].run_id != night.run.run_id and host:
+            return host.device_uuid
+    return ""
 
 
 def list_references(night: Night) -> list[ReferenceLine]:

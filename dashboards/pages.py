@@ -1,43 +1,33 @@
-"""Rows and charts -> HTML. The templates hold the markup and escape every value; this file prepares what they show."""
+"""Rows -> the pages of a night: the front page, a page for each kernel, the rooflines, and the list of series."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-from itertools import count
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from dashboards.charts import draw_latency, draw_speedups
-from dashboards.flags import list_flags
-from dashboards.incidents import PLACES, list_incidents, name_anchor, tell_again
+from dashboards.columns import write_csv
+from dashboards.environment import tell_environment
+from dashboards.figures import draw_picture, stand_alone
+from dashboards.folder import Files
+from dashboards.heat import HeatMap, tell_cell
+from dashboards.incidents import PLACES, list_incidents
 from dashboards.machines import list_references, name_machines, tell_card
-from dashboards.rows import STATE_ORDER, KernelRows, LayerRows, Panel, Row, count_states, group, is_vllm
-from dashboards.svg import Mark, draw_key
-from dashboards.trends import MIN_TREND, draw_errors, draw_references, draw_trend
-from dashboards.trials import tell_device
-from dashboards.words import tell_change, tell_day, tell_figure, tell_half_width, tell_ratio, tell_size, tell_utc
+from dashboards.reference_nights import draw_reference_nights, mark_references
+from dashboards.rooflines import draw_rooflines
+from dashboards.rows import STATE_ORDER, KernelRows, LayerRows, Row, count_states, group, make_safe
+from dashboards.series.views import Background, name_page
+from dashboards.sparks import draw_spark
+from dashboards.svg import Drawing, Mark, draw_key
+from dashboards.templating import render
 from tasks.nights import Night
-from tasks.records import Point
+from tasks.records import Point, State
 from tasks.references import SLOW_MACHINE
 
-
-@dataclass(frozen=True, slots=True)
-class PanelView:
-    """One set of axes on the page of a kernel."""
-
-    title: str
-    """Options, and device and timer where the layer has several; "" if there is nothing to tell apart."""
-    timer: str
-    anchor: str
-    """Of the first panel of a timer in the layer; "" for the others."""
-    latency: Markup | None
-    speedups: Markup | None
-    trends: tuple[tuple[str, Markup], ...]
-    """(case, chart) of every case with nights enough."""
-    errors: Markup | None
-    """The relative errors of all cases over the nights."""
+MOST_TO_LOOK_AT = 200
+"""Rows of the front page; of more, the worst, and a link to all."""
+GONE = (State.MISSING, State.FAILED, State.WRONG)
+"""States of series that have no time tonight and should have one."""
+MOST_GONE = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +35,8 @@ class LayerView:
     """One section on the page of a kernel."""
 
     rows: LayerRows
-    panels: tuple[PanelView, ...]
+    compare_page: str
+    """"" where nothing was timed."""
     cases: tuple[tuple[str, list[Row]], ...]
     """(case, its rows) in the order of the table."""
 
@@ -58,139 +49,145 @@ class Attention:
     layer: LayerRows
     row: Row
     href: str
-    """The layer's section on the page of its kernel, or there what the row's timer gave, if that is not shown first."""
+    """The page of its series, or its row on the page of its kernel if it was never timed."""
     card: str
     """Which GPU measured the row, "" where there is but one."""
 
 
-def render_index(night: Night, kernels: tuple[KernelRows, ...]) -> str:
-    """The page of the run: incidents, verdicts, what to look at, the kernels, the machines and the weights."""
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of a kernel has a time."""
+
+    kernel: KernelRows
+    num_timed: int
+    num_unsupported: int
+    num_failed: int
+    """Those that should have a time: wrong, crashed, hung, out of memory, missing."""
+    num_models: int
+
+    @property
+    def share(self) -> float:
+        """Of what can run here."""
+        return self.num_timed / max(self.num_timed + self.num_failed, 1)
+
+
+def render_index(night: Night, kernels: Sequence[KernelRows], maps: Sequence[HeatMap], background: Background) -> str:
+    """The page of the night: what is open, what to look at, how far everything moved, coverage, machines, weights."""
     seconds = list(night.run.stage_seconds.values())
     incidents = list_incidents(night, kernels)
-    return _render(
+    attention = _list_attention(night, kernels)
+    return render(
         "index.html.jinja",
-        night,
-        kernels,
+        here="index.html",
+        run=night.run,
+        pages=background.pages,
+        kernels=kernels,
         incidents=incidents,
         places={place: number for place in PLACES if (number := sum(view.place == place for view in incidents))},
         counts=count_states(night.verdicts),
-        attention=_list_attention(night, kernels),
+        gone=[item for item in attention if item.row.state in GONE][:MOST_GONE],
+        environment=tell_environment(night),
+        maps=maps,
+        tell_cell=tell_cell,
+        attention=attention[:MOST_TO_LOOK_AT],
+        num_attention=len(attention),
         jumps=_list_jumps(night, kernels),
+        coverage=[_cover(kernel) for kernel in kernels],
         wall_time=_tell_wall_time(night),
         longest_stage=max([*seconds, 1e-9]),
         hosts=night.hosts,
         machines=name_machines(night.hosts),
         references=list_references(night),
-        reference_legend={name: Markup(draw_key(mark, dashed=False)) for name, mark in _mark_references(night).items()},
-        reference_trends=_draw_references(night),
+        reference_legend={
+            name: Markup(draw_key(mark, dashed=False)) for name, mark in mark_references(night.reference_trends).items()
+        },
+        reference_charts={
+            device: (make_safe(device), Markup(drawing.svg))
+            for device, drawing in _draw_references(night, background).items()
+        },
         ceilings={host.host_id: [c for c in night.ceilings if c.host_id == host.host_id] for host in night.hosts},
         receipts=night.receipts,
     )
 
 
-def render_kernel(night: Night, kernels: tuple[KernelRows, ...], kernel: KernelRows, marks: Mapping[str, Mark]) -> str:
-    """The page of one kernel: charts, trends and the table of every layer."""
-    numbers = count()
-    providers = sorted({row.provider for row in kernel.rows})
-    return _render(
+def render_kernel(night: Night, kernel: KernelRows, compare_pages: Mapping[str, str], background: Background) -> str:
+    """The page of one kernel: the table of every layer."""
+    columns = night.trends.columns
+    return render(
         "kernel.html.jinja",
-        night,
-        kernels,
-        here=kernel.name,
+        here=f"kernel-{kernel.slug}.html",
+        run=night.run,
+        pages=background.pages,
         kernel=kernel,
-        layers=[_view_layer(layer, kernel, marks, numbers) for layer in kernel.layers],
-        legend={name: Markup(draw_key(marks[name], dashed=is_vllm(name))) for name in providers},
-        num_nights=max(map(len, kernel.trends.values()), default=1),
-        min_trend=MIN_TREND,
+        layers=[
+            LayerView(layer, compare_pages.get(layer.key, ""), tuple(group(layer.rows, lambda r: r.case_label).items()))
+            for layer in kernel.layers
+        ],
+        sparks={row.series: draw_spark(columns[row.series]) for row in kernel.rows if row.series in columns},
+        links={row.series: name_page(row) for row in kernel.rows if row.series in columns},
+        num_nights=max((len(columns[row.series]) for row in kernel.rows if row.series in columns), default=1),
     )
 
 
-def _render(template: str, night: Night, kernels: tuple[KernelRows, ...], here: str = "", **values: object) -> str:
-    """Fill a template with what every page has, and with its own values."""
-    folder = resources.files("dashboards")
-    style, script = (Markup((folder / name).read_text(encoding="utf-8")) for name in ("style.css", "script.js"))
-    page = _environment().get_template(template)
-    return page.render(run=night.run, kernels=kernels, here=here, style=style, script=script, **values)
-
-
-@cache
-def _environment() -> Environment:
-    """Templates that escape everything and fail on a name that does not exist."""
-    environment = Environment(
-        loader=PackageLoader("dashboards"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def render_series_list(night: Night, kernels: Sequence[KernelRows], background: Background) -> str:
+    """The page on which a series is found."""
+    rows = [row for kernel in kernels for row in kernel.rows]
+    return render(
+        "list.html.jinja",
+        here="series.html",
+        run=night.run,
+        pages=background.pages,
+        choices={
+            "kernel": [kernel.name for kernel in kernels],
+            "model": {layer.model for kernel in kernels for layer in kernel.layers},
+            "provider": {row.provider for row in rows},
+            "device": {row.series.device_name for row in rows},
+            "timer": {row.series.timer for row in rows},
+            "state": {row.state for row in rows if row.state},
+        },
     )
-    environment.filters |= {"figure": tell_figure, "change": tell_change, "size": tell_size, "utc": tell_utc}
-    environment.filters |= {"ratio": tell_ratio, "half_width": tell_half_width, "device": tell_device}
-    environment.filters |= {"flags": list_flags, "again": tell_again, "day": tell_day, "incident_anchor": name_anchor}
-    return environment
 
 
-def _mark_references(night: Night) -> dict[str, Mark]:
-    """How each reference kernel looks."""
-    names = sorted({name for _, name in night.reference_trends})
-    return {name: Mark(slot) for slot, name in enumerate(names)}
+def render_rooflines(night: Night, kernels: Sequence[KernelRows], background: Background) -> Files:
+    """The page of rooflines, and a picture of each."""
+    found = draw_rooflines(night, kernels)
+    page = render(
+        "rooflines.html.jinja",
+        here="rooflines.html",
+        run=night.run,
+        pages=background.pages,
+        rooflines=[(one, Markup(one.drawing.svg)) for one in found],
+        legend={kernel.name: Markup(draw_key(Mark(slot), dashed=False)) for slot, kernel in enumerate(kernels)},
+        slugs={kernel.name: kernel.slug for kernel in kernels},
+    )
+    pictures = {f"figures/roofline-{one.slug}.png": draw_picture(one.drawing.figure) for one in found}
+    return {"rooflines.html": page.encode(), **pictures}
 
 
-def _draw_references(night: Night) -> list[tuple[str, Markup]]:
-    """(device, chart of its reference kernels) of every device with nights enough."""
-    marks = _mark_references(night)
-    devices: dict[str, dict[str, tuple[Point, ...]]] = {}
-    for (device_name, name), points in night.reference_trends.items():
-        devices.setdefault(device_name, {})[name] = points
-    slow = {host.device.name: SLOW_MACHINE[host.device.type] for host in night.hosts}
-    charts = [
-        (device, draw_references(trends, marks, f"r{n}", slow[device]))
-        for n, (device, trends) in enumerate(devices.items())
-        if device in slow
-    ]
-    return [(device, Markup(svg)) for device, svg in charts if svg]
+def render_references(night: Night, background: Background) -> Files:
+    """The reference kernels of each device over the nights, as files that many pages show."""
+    files: Files = {}
+    for device, drawing in _draw_references(night, background).items():
+        stem = f"figures/references-{make_safe(device)}"
+        svg = drawing.svg
+        files |= {f"{stem}-{theme}.svg": stand_alone(svg, theme).encode() for theme in ("light", "dark")}
+        files[f"{stem}.png"] = draw_picture(drawing.figure)
+    columns = ("device", "reference", "run_id", "started_at", "median_us", "p20_us", "p80_us")
+    lines = (
+        dict(zip(columns, (device, name, p.run_id, p.started_at, p.median_us, p.p20_us, p.p80_us), strict=True))
+        for (device, name), points in night.reference_trends.items()
+        for p in points
+    )
+    return files | {"data-references.csv": write_csv(columns, lines).encode()}
 
 
-def _view_layer(layer: LayerRows, kernel: KernelRows, marks: Mapping[str, Mark], numbers: "count[int]") -> LayerView:
-    """Draw a layer: a pair of charts and the trends of each panel, one table for all."""
-    devices = {panel.device_name for panel in layer.panels}
-    panels: list[PanelView] = []
-    for panel in layer.panels:
-        timer = panel.timer if len(kernel.timers) > 1 else ""
-        title = ", ".join(filter(None, [panel.options, panel.device_name if len(devices) > 1 else "", timer]))
-        is_first = panel.timer not in {view.timer for view in panels}
-        anchor = layer.anchor_of(panel.timer) if is_first else ""
-        panels.append(_view_panel(panel, title, anchor, kernel, marks, f"c{next(numbers)}"))
-    cases = group(layer.rows, lambda row: row.case_label)
-    return LayerView(layer, tuple(panels), tuple(cases.items()))
-
-
-def _view_panel(
-    panel: Panel, title: str, anchor: str, kernel: KernelRows, marks: Mapping[str, Mark], chart_id: str
-) -> PanelView:
-    """Draw the charts of one panel."""
-    trends = []
-    for n, (label, rows) in enumerate(group(panel.rows, lambda row: row.case_label).items()):
-        svg = draw_trend(rows, kernel.trends, marks, f"{chart_id}t{n}")
-        if svg:
-            trends.append((label, Markup(svg)))
-    latency = draw_latency(panel, marks, f"{chart_id}l")
-    speedups = draw_speedups(panel, marks, f"{chart_id}s")
-    errors = draw_errors(panel.rows, kernel.trends, marks, f"{chart_id}e")
-    return PanelView(title, panel.timer, anchor, _trust(latency), _trust(speedups), tuple(trends), _trust(errors))
-
-
-def _trust(svg: str | None) -> Markup | None:
-    """A chart is markup of our own."""
-    return Markup(svg) if svg else None
-
-
-def _list_attention(night: Night, kernels: tuple[KernelRows, ...]) -> list[Attention]:
+def _list_attention(night: Night, kernels: Sequence[KernelRows]) -> list[Attention]:
     """Every row that is neither same nor new nor unsupported, worst state first."""
     found = _list_rows(night, kernels, lambda row: row.is_loud)
     return sorted(found, key=lambda item: STATE_ORDER.index(item.row.verdict.state) if item.row.verdict else 0)
 
 
-def _list_jumps(night: Night, kernels: tuple[KernelRows, ...]) -> list[Attention]:
+def _list_jumps(night: Night, kernels: Sequence[KernelRows]) -> list[Attention]:
     """Every check that is still within tolerance, with another error than before, largest growth first.
 
     The timers of a case share one check: it is told once.
@@ -200,14 +197,14 @@ def _list_jumps(night: Night, kernels: tuple[KernelRows, ...]) -> list[Attention
     return sorted(checks.values(), key=lambda item: item.row.error_ratio or 0.0, reverse=True)
 
 
-def _list_rows(night: Night, kernels: tuple[KernelRows, ...], wanted: Callable[[Row], bool]) -> list[Attention]:
-    """The wanted rows of all kernels, with the link to their layer."""
+def _list_rows(night: Night, kernels: Sequence[KernelRows], wanted: Callable[[Row], bool]) -> list[Attention]:
+    """The wanted rows of all kernels, with the link to their series."""
     return [
         Attention(
             kernel=kernel.name,
             layer=layer,
             row=row,
-            href=f"kernel-{kernel.slug}.html#{_find_anchor(kernel, layer, row)}",
+            href=name_page(row) if row.series in night.trends.columns else f"kernel-{kernel.slug}.html#{row.anchor}",
             card=tell_card(row, night),
         )
         for kernel in kernels
@@ -217,9 +214,33 @@ def _list_rows(night: Night, kernels: tuple[KernelRows, ...], wanted: Callable[[
     ]
 
 
-def _find_anchor(kernel: KernelRows, layer: LayerRows, row: Row) -> str:
-    """Where on the kernel's page the row is shown."""
-    return layer.anchor if row.series.timer == kernel.timers[0] else layer.anchor_of(row.series.timer)
+def _cover(kernel: KernelRows) -> Coverage:
+    """Count the series of a kernel."""
+    is_timed = [row.median_us is not None for row in kernel.rows]
+    num_unsupported = sum(row.status == "unsupported" for row in kernel.rows)
+    models = {layer.model for layer in kernel.layers}
+    num_failed = len(is_timed) - sum(is_timed) - num_unsupported
+    return Coverage(kernel, sum(is_timed), num_unsupported, num_failed, len(models))
+
+
+def list_reference_devices(night: Night) -> dict[str, dict[str, tuple[Point, ...]]]:
+    """By device of tonight, the nights of each reference kernel."""
+    tonight = {host.device.name for host in night.hosts}
+    devices: dict[str, dict[str, tuple[Point, ...]]] = {}
+    for (device, name), points in night.reference_trends.items():
+        if device in tonight:
+            devices.setdefault(device, {})[name] = points
+    return devices
+
+
+def _draw_references(night: Night, background: Background) -> dict[str, Drawing]:
+    """By device."""
+    types = {host.device.name: host.device.type for host in night.hosts}
+    marks = mark_references(night.reference_trends)
+    return {
+        device: draw_reference_nights(trends, marks, background.calendar, SLOW_MACHINE[types[device]], f"r{number}")
+        for number, (device, trends) in enumerate(list_reference_devices(night).items())
+    }
 
 
 def _tell_wall_time(night: Night) -> str:

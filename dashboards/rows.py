@@ -11,8 +11,9 @@ from typing import TypeVar
 
 from dashboards.trials import TrialSummary, summarize_trials
 from tasks.accuracy import compare_errors, is_jump
+from tasks.histories import Histories
 from tasks.intervals import Interval
-from tasks.records import Measurement, Point, Series, State, Status, Verdict
+from tasks.records import Measurement, Series, State, Status, Verdict
 from tasks.references import ReferenceChange
 
 K = TypeVar("K")
@@ -212,6 +213,8 @@ class LayerRows:
     label: str
     scheme: str
     """"" for a layer that is only known from an earlier night."""
+    model: str
+    """"grid" for sizes of no model."""
     sizes: str
     footprint: Footprint | None
     """None for a layer without weights, or whose kernel is no longer in the code."""
@@ -241,8 +244,12 @@ class KernelRows:
     baseline: str
     """Provider that speed-ups are told against where no vLLM provider ran; "" as title."""
     layers: tuple[LayerRows, ...]
-    trends: Mapping[Series, tuple[Point, ...]] = field(hash=False)
-    """History of the kernel's series, oldest night first."""
+    gemm_dtype: Mapping[str, str] = field(hash=False)
+    """By scheme, what tensor cores multiply; empty for a kernel that only moves bytes, and for one that is gone."""
+    defaults: Mapping[str, str] = field(hash=False)
+    """Of the options of its cases; empty for one that is gone."""
+    trends: Histories = field(hash=False)
+    """Of all series of the night."""
 
     @property
     def rows(self) -> tuple[Row, ...]:

@@ -3,10 +3,12 @@
 import io
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from xml.etree import ElementTree
 
 import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path
@@ -21,8 +23,10 @@ GRID = "#010201"
 SURFACE = "#010202"
 BAD = "#010203"
 GOOD = "#010204"
-_THEME = {INK: "currentColor", GRID: "var(--grid)", SURFACE: "var(--surface)", BAD: "var(--bad)", GOOD: "var(--good)"}
-_THEME |= {f"#0103{slot:02x}": f"var(--series-{slot})" for slot in range(NUM_COLOURS)}
+THEME = {INK: "currentColor", GRID: "var(--grid)", SURFACE: "var(--surface)", BAD: "var(--bad)", GOOD: "var(--good)"}
+THEME |= {f"#0103{slot:02x}": f"var(--series-{slot})" for slot in range(NUM_COLOURS)}
+LONG_PATH = 1000
+"""Characters of a path from which on it is told step by step: a year of nights in half the bytes."""
 _PATH_COMMANDS = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C", Path.CLOSEPOLY: "Z"}
 
 
@@ -52,6 +56,23 @@ class Tag:
     """One line for each of its points; () for what only surrounds them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A chart that can become markup and a picture."""
+
+    figure: Figure
+    chart_id: str
+    """Unique in its page."""
+    label: str
+    """What it shows, for those who cannot see it."""
+    tags: Mapping[str, Tag] = field(default_factory=dict)
+
+    @property
+    def svg(self) -> str:
+        """An element for an HTML page."""
+        return finish_svg(self.figure, self.chart_id, self.label, self.tags)
+
+
 def finish_svg(figure: Figure, chart_id: str, label: str, tags: Mapping[str, Tag]) -> str:
     """Save a figure as an SVG element for an HTML page, the same bytes for the same figure.
 
@@ -62,7 +83,7 @@ def finish_svg(figure: Figure, chart_id: str, label: str, tags: Mapping[str, Tag
     """
     raw = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kernel-nightly"}):
-        figure.savefig(raw, format="svg", metadata={"Date": None}, transparent=True)
+        FigureCanvasSVG(figure).print_svg(raw, metadata={"Date": None})  # type: ignore[no-untyped-call]
     root = ElementTree.fromstring(raw.getvalue())
     _strip_namespaces(root)
     for child in [child for child in root if child.tag == "metadata" or child.find("style") is not None]:
@@ -84,7 +105,7 @@ def draw_key(mark: Mark, dashed: bool) -> str:
     for points, code in outline.iter_segments(curves=True):
         command = _PATH_COMMANDS[code]
         steps.append(command if command == "Z" else command + " ".join(f"{value:.2f}" for value in points))
-    colour = _THEME[mark.colour]
+    colour = THEME[mark.colour]
     dash = ' stroke-dasharray="4 2"' if dashed else ""
     return (
         '<svg class="key" viewBox="-14 -6 28 12" aria-hidden="true">'
@@ -134,10 +155,44 @@ def _apply_theme(root: ElementTree.Element) -> None:
     for element in root.iter():
         style = re.sub(r" font-family: [^;]*;", "", element.get("style", ""))
         if style:
-            element.set("style", re.sub(r"#01\w{4}\b", lambda found: _THEME.get(found[0], found[0]), style))
+            element.set("style", re.sub(r"#01\w{4}\b", lambda found: THEME.get(found[0], found[0]), style))
+        if len(element.get("d", "")) > LONG_PATH:
+            element.set("d", shorten_path(element.attrib["d"]))
         for name in {"d", "x", "y", "transform"} & element.attrib.keys():
             element.set(name, re.sub(r"(\.\d\d)\d+", r"\1", " ".join(element.attrib[name].split())))
         for child in element:
             child.tail = None
         if len(element):
             element.text = None
+
+
+def shorten_path(path: str) -> str:
+    """The same path in steps of tenths of a pixel, level ones in one; a path with curves as it is."""
+    words = path.split()
+    short, place, at, level = list[str](), (0, 0), 0, 0
+    while at < len(words):
+        command = words[at]
+        if command in "zZ":
+            short.append("z")
+            at += 1
+            continue
+        if command not in "ML":
+            return path
+        x, y = round(float(words[at + 1]) * 10), round(float(words[at + 2]) * 10)
+        if command == "M":
+            short.append(f"M{tell_tenths(x)} {tell_tenths(y)}")
+        elif y == place[1]:
+            level += x - place[0]
+            if words[at + 3 : at + 4] != ["L"] or round(float(words[at + 5]) * 10) != y:
+                short.append(f"h{tell_tenths(level)}")
+                level = 0
+        else:
+            short.append(f"l{tell_tenths(x - place[0])} {tell_tenths(y - place[1])}")
+        place, at = (x, y), at + 3
+    return "".join(short).replace(" -", "-")
+
+
+@cache
+def tell_tenths(tenths: int) -> str:
+    """A number of tenths as short as it goes: 2.5, .5, -.5."""
+    return f"{tenths / 10:g}".replace("0.", ".") if abs(tenths) < 10 else f"{tenths / 10:g}"

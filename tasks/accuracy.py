@@ -1,19 +1,19 @@
 """How the error of a series moved over its nights; the same code, seed and device repeat their error."""
 
 import math
-import statistics
-from collections.abc import Iterable
 
-from tasks.records import Point
+import numpy as np
+
+from tasks.histories import Floats
 
 ERROR_JUMP = 1.5
 """A change of the relative error by more than this factor, up or down, is told."""
 
 
-def usual_error(points: Iterable[Point]) -> float | None:
-    """Median of the nights' relative errors, None without any."""
-    errors = [point.relative_error for point in points if point.relative_error is not None]
-    return statistics.median(errors) if errors else None
+def usual_error(errors: Floats) -> float | None:
+    """Median of the nights' relative errors, None without any; one that is not a number is not known."""
+    known = errors[np.isfinite(errors)]
+    return float(np.median(known)) if len(known) else None
 
 
 def compare_errors(error: float, earlier: float) -> float:

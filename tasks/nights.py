@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tasks.histories import Histories
+from tasks.history import Mark
 from tasks.incidents import Incident
 from tasks.records import (
     Ceiling,
@@ -11,7 +13,6 @@ from tasks.records import (
     Point,
     ReferenceTime,
     Run,
-    Series,
     UnitCost,
     Verdict,
     WeightsReceipt,
@@ -27,8 +28,8 @@ class Night:
     receipts: tuple[WeightsReceipt, ...]
     measurements: tuple[Measurement, ...]
     verdicts: tuple[Verdict, ...] = ()
-    trends: Mapping[Series, tuple[Point, ...]] = field(hash=False, default_factory=dict)
-    """Every earlier night and this one, oldest first, of each series measured in this run."""
+    trends: Histories = field(hash=False, default_factory=Histories)
+    """Every earlier night and this one, oldest first, of each series measured or judged in this run."""
     ceilings: tuple[Ceiling, ...] = ()
     """Of this run's hosts; () for a night of before they were measured."""
     references: tuple[ReferenceTime, ...] = ()
@@ -39,3 +40,5 @@ class Night:
     """By device name, case key, timer and reference kernel, its usual median: over the runs before."""
     incidents: tuple[Incident, ...] = ()
     """Those that stood after the run, acknowledged or not, and those that it found over."""
+    marks: tuple[Mark, ...] = ()
+    """What people said of any series, in order."""

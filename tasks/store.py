@@ -8,6 +8,7 @@ from pathlib import Path
 from tasks import rows
 from tasks.database import Database, database_path, require_writable
 from tasks.errors import RunMismatchError, StoreError
+from tasks.histories import narrow_histories
 from tasks.journal import Journal
 from tasks.nights import Night
 from tasks.notebook import Notebook
@@ -25,6 +26,7 @@ from tasks.records import (
     UnitCost,
     UnitResult,
 )
+from tasks.store_histories import read_histories
 
 JOINED = """
     SELECT m.*, c.* EXCLUDE (case_key), h.* EXCLUDE (host_id)
@@ -311,20 +313,7 @@ class Store:
 
     def trends(self, run: Run) -> dict[Series, tuple[Point, ...]]:
         """Every series' nights up to and with `run`, oldest first; only of its seed, which draws the routing."""
-        query = """
-            SELECT m.case_key, m.provider, m.timer, h.device_name, h.device_uuid, m.run_id, r.started_at,
-                   m.relative_error, m.share_close,
-                   list_aggregate(m.samples_us, 'median') AS median_us,
-                   list_aggregate(m.samples_us, 'quantile_cont', 0.2) AS p20_us,
-                   list_aggregate(m.samples_us, 'quantile_cont', 0.8) AS p80_us
-            FROM measurements m JOIN runs r USING (run_id) JOIN hosts h USING (host_id)
-            WHERE m.status = 'ok' AND r.seed = ? AND r.number <= (SELECT number FROM runs WHERE run_id = ?)
-            ORDER BY r.number
-        """
-        trends: dict[Series, list[Point]] = {}
-        for row in self._database.rows(query, [run.seed, run.run_id]):
-            trends.setdefault(rows.row_to_series(row), []).append(rows.row_to_point(row))
-        return {series: tuple(points) for series, points in trends.items()}
+        return dict(read_histories(self._database, run))
 
     def previous_series(self, run: Run) -> set[Series]:
         """Series that the last complete run with the same suite, arguments and seed tried or missed, and any run since.
@@ -354,12 +343,13 @@ class Store:
         """Everything a report of one run shows; the newest run without an id."""
         bare = self.bare_night(run_id)
         run = bare.run
-        wanted = {m.series for m in bare.measurements}
-        trends = {series: points for series, points in self.trends(run).items() if series in wanted}
+        verdicts = tuple(self.journal.verdicts(run.run_id))
+        known = [m.series for m in bare.measurements] + [verdict.series for verdict in verdicts]
         return replace(
             bare,
-            verdicts=tuple(self.journal.verdicts(run.run_id)),
-            trends=trends,
+            verdicts=verdicts,
+            trends=narrow_histories(read_histories(self._database, run), list(dict.fromkeys(known))),
+            marks=tuple(self.journal.marks()),
             ceilings=tuple(self.ceilings(run.run_id)),
             references=tuple(self.references(run.run_id)),
             costs=tuple(self.unit_costs(run.run_id)),

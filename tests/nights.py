@@ -2,13 +2,17 @@
 
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 
 from kernels.errors import RegistryError
 from kernels.spec import Case, Device, Layer
+from tasks.histories import Histories, History, Setting
 from tasks.incidents import Incident
 from tasks.nights import Night
 from tasks.records import (
@@ -185,6 +189,35 @@ def make_trend(
     return tuple(points)
 
 
+def make_histories(trends: Mapping[Series, Sequence[Point]], hosts: Sequence[Host] = ()) -> Histories:
+    """Points as columns: every run that they name, and a host for every card."""
+    starts = {point.run_id: point.started_at for points in trends.values() for point in points}
+    commit = "252e9d4c0ffee0123456789abcdef0123456789a"
+    runs = [Run(run_id, "nightly-h200", {}, 7, commit, False, started) for run_id, started in starts.items()]
+    runs.sort(key=lambda run: run.started_at)
+    numbers = {run.run_id: number for number, run in enumerate(runs)}
+    cards = {host.device_uuid: host for host in (make_host(H200), make_host(CPU), *hosts)}
+    for points in trends.values():
+        for point in points:
+            cards.setdefault(point.device_uuid, replace(make_host(H200), host_id=point.device_uuid))
+    cards = {uuid: replace(host, device_uuid=uuid) for uuid, host in cards.items()}
+    places = {uuid: number for number, uuid in enumerate(cards)}
+
+    def make_column(points: Sequence[Point], name: str) -> Any:
+        return np.array([np.nan if getattr(p, name) is None else getattr(p, name) for p in points], dtype=float)
+
+    columns = {
+        series: History(
+            np.array([numbers[point.run_id] for point in points]),
+            *(make_column(points, n) for n in ("median_us", "p20_us", "p80_us", "relative_error", "share_close")),
+            np.array([places[point.device_uuid] for point in points]),
+        )
+        for series, points in trends.items()
+    }
+    settings = tuple(Setting(host.host_id, '{"BLOCK_SIZE_M": 64}', "ab" * 32) for host in cards.values())
+    return Histories(tuple(runs), {host.host_id: host for host in cards.values()}, settings, columns)
+
+
 def make_ceilings(device: Device) -> tuple[Ceiling, ...]:
     """Round figures of a GPU; a CPU has no FP8."""
     values = {"copy": 4000.0, "bfloat16 gemm": 700.0, "float8_e4m3fn gemm": 1400.0, "int8 gemm": 1300.0}
@@ -312,7 +345,7 @@ def make_night(
         ),
         measurements=tuple(measurements),
         verdicts=tuple(verdicts),
-        trends=trends,
+        trends=make_histories(trends),
         ceilings=tuple(ceiling for device in devices for ceiling in make_ceilings(device)),
         references=references,
         costs=tuple(UnitCost("run-3", key, make_host(devices[0]).host_id, COST_SECONDS) for key in layers),
@@ -345,7 +378,9 @@ def find_made_up_kernel(name: str) -> SimpleNamespace:
     if name not in TITLES:
         raise RegistryError(f"no kernel is named {name!r}")
     gemm_dtype = {"fp8_block": "float8_e4m3fn"} if name == "fused_moe" else {}
-    return SimpleNamespace(title=TITLES[name], baseline="torch", gemm_dtype=gemm_dtype, num_weights=count_weights)
+    options = {"token_strategy": ("uniform", "max_t", "first_t")} if name == "silu_mul_fp8" else {}
+    about = {"title": TITLES[name], "baseline": "torch", "gemm_dtype": gemm_dtype, "options": options}
+    return SimpleNamespace(**about, num_weights=count_weights)
 
 
 def count_weights(layer: Layer) -> int:

@@ -2,23 +2,18 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import STARTED
 
 from tasks.accuracy import ERROR_JUMP, compare_errors, is_jump, usual_error
-from tasks.records import Point
-
-
-def make_points(*errors: float | None) -> list[Point]:
-    return [Point(f"run-{n}", STARTED, 1.0, 1.0, 1.0, error) for n, error in enumerate(errors)]
 
 
 def test_the_usual_error_is_the_median_of_the_nights_that_know_theirs() -> None:
-    assert usual_error(make_points(0.01, None, 0.03, 0.02)) == 0.02
-    assert usual_error(make_points(None)) is None
-    assert usual_error([]) is None
+    assert usual_error(np.array([0.01, np.nan, 0.03, 0.02])) == 0.02
+    assert usual_error(np.array([np.nan])) is None
+    assert usual_error(np.array([])) is None
 
 
 @pytest.mark.parametrize(

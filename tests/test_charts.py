@@ -1,7 +1,7 @@
 """Charts are read back from the SVG that a browser gets."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -18,10 +18,10 @@ from nights import (
 )
 
 from dashboards.arrangement import arrange_night, make_row
-from dashboards.charts import assign_marks, draw_latency, draw_speedups
+from dashboards.charts import THROUGHPUT, assign_marks, draw_curves, draw_speedups
 from dashboards.comparisons import compare_rows
 from dashboards.rows import KernelRows, Panel, Row
-from dashboards.svg import NUM_COLOURS
+from dashboards.svg import NUM_COLOURS, Drawing, Mark
 from kernels.registry import kernels
 from kernels.spec import Case
 from tasks.records import Measurement, Status, Trial
@@ -43,6 +43,14 @@ def make_panel(measurements: Sequence[Measurement]) -> Panel:
     return Panel("", "NVIDIA H200", "graph", tuple(rows))
 
 
+def svg_of(drawing: Drawing | None) -> str | None:
+    return drawing.svg if drawing else None
+
+
+def draw_rates(panel: Panel, marks: Mapping[str, Mark], chart_id: str) -> Drawing | None:
+    return draw_curves(panel, marks, chart_id, THROUGHPUT)
+
+
 def titles(svg: str | None) -> list[str]:
     assert svg is not None
     return [title.text or "" for title in ElementTree.fromstring(svg).iter("title")]
@@ -55,7 +63,7 @@ def words(svg: str | None) -> list[str]:
 
 def test_every_timed_case_is_one_point_with_its_median_in_the_tooltip() -> None:
     panel = arrange().layers[0].panels[0]
-    told = titles(draw_latency(panel, MARKS, "c0"))
+    told = titles(svg_of(draw_curves(panel, MARKS, "c0", THROUGHPUT)))
     timed = [row for row in panel.rows if row.median_us is not None]
     assert len(told) == len(timed) == 19
     for row in timed:
@@ -63,7 +71,7 @@ def test_every_timed_case_is_one_point_with_its_median_in_the_tooltip() -> None:
 
 
 def test_a_point_carries_the_provider_that_the_filter_looks_for() -> None:
-    svg = draw_latency(arrange().layers[0].panels[0], MARKS, "c0")
+    svg = svg_of(draw_curves(arrange().layers[0].panels[0], MARKS, "c0", THROUGHPUT))
     assert svg is not None
     groups = [g for g in ElementTree.fromstring(svg).iter("g") if g.get("data-provider")]
     assert {g.get("data-provider") for g in groups} == set(PROVIDERS)
@@ -75,8 +83,13 @@ def test_a_case_that_was_not_timed_leaves_a_gap_in_the_curve() -> None:
     statuses = [Status.OK, Status.OK, Status.WRONG, Status.OK, Status.OK]
     tokens = [1, 4, 16, 64, 256]
     cases = [Case(moe_layer(), count) for count in tokens]
-    svg = draw_latency(
-        make_panel([make_measurement(c, "torch", s) for c, s in zip(cases, statuses, strict=True)]), MARKS, "c0"
+    svg = svg_of(
+        draw_curves(
+            make_panel([make_measurement(c, "torch", s) for c, s in zip(cases, statuses, strict=True)]),
+            MARKS,
+            "c0",
+            THROUGHPUT,
+        )
     )
     assert svg is not None
     (curve,) = [
@@ -95,7 +108,7 @@ def test_bars_are_labelled_with_the_speed_up_against_the_fastest_vllm_provider()
     times = {"torch": 400.0, "triton": 50.0, "vllm-cutlass": 120.0, "vllm-triton-shipped": 100.0}
     panel = make_panel([make_measurement(case, name, usual_us=usual) for name, usual in times.items()])
     assert {row.reference for row in panel.rows} == {"vllm-triton-shipped"}
-    shown = [word for word in words(draw_speedups(panel, MARKS, "c0")) if word.endswith("\u00d7")]
+    shown = [word for word in words(svg_of(draw_speedups(panel, MARKS, "c0"))) if word.endswith("\u00d7")]
     expected = [f"{row.speedup.ratio:.2f}\u00d7" for row in panel.rows if row.speedup]
     assert len(expected) == 4
     assert set(expected) <= set(shown)
@@ -153,7 +166,7 @@ def test_providers_that_share_no_round_are_compared_by_their_medians_and_marked(
 
 def test_a_tooltip_tells_how_well_median_and_speed_up_are_known() -> None:
     case = Case(moe_layer(), 16)
-    svg = draw_speedups(make_panel([make_measurement(case, name) for name in ("torch", "triton")]), MARKS, "c0")
+    svg = svg_of(draw_speedups(make_panel([make_measurement(case, name) for name in ("torch", "triton")]), MARKS, "c0"))
     (tip,) = [tip for tip in titles(svg) if tip.startswith("triton")]
     assert re.fullmatch(r"triton, M=16: [\d.]+ us \u00b1[\d.]+% \(p20 .*\), [\d.]+\u00d7 \u00b1[\d.]+% torch", tip)
 
@@ -172,14 +185,14 @@ def test_without_a_vllm_row_the_baseline_is_the_reference_and_without_both_there
     assert {row.reference for row in panel.rows} == {"torch"}
     alone = make_panel([make_measurement(case, "triton")])
     assert alone.rows[0].speedup is None
-    assert draw_speedups(alone, MARKS, "c0") is None
+    assert svg_of(draw_speedups(alone, MARKS, "c0")) is None
 
 
 def test_a_wrong_vllm_row_is_no_reference_and_is_named_by_its_status() -> None:
     case = Case(moe_layer(), 16)
     panel = make_panel([make_measurement(case, "torch"), make_measurement(case, "vllm-cutlass", Status.WRONG)])
     assert {row.reference for row in panel.rows} == {"torch"}
-    assert "wrong" in words(draw_speedups(panel, MARKS, "c0"))
+    assert "wrong" in words(svg_of(draw_speedups(panel, MARKS, "c0")))
 
 
 def test_providers_on_different_devices_are_never_compared() -> None:
@@ -206,16 +219,16 @@ def test_shares_are_of_the_floor_and_empty_for_what_was_not_measured() -> None:
 
 def test_nothing_timed_is_no_chart() -> None:
     panel = make_panel([make_measurement(Case(moe_layer(), 16), "torch", Status.HUNG)])
-    assert draw_latency(panel, MARKS, "c0") is None
-    assert draw_speedups(panel, MARKS, "c0") is None
+    assert svg_of(draw_curves(panel, MARKS, "c0", THROUGHPUT)) is None
+    assert svg_of(draw_speedups(panel, MARKS, "c0")) is None
 
 
 def test_a_chart_is_the_same_bytes_twice_and_all_its_ids_start_with_its_own() -> None:
     panel = arrange().layers[0].panels[0]
-    for draw in (draw_latency, draw_speedups):
-        svg = draw(panel, MARKS, "c7")
+    for draw in (draw_rates, draw_speedups):
+        svg = svg_of(draw(panel, MARKS, "c7"))
         assert svg is not None
-        assert svg == draw(panel, MARKS, "c7")
+        assert svg == svg_of(draw(panel, MARKS, "c7"))
         ids = re.findall(r'\bid="([^"]+)"', svg)
         assert ids
         assert all(found.startswith("c7-") for found in ids)
@@ -224,12 +237,12 @@ def test_a_chart_is_the_same_bytes_twice_and_all_its_ids_start_with_its_own() ->
 
 
 def test_a_chart_follows_the_theme_of_the_page_and_says_what_it_shows() -> None:
-    svg = draw_latency(arrange().layers[0].panels[0], MARKS, "c0")
+    svg = svg_of(draw_curves(arrange().layers[0].panels[0], MARKS, "c0", THROUGHPUT))
     assert svg is not None
     assert not re.findall(r"#[0-9a-f]{6}\b", svg), "a fixed colour would not follow dark mode"
     root = ElementTree.fromstring(svg)
     assert root.get("role") == "img"
-    assert "microseconds per call" in str(root.get("aria-label"))
+    assert "TFLOP/s by tokens" in str(root.get("aria-label"))
     assert "<style" not in svg
     assert "http" not in svg
 
@@ -266,7 +279,7 @@ def test_ticks_of_the_speed_ups_are_few_and_exact(times: tuple[float, float], la
     case = Case(moe_layer(), 16)
     usual = {"vllm-cutlass": 100.0, "triton": times[0], "torch": times[1]}
     panel = make_panel([make_measurement(case, name, usual_us=us) for name, us in usual.items()])
-    shown = words(draw_speedups(panel, MARKS, "c0"))
+    shown = words(svg_of(draw_speedups(panel, MARKS, "c0")))
     bars = {f"{row.speedup.ratio:.2f}\u00d7" for row in panel.rows if row.speedup}
     assert [word for word in shown if word.endswith("\u00d7") and word not in bars] == labels
 
@@ -283,5 +296,5 @@ def test_rates_follow_from_the_median_and_the_cost_of_the_case() -> None:
 def test_a_single_number_of_tokens_is_left_to_the_table_and_the_bars() -> None:
     case = Case(silu_layer(), 64, {"token_strategy": "uniform"})
     panel = make_panel([make_measurement(case, provider) for provider in ("torch", "triton")])
-    assert draw_latency(panel, MARKS, "one") is None
-    assert draw_speedups(panel, MARKS, "one") is not None
+    assert draw_rates(panel, MARKS, "one") is None
+    assert svg_of(draw_speedups(panel, MARKS, "one")) is not None

@@ -11,10 +11,8 @@ import pytest
 from consoles import ONE_UNIT, make_model, run_command
 from records import make_measurement, make_run, make_unit
 
-from dashboards.arrangement import arrange_night
-from dashboards.charts import assign_marks
-from dashboards.site import render_site
-from dashboards.trends import draw_trend
+from dashboards.series.calendar import make_calendar
+from dashboards.site import write_site
 from tasks.changes import find_run_before
 from tasks.clock import Clock
 from tasks.evidence import gather_past
@@ -91,16 +89,11 @@ def test_the_site_draws_nights_in_the_order_of_runs_and_no_negative_duration(tmp
         run = store.find_run("night-2")
         store.finish_run(replace(run, status="complete", finished_at=run.started_at - timedelta(hours=3)))
         night = store.night("night-2")
-    page = render_site(night)["index.html"]
+    page = write_site(night, tmp_path / "site").read_text()
     assert "unknown: the clock went back meanwhile" in page
-    [kernel] = arrange_night(night)
-    drawn = draw_trend(kernel.rows, night.trends, assign_marks([["triton"]]), "t0")
-    assert drawn
-    [line] = re.findall(r'<g data-provider="triton">\s*<path d="([^"]+)"', drawn)
-    across = [float(x) for x in re.findall(r"[ML] ([\d.]+) ", line)]
-    assert len(across) == 3
-    assert across[1] - across[0] == pytest.approx(across[2] - across[1], abs=0.1)
-    assert across[0] < across[2]
+    calendar = make_calendar(night.trends.runs)
+    assert [run.run_id for run in calendar.runs] == ["night-0", "night-1", "night-2"]
+    assert calendar.places.tolist() == [0.0, 0.5, 1.0]
 
 
 def test_the_command_says_that_the_clock_went_back_and_goes_on(tmp_path: Path) -> None:

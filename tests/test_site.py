@@ -16,6 +16,7 @@ from nights import (
     H200,
     HOSTILE,
     find_made_up_kernel,
+    make_histories,
     make_incidents,
     make_measurement,
     make_measurements,
@@ -30,6 +31,7 @@ from tasks.errors import UsageError
 from tasks.nights import Night
 from tasks.records import State
 
+KERNELS = ("fused_moe", "silu_mul_fp8")
 VOID = {"meta", "link", "input", "br", "img", "hr"}
 CHROMIUM = shutil.which("chromium")
 CHROMIUM_FLAGS = (
@@ -46,12 +48,16 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str]]] = []
         self.open: list[str] = []
         self.text: list[tuple[str, str]] = []
+        self.incident_links: list[str] = []
+        """Out of the lists of incidents' series."""
         self.feed(path.read_text(encoding="utf-8"))
         self.close()
         assert self.open == [], f"{path.name} leaves {self.open} open"
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag == "a" and "article" in self.open:
+            self.incident_links.append(self.tags[-1][1]["href"])
         if tag not in VOID:
             self.open.append(tag)
 
@@ -94,20 +100,39 @@ def site(tmp_path_factory: pytest.TempPathFactory, night: Night) -> Path:
 
 @pytest.fixture(scope="module")
 def pages(site: Path) -> dict[str, Page]:
-    return {path.name: Page(path) for path in sorted(site.glob("*.html"))}
+    kept = [next(iter(sorted((site / place).glob("*.html")))) for place in ("compare", "series")]
+    told = [site / href for href in Page(site / "index.html").values("href", "a") if href.startswith("series/")]
+    return {os.path.relpath(path, site): Page(path) for path in {*site.glob("*.html"), *kept, *told}}
 
 
-def test_a_night_is_an_index_and_a_page_and_a_csv_per_kernel(site: Path) -> None:
-    names = {"index.html", "kernel-fused_moe.html", "kernel-silu_mul_fp8.html"}
-    assert {path.name for path in site.iterdir()} == names | {"data-fused_moe.csv", "data-silu_mul_fp8.csv"}
+def test_a_night_is_its_pages_its_lists_and_a_page_for_every_series(site: Path, night: Night) -> None:
+    names = {path.name for path in site.iterdir()}
+    kernels = {
+        f"{kind}-{kernel}.{ending}" for kind, ending in (("kernel", "html"), ("data", "csv")) for kernel in KERNELS
+    }
+    lists = {
+        "series.js",
+        "nights.js",
+        "data-heat.csv",
+        "data-references.csv",
+        "manifest.json",
+        "style.css",
+        "script.js",
+    }
+    assert names == {"index.html", "series.html", "rooflines.html", "series", "compare", "figures"} | kernels | lists
+    assert len(list((site / "series").glob("*.html"))) == len(night.trends)
+    assert len(list((site / "compare").glob("*.html"))) == 3
 
 
 def test_every_link_leads_to_a_file_and_an_anchor_that_exist(site: Path, pages: dict[str, Page]) -> None:
     for name, page in pages.items():
-        for href in page.values("href", "a"):
-            target, _, anchor = href.partition("#")
-            assert (site / (target or name)).is_file(), href
-            assert not anchor or anchor in pages[target or name].values("id"), href
+        for attribute, tag in (("href", "a"), ("src", "img"), ("src", "script"), ("href", "link")):
+            for href in page.values(attribute, tag):
+                target, _, anchor = href.partition("#")
+                path = (site / name).parent / target if target else site / name
+                assert target.startswith("data:") or path.is_file(), href
+                if anchor and "=" not in anchor:
+                    assert anchor in pages[os.path.relpath(path, site)].values("id"), href
 
 
 def test_ids_are_unique_in_a_page(pages: dict[str, Page]) -> None:
@@ -119,7 +144,7 @@ def test_nothing_is_loaded_from_elsewhere(site: Path, pages: dict[str, Page]) ->
     for name, page in pages.items():
         for attribute in ("href", "src", "srcset", "data", "action", "poster", "style"):
             assert [value for value in page.values(attribute) if "//" in value] == []
-        text = (site / name).read_text(encoding="utf-8")
+        text = (site / name).read_text(encoding="utf-8") + (site / "script.js").read_text(encoding="utf-8")
         assert "http://" not in text
         assert "https://" not in text
         assert "@import" not in text
@@ -127,13 +152,13 @@ def test_nothing_is_loaded_from_elsewhere(site: Path, pages: dict[str, Page]) ->
 
 def articles(index: Page) -> list[str]:
     """The words of each incident, in order."""
-    words = index.words.partition(" Verdicts ")[0]
+    words = index.words.partition(" Incidents ")[2].partition(" Against ")[0]
     return re.split(r" (?=[A-Z]+ [a-z]+-3f9a1c )", words)[1:]
 
 
 def test_incidents_come_first_the_open_ones_before_the_acknowledged_and_the_over(pages: dict[str, Page]) -> None:
     index = pages["index.html"]
-    assert [text for tag, text in index.text if tag == "h2"][:3] == ["Incidents", "Verdicts", "To look at"]
+    assert [text for tag, text in index.text if tag == "h2"][:2] == ["Incidents", "Against 2 nights ago"]
     assert "Incidents 2 open, 1 acknowledged, 1 over" in index.words
     told = articles(index)
     places = ["SLOW slow-3f9a1c open", "WRONG wrong-3f9a1c open", "MISSING missing-3f9a1c acknowledged"]
@@ -159,7 +184,8 @@ def test_an_incident_is_told_with_its_date_causes_evidence_and_command(night: Ni
 def test_an_incident_and_the_rows_of_its_series_link_to_each_other(night: Night, pages: dict[str, Page]) -> None:
     index, page = pages["index.html"], pages["kernel-fused_moe.html"]
     rows = {attrs["id"]: attrs for tag, attrs in page.tags if tag == "tr" and "id" in attrs}
-    linked = [href.partition("#")[2] for href in index.values("href", "a") if "#row-" in href]
+    pattern = r"(?:series/|#row-)([0-9a-f]{12})"
+    linked = [f"row-{found}" for href in index.incident_links for found in re.findall(pattern, href)]
     of_moe = [i for i in night.incidents for series in i.series if series.case_key.startswith("fused_moe")]
     assert Counter(rows[anchor]["data-state"] for anchor in linked if anchor in rows) == Counter(
         i.state for i in of_moe
@@ -188,7 +214,8 @@ def test_a_quiet_night_says_so_and_an_expected_incident_does_not_disturb_it(tmp_
     assert "A quiet night: no incident is open." in Page(write_site(make_night(2), tmp_path / "quiet")).words
     expected = tuple(incident for incident in night.incidents if incident.acknowledgement)
     words = Page(write_site(replace(night, incidents=expected), tmp_path / "expected")).words
-    assert "Incidents 1 acknowledged A quiet night: no incident is open. MISSING missing-3f9a1c" in words
+    assert "A quiet night: no incident is open." in words
+    assert "Incidents 1 acknowledged MISSING missing-3f9a1c" in words
 
 
 def test_a_series_of_an_incident_that_is_on_no_page_is_named_without_a_link(tmp_path: Path) -> None:
@@ -197,7 +224,7 @@ def test_a_series_of_an_incident_that_is_on_no_page_is_named_without_a_link(tmp_
     elsewhere = replace(missing, series=(replace(missing.series[0], timer="cold"),), since_run="long-ago")
     index = Page(write_site(replace(night, incidents=(elsewhere,)), tmp_path / "site"))
     assert f"1 series {missing.series[0].case_key}, vllm-deepgemm, cold" in index.words
-    assert not [href for href in index.values("href", "a") if "#row-" in href]
+    assert index.incident_links == []
     assert "since run long-ago Acknowledged" in index.words
 
 
@@ -216,7 +243,7 @@ def test_the_csv_tells_how_sure_a_verdict_is_and_which_incident_has_it(site: Pat
 
 def test_the_verdicts_are_counted_worst_first(night: Night, pages: dict[str, Page]) -> None:
     expected = Counter(verdict.state for verdict in night.verdicts)
-    told = re.findall(r"(\d+) ((?!UTC)[A-Z]+)\b", pages["index.html"].words.partition("To look at")[0])
+    told = re.findall(r"(\d+) ((?!UTC)[A-Z]+)\b", pages["index.html"].words.partition(" Without a time ")[0])
     assert {state: int(times) for times, state in told} == expected
     assert [state for _, state in told][:4] == ["SLOW", "WRONG", "FAILED", "MISSING"]
 
@@ -251,12 +278,18 @@ def test_every_row_tells_status_reason_and_verdict(night: Night, pages: dict[str
     assert "+12.0% against the 8 earlier nights, p = 0.0002" in page.values("title")
 
 
-def test_cases_that_differ_by_an_option_have_charts_of_their_own(pages: dict[str, Page]) -> None:
-    page = pages["kernel-silu_mul_fp8.html"]
-    told = [text for tag, text in page.text if tag == "h3"]
+def test_cases_that_differ_by_an_option_have_charts_of_their_own(site: Path) -> None:
+    [path] = (site / "compare").glob("silu*.html")
+    page = Page(path)
+    told = [text for tag, text in page.text if tag == "h2"]
     for strategy in ("uniform", "max_t", "first_t"):
-        assert f"{strategy}, NVIDIA H200" in told
-        assert f"{strategy}, {CPU.name}" in told
+        assert f"{strategy}, NVIDIA H200, graph" in told
+        assert f"{strategy}, {CPU.name}, graph" in told
+    assert "Bandwidth" in page.words
+    assert [
+        label for label in page.values("aria-label", "svg") if label.startswith("Bar chart: share of the copy rate")
+    ]
+    assert all((path.parent / picture).is_file() for picture in page.values("href", "a") if picture.endswith(".png"))
 
 
 def test_a_model_name_cannot_become_markup(site: Path, pages: dict[str, Page]) -> None:
@@ -272,12 +305,12 @@ def test_every_chart_has_a_label_and_every_heading_a_scope(pages: dict[str, Page
         charts = [attrs for tag, attrs in page.tags if tag == "svg" and attrs.get("class") == "chart"]
         assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in charts)
         assert all(attrs.get("scope") in ("col", "row") for tag, attrs in page.tags if tag == "th")
-    assert len(pages["kernel-fused_moe.html"].values("aria-label", "svg")) > 20
+    assert sum(len(page.values("aria-label", "svg")) for page in pages.values()) > 20
 
 
 def test_the_csv_holds_the_same_medians_to_the_last_digit(site: Path, night: Night) -> None:
     read = {}
-    for path in site.glob("data-*.csv"):
+    for path in site.glob("data-*_*.csv"):
         with path.open(encoding="utf-8", newline="") as file:
             for line in csv.DictReader(file):
                 read[line["case_key"], line["provider"], line["device"]] = line
@@ -362,7 +395,8 @@ def two_timers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_each_timer_has_its_charts_and_the_graph_comes_first(two_timers: Path) -> None:
-    page = Page(two_timers / "kernel-fused_moe.html")
+    [path, *_] = sorted((two_timers / "compare").glob("fused_moe-*.html"))
+    page = Page(path)
     panels = [attrs["data-timer"] for tag, attrs in page.tags if tag == "div" and attrs.get("class") == "panel"]
     assert panels[:2] == ["graph", "cold"]
     selected = [attrs for tag, attrs in page.tags if tag == "option" and "selected" in attrs]
@@ -375,13 +409,11 @@ def test_an_error_that_moved_is_told_once_whatever_the_timers(two_timers: Path) 
     assert [text for tag, text in index.text if tag == "b" and text.endswith("\u00d7")] == ["1.8\u00d7"] * 2
 
 
-def test_the_front_page_links_to_what_the_timer_of_the_row_gave(two_timers: Path) -> None:
-    index, page = Page(two_timers / "index.html"), Page(two_timers / "kernel-fused_moe.html")
-    anchors = {
-        href.partition("#")[2] for href in index.values("href", "a") if href.startswith("kernel-fused_moe.html#")
-    }
-    assert {anchor.endswith("-cold") for anchor in anchors} == {True, False}
-    assert anchors <= set(page.values("id"))
+def test_the_front_page_links_to_the_series_of_each_timer(two_timers: Path) -> None:
+    index = Page(two_timers / "index.html")
+    linked = {href for href in index.values("href", "a") if href.startswith("series/")}
+    timers = {re.findall(r"timer (\w+)", Page(two_timers / href).words)[0] for href in linked}
+    assert timers == {"graph", "cold"}
 
 
 def test_a_jump_of_an_error_is_on_the_front_page_and_in_the_table(pages: dict[str, Page]) -> None:
@@ -389,9 +421,6 @@ def test_a_jump_of_an_error_is_on_the_front_page_and_in_the_table(pages: dict[st
     assert "Errors that moved" in index.words
     assert [text for tag, text in index.text if tag == "b" and text.endswith("\u00d7")] == ["1.8\u00d7"] * 4
     assert [text for tag, text in page.text if tag == "b" and text.endswith("\u00d7")] == ["1.8\u00d7"] * 4
-    trends = [label for label in page.values("aria-label", "svg") if label.startswith("Trend of the relative error")]
-    assert len(trends) == 4  # two layers on two devices
-    assert all("jumps tonight: vllm-triton-shipped at M=64 1.8" in label for label in trends)
 
 
 def test_without_a_jump_the_front_page_says_nothing_of_errors(tmp_path: Path) -> None:
@@ -410,18 +439,6 @@ def test_ceilings_and_the_memory_of_weights_are_told(pages: dict[str, Page]) -> 
 def test_the_first_night_says_that_it_has_no_history(tmp_path: Path) -> None:
     page = Page(write_site(make_night(1), tmp_path / "site").with_name("kernel-fused_moe.html"))
     assert "First night: no history yet" in page.words
-    assert "Over the nights" not in page.words
-
-
-def test_two_nights_are_told_apart_by_their_verdicts_and_not_drawn(tmp_path: Path) -> None:
-    index = write_site(make_night(2), tmp_path / "site")
-    page = Page(index.with_name("kernel-fused_moe.html"))
-    assert (
-        "Second night: the verdicts tell how it differs from the first. Trends are drawn from 3 nights on."
-        in page.words
-    )
-    assert "Over the nights" not in page.words
-    assert not [label for label in Page(index).values("aria-label", "svg") if "Trend" in label]
 
 
 def test_what_needs_a_look_is_told_with_its_card_where_there_are_several(tmp_path: Path) -> None:
@@ -429,20 +446,13 @@ def test_what_needs_a_look_is_told_with_its_card_where_there_are_several(tmp_pat
     other = replace(night.hosts[0], host_id="other", device_uuid="GPU-77aa0000-1111")
     slow = next(verdict.series for verdict in night.verdicts if verdict.state is State.SLOW)
     moved = tuple(replace(point, device_uuid=other.device_uuid) for point in night.trends[slow])
-    swapped = replace(night, trends={**night.trends, slow: moved})
+    swapped = replace(night, trends=make_histories({**night.trends, slow: moved}))
     for name, several in (("several", replace(swapped, hosts=(*night.hosts, other))), ("swapped", swapped)):
-        cells = [text for tag, text in Page(write_site(several, tmp_path / name)).text if tag == "td"]
+        cells = [text for tag, text in Page(write_site(several, tmp_path / name)).text if tag == "small"]
         assert cells.count("GPU-4f2c, before GPU-77aa0000") == 1
         assert (cells.count("GPU-4f2c") > 1) == (name == "several")
     cells = [text for tag, text in Page(write_site(night, tmp_path / "one")).text if tag == "td"]
     assert cells.count("GPU-4f2c") == 1  # in the table of machines
-
-
-def test_later_nights_have_a_trend_per_case(pages: dict[str, Page]) -> None:
-    page = pages["kernel-fused_moe.html"]
-    assert "First night" not in page.words
-    trends = [label for label in page.values("aria-label", "svg") if label.startswith("Trend of M=64 ")]
-    assert len(trends) == 4  # two layers on two devices
 
 
 def test_an_empty_night_and_a_kernel_no_longer_in_the_code_are_told(tmp_path: Path) -> None:
@@ -460,8 +470,8 @@ def test_an_empty_night_and_a_kernel_no_longer_in_the_code_are_told(tmp_path: Pa
 
 def test_the_same_night_gives_the_same_bytes(tmp_path: Path, site: Path, night: Night) -> None:
     again = write_site(night, tmp_path / "again").parent
-    for path in site.iterdir():
-        assert path.read_bytes() == (again / path.name).read_bytes(), path.name
+    for path in site.rglob("*.*"):
+        assert path.read_bytes() == (again / path.relative_to(site)).read_bytes(), path.name
 
 
 def test_a_new_site_replaces_the_old_one_whole(tmp_path: Path) -> None:
@@ -469,7 +479,9 @@ def test_a_new_site_replaces_the_old_one_whole(tmp_path: Path) -> None:
     only = [make_measurement(Case(silu_layer(), 64, {"token_strategy": "uniform"}), "torch")]
     write_site(make_night(1, measurements=only), tmp_path / "site")
     names = {path.name for path in (tmp_path / "site").iterdir()}
-    assert names == {"index.html", "kernel-silu_mul_fp8.html", "data-silu_mul_fp8.csv"}
+    assert {"index.html", "kernel-silu_mul_fp8.html", "data-silu_mul_fp8.csv"} <= names
+    assert not [name for name in names if "fused_moe" in name]
+    assert len(list((tmp_path / "site" / "series").iterdir())) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
 
 
@@ -519,14 +531,12 @@ def browse(page: Path, fragment: str, tmp_path: Path) -> str:
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 @pytest.mark.parametrize(
     ("fragment", "timers"),
-    [("", {"graph"}), ("timer=cold", {"cold"}), ("timer=any", {"graph", "cold"}), ("anchor", {"cold"})],
+    [("", {"graph"}), ("timer=cold", {"cold"}), ("timer=any", {"graph", "cold"})],
 )
 def test_a_browser_shows_one_timer_unless_asked(
     two_timers: Path, tmp_path: Path, fragment: str, timers: set[str]
 ) -> None:
     page = two_timers / "kernel-fused_moe.html"
-    if fragment == "anchor":
-        fragment = next(found for found in Page(page).values("id", "div") if found.endswith("-cold"))
     dom = browse(page, fragment, tmp_path)
     tags = re.findall(r'<(?:tr|div) [^>]*data-timer="(\w+)"([^>]*)>', dom)
     assert {timer for timer, rest in tags if "hidden" not in rest} == timers
@@ -555,4 +565,3 @@ def test_a_browser_filters_by_the_hash_of_the_address(
     assert f"{shown} of {total} rows" in dom
     visible = [row for row in re.findall(r"<tr [^>]*data-provider[^>]*>", dom) if "hidden" not in row]
     assert len(visible) == shown
-    assert 'data-tip="' in dom, "the tooltips were not taken over by the script"
