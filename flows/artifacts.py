@@ -126,6 +126,12 @@ def show_night(night: Night, site: Path, site_url: str) -> None:
     page.put("markdown", "site", f"[{link}]({link})", f"Site of run {night.run.run_id}")
 
 
+def show_text(text: str, description: str) -> None:
+    """Show a Markdown text as what the run has found."""
+    page = RunPage(lambda line: Console().print(line, soft_wrap=True, highlight=False))
+    page.put("markdown", "verdicts", text, description)
+
+
 def tell_verdicts(night: Night) -> str:
     """Markdown: the incidents, and how many series of each kernel are in which state."""
     counts = Counter((v.series.case_key.partition("/")[0], v.state) for v in night.verdicts)

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dashboards.words import tell_change
+from flows.artifacts import show_text
 from flows.pull_request import tell_interval, tell_us
 from flows.report import EXIT_INCOMPLETE, EXIT_OK, EXIT_REGRESSION
 from tasks.bisection import Culprit
@@ -68,6 +69,7 @@ def tell_finding(finding: Finding, console: Console, file: Path | None, environ:
     """
     text = make_markdown(finding)
     console.print(text, soft_wrap=True, highlight=False, markup=False)
+    show_text(text, "What the bisection has found")
     if file:
         write_whole(file, text, "--markdown")
     if environ.get("GITHUB_STEP_SUMMARY"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dashboards.words import tell_change
+from flows.artifacts import show_text
 from flows.report import EXIT_INCOMPLETE, EXIT_OK, EXIT_REGRESSION
 from tasks.channels.files import write_whole
 from tasks.channels.markdown import append_text, code_span
@@ -42,6 +43,7 @@ def tell_markdown(outcome: Outcome, console: Console, file: Path | None, environ
     """
     text = make_markdown(outcome)
     console.print(text, soft_wrap=True, highlight=False, markup=False)
+    show_text(text, "What the branch changes")
     if file:
         write_whole(file, text, "--markdown")
     if environ.get("GITHUB_STEP_SUMMARY"):

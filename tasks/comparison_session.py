@@ -155,15 +155,15 @@ def open_comparisons(
 @contextmanager
 def noting_the_end(store: ComparisonStore, comparison: Comparison) -> Iterator[None]:
     """Store how a comparison ends that does not come to its end."""
-    status = "failed"
+    status = "interrupted"  # by whatever is no Exception: Ctrl-C, or SIGTERM as Prefect or Python raise it
     try:
         yield
         status = ""
     except WorkerError:
         status = "partial"
         raise
-    except KeyboardInterrupt:
-        status = "interrupted"
+    except Exception:
+        status = "failed"
         raise
     finally:
         if status:

@@ -43,6 +43,7 @@ ELSEWHERE = {
         "kernel-nightly run --suite smoke --kernel silu_mul_fp8": "test_recipes.py, as above",
     },
     "alerts.md": {"prefect automation create": "test_events.py, on a server of its own"},
+    "branch.md": {"python benchmarks/branch.py": "test_paired.py; takes a GPU, or an hour"},
     "operations.md": {
         "prefect ": "test_deployments.py, on a host that is set up as the page says",
         "install ": "test_deployments.py, as above",
@@ -57,7 +58,7 @@ ELSEWHERE = {
     },
 }
 """By page, what a command begins with, and the test that executes it, or why none can and what is checked instead."""
-OWN_TESTS = {"branch": "test_branch.py", "bisect": "test_bisect.py", "retune": "test_retune.py"}
+OWN_TESTS = {"branch": "test_branch.py", "bisect": "test_branch.py", "retune": "test_retune.py"}
 """Commands whose documented lines need commits or hours: parsed here, executed by these tests."""
 
 

@@ -34,7 +34,7 @@ COPIED = (
 SECTION = "Every night, by Prefect"
 BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TOKEN = "T0K3Nsecret"
-LONG = 2**21
+LONG = 2**19
 """An intermediate size that takes seconds to check and time: a run can be stopped meanwhile."""
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
@@ -256,6 +256,34 @@ def test_the_picture_of_the_nightly_has_the_tasks_that_ran(host: Host, tried: di
     drawn = re.findall(r'^ +(?:subgraph )?(\w+)\["', (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
     only_with_suspects = {"measure_unit_again", "measure_again"}
     assert {run["task_key"].partition("-")[0] for run in ran} == set(drawn) - only_with_suspects
+
+
+def test_a_branch_is_compared_with_main_by_hand(host: Host, tmp_path: Path) -> None:
+    git("branch", "my-branch", cwd=host.clone)
+    asked = {
+        "head": "my-branch",
+        "suite": "smoke",
+        "device": "cpu",
+        "budget_seconds": 1,
+        "save_dir": str(tmp_path),
+        "selection": {
+            "models": [str(make_model(tmp_path / "one"))],
+            "kernels": ["silu_mul_fp8"],
+            "providers": ["torch"],
+            "schemes": ["fp8_group128"],
+            "batch_sizes": [1],
+            "options": ["token_strategy=uniform"],
+        },
+    }
+    command = read_blocks(host, "A branch, by hand")[0]
+    assert command.startswith('prefect deployment run branch/branch --watch --params \'{"head": "my-branch"')
+    host.type(re.sub(r"--params '.*'", f"--params '{json.dumps(asked)}'", command))
+    branch = host.read("deployments/name/branch/branch")
+    [run] = host.find("flow_runs", deployments={"id": {"any_": [branch["id"]]}})
+    assert (run["state_type"], run["parameters"]["head"]) == ("COMPLETED", "my-branch")
+    [shown] = host.find("artifacts", flow_runs={"id": {"any_": [run["id"]]}})
+    assert (shown["key"], shown["description"]) == ("branch-verdicts", "What the branch changes")
+    assert "## kernel-nightly: `my-branch` against `main`: 1 " in shown["data"]
 
 
 # A run that is cancelled
