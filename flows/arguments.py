@@ -172,7 +172,7 @@ def _add_retune(parser: argparse.ArgumentParser) -> None:
     _add_seed(how)
     _add_where(how)
     how.add_argument("--budget", type=float, default=300.0, metavar="SECONDS", help="of each search (default: 300)")
-    how.add_argument("--summary", type=Path, metavar="FILE", help="write the Markdown summary to FILE too")
+    how.add_argument("--markdown", type=Path, metavar="FILE", help="also write the summary to a file")
     parser.set_defaults(timers=[], precision=PRECISION)
 
 
@@ -242,7 +242,7 @@ def read_alert_files(arguments: argparse.Namespace) -> AlertFiles:
 
 
 def read_selection(arguments: argparse.Namespace) -> Selection:
-    """What the options of `run` and `branch` narrow or replace."""
+    """What the options of `run`, `branch` and `retune` narrow or replace."""
     return Selection(
         models=tuple(arguments.models),
         tp_sizes=tuple(arguments.tp_sizes),

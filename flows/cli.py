@@ -178,11 +178,12 @@ def retune(arguments: argparse.Namespace, console: Console) -> int:
     """Search launch configurations; bad input is found before anything is started."""
     from flows.choice import choose_device
     from tasks.tuning.requests import list_requests
+    from tasks.tuning.summary import write_summaries
 
     selection = read_selection(arguments)
     device_type, address = choose_device(arguments.device, arguments.address)
     list_requests(selection, device_type, arguments.save_dir, arguments.seed, arguments.budget)
-    with starting_early(device_type, address):
+    with starting_early(device_type, address, compiles_ahead=True):
         from flows.retune import retune as retune_layers
     found = retune_layers(
         selection=selection,
@@ -192,22 +193,12 @@ def retune(arguments: argparse.Namespace, console: Console) -> int:
         address=arguments.address,
         budget=arguments.budget,
     )
-    summary = "\n".join(retuned.summary for retuned in found)
-    console.print(summary, soft_wrap=True, highlight=False, markup=False)
     for retuned in found:
-        written = retuned.config_path or "nothing to write: what is used today stays, or our own kernel read no file"
-        console.print(f"configurations: {written}", soft_wrap=True, highlight=False, markup=False)
-    if arguments.summary:
-        write_summary(arguments.summary, summary)
+        console.print(retuned.summary, soft_wrap=True, highlight=False, markup=False)
+        console.print(f"{retuned.told_file}\n", soft_wrap=True, highlight=False, markup=False)
+    if arguments.markdown:
+        write_summaries(arguments.markdown, [retuned.summary for retuned in found])
     return 0
-
-
-def write_summary(path: Path, summary: str) -> None:
-    """Write the summary where it was asked for."""
-    try:
-        path.write_text(summary, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write --summary {path}: {error.strerror}; it is also in SAVE_DIR") from error
 
 
 def set_prefect_defaults() -> None:

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from test_commands import PAGES, list_ours
 
+from flows.arguments import make_parser, read_selection
 from flows.cli import main
 from tasks.cases import Selection
 from tasks.errors import UsageError
@@ -64,3 +66,11 @@ def test_every_layer_and_provider_is_a_request_and_vllms_three_are_one(tmp_path:
     assert [request.launcher for request in list_requests(dense, "cuda", tmp_path, 0, 60.0)] == ["triton"] * 4
     with pytest.raises(UsageError, match="cannot be tuned"):
         list_requests(Selection(models=("Mixtral-8x7B",), kernels=("silu_mul_fp8",)), "cuda", tmp_path, 0, 60.0)
+
+
+def test_every_command_that_is_shown_can_be_planned(tmp_path: Path) -> None:
+    shown = [argv for page in PAGES for argv in list_ours(page) if argv[0] == "retune"]
+    assert len(shown) >= 4
+    for argv in shown:
+        arguments = make_parser().parse_args(argv)
+        assert list_requests(read_selection(arguments), "cuda", tmp_path, arguments.seed, arguments.budget), argv

@@ -17,7 +17,7 @@ from kernels.moe.vllm_config_files import Config, ConfigFile, Reading
 from kernels.moe.vllm_triton import NOTES
 from kernels.source import hash_sources
 from kernels.spec import Case
-from tasks.errors import TunedFileError, TuningError, WorkerError, WorkerRaised
+from tasks.errors import TuningError, WorkerError, WorkerRaised
 from tasks.notebook import Notebook, Search
 from tasks.pool import WorkerPool
 from tasks.progress import SearchProgress
@@ -32,7 +32,7 @@ from tasks.tuning.sets import Provenance, SetKey
 from tasks.tuning.space import distinct, prune
 from tasks.tuning.spaces import VLLM_PROVIDERS, problem_of, space_of
 from tasks.tuning.staleness import DEFAULT, OURS, TUNED, key_of
-from tasks.tuning.summary import Environment, format_summary
+from tasks.tuning.summary import Environment, format_summary, write_summaries
 from tasks.tuning.trials import Replay
 from tasks.workers import Worker
 
@@ -72,6 +72,15 @@ class Retuned:
     summary_path: Path
     config_path: Path | None
     """vLLM's file; None where nothing was replaced, and for our own kernels, which read none."""
+
+    @property
+    def told_file(self) -> str:
+        """Where the configurations are, for people."""
+        if self.config_path:
+            return f"configurations: {self.config_path}"
+        if self.key.provider == OURS:
+            return "configurations: our own kernels choose theirs in code; the store and the summary have them"
+        return "configurations: nothing was replaced, so no file was written"
 
 
 def launcher_of(provider: str) -> str:
@@ -236,9 +245,5 @@ def hand_over(request: Request, key: SetKey, host: Host, used: Used, outcomes: S
     )
     summary = format_summary(environment, outcomes) + "".join(f"- not read: {line}\n" for line in used.faults)
     summary_path = folder / f"{name.replace('/', '_').replace(' ', '_')}.md"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        summary_path.write_text(summary, encoding="utf-8")
-    except OSError as error:
-        raise TunedFileError(f"cannot write {summary_path}: {error.strerror}; give another --save-dir") from error
+    write_summaries(summary_path, [summary])
     return Retuned(key, tuple(outcomes), summary, summary_path, config_path)

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from kernels.moe.vllm_config_files import Config
+from tasks.errors import TunedFileError
 from tasks.tuning.contest import Verdict
 from tasks.tuning.plan import Outcome
 
@@ -47,6 +49,19 @@ def format_summary(environment: Environment, outcomes: Sequence[Outcome]) -> str
     rows += [format_row(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.batch_size)]
     told = "\n".join(f"- {name}: {_escape(value)}" for name, value in list_environment(environment).items() if value)
     return f"### {_escape(environment.title)}\n\n{format_totals(outcomes)}\n\n" + "\n".join(rows) + f"\n\n{told}\n"
+
+
+def write_summaries(path: Path, summaries: Sequence[str]) -> None:
+    """Write summaries into one file.
+
+    Raises:
+        TunedFileError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(summaries), encoding="utf-8")
+    except OSError as error:
+        raise TunedFileError(f"cannot write {path}: {error.strerror}; choose another place") from error
 
 
 def format_row(outcome: Outcome) -> str:
