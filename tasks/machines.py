@@ -71,10 +71,14 @@ def find_machine_changes(
         usual_clocks: the same.
     """
     devices = {host.host_id: (host.device_uuid, host.device.name) for host in hosts}
+    factors = find_card_factors(usual_references, dict(devices.values()))
     beside: dict[tuple[str, str, str], dict[str, float]] = {}
     for one in references:
-        known = [(device, one.case_key, one.timer, one.name) for device in devices.get(one.host_id, ())]
-        usual_us = next((usual_references[key] for key in known if key in usual_references), None)
+        card, kind = devices.get(one.host_id, ("", ""))
+        usual_us = usual_references.get((card, one.case_key, one.timer, one.name))
+        if usual_us is None and (kind, one.case_key, one.timer, one.name) in usual_references:
+            factor = factors.get((card, one.timer, one.name), 1.0)
+            usual_us = usual_references[kind, one.case_key, one.timer, one.name] * factor
         if usual_us and one.samples_us:
             moved = statistics.median(one.samples_us) / usual_us - 1
             beside.setdefault((one.host_id, one.case_key, one.timer), {})[one.name] = moved
@@ -88,6 +92,22 @@ def find_machine_changes(
         for m in measurements
         if m.samples_us
     }
+
+
+def find_card_factors(usual: UsualReferences, kinds: Mapping[str, str]) -> dict[tuple[str, str, str], float]:
+    """How many times as long as on all cards of its kind each reference kernel takes on each card, by timer and name.
+
+    From the cases that were timed there: what a card adds to the others is not taken for a move of the machine.
+
+    Args:
+        kinds: names of devices by their UUID.
+    """
+    ratios: dict[tuple[str, str, str], list[float]] = {}
+    for (card, case_key, timer, name), usual_us in usual.items():
+        of_all = usual.get((kinds.get(card, ""), case_key, timer, name))
+        if of_all:
+            ratios.setdefault((card, timer, name), []).append(usual_us / of_all)
+    return {key: statistics.median(of_cases) for key, of_cases in ratios.items()}
 
 
 def describe_change(

@@ -175,7 +175,8 @@ def screen(recent: Recent) -> Screening:
     found.append(compare_nights(recent, known, np.maximum(recent.changed, width - STANDING_NIGHTS), recent.changed))
     chosen = np.where(stands, num_scales, searched), np.arange(len(recent.values))
     picked = {name: np.stack([getattr(one, name) for one in found])[chosen] for name in Screening.__dataclass_fields__}
-    picked["p_value"] = np.where(stands, picked["p_value"], np.minimum(1.0, picked["p_value"] * num_scales))
+    for name in ("p_value", "chance"):
+        picked[name] = np.where(stands, picked[name], np.minimum(1.0, picked[name] * num_scales))
     picked["level"] += added
     return Screening(**picked)
 

@@ -95,6 +95,15 @@ def test_references_are_compared_with_what_they_usually_take_beside_the_case() -
     assert machine.device_type == "cuda"
 
 
+def test_a_card_that_a_case_never_was_on_is_known_by_the_other_cases() -> None:
+    host, usual = make_host(), dict(USUAL)
+    for case_key, of_all, on_card in (("one", 10.0, 11.0), ("two", 20.0, 22.2), ("three", 30.0, 32.0)):
+        usual[GPU.name, case_key, "graph", "copy"] = of_all
+        usual[host.device_uuid, case_key, "graph", "copy"] = on_card
+    found = find_machine_changes([make_measurement()], [timed("copy", 7.7)], [host], usual, {})
+    assert found[SERIES].references == {"copy": pytest.approx(0.0)}
+
+
 @pytest.mark.parametrize(
     "elsewhere",
     [{"case_key": "another"}, {"timer": "cold"}, {"host_id": "of another host"}, {"name": "new"}, {"samples_us": ()}],

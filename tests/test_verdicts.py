@@ -118,11 +118,14 @@ def test_a_suspect_that_was_not_measured_again_is_ambiguous_and_says_why() -> No
 
 @pytest.mark.parametrize("other", [Version.PREVIOUS_CODE, Version.LAST_GOOD_CONFIG])
 def test_what_the_version_of_before_does_without_is_told_before_the_nights_prove_it(other: Version) -> None:
-    tonight, past = make_past((*NOISY, 110.0), again_us=109.0)
-    likes = [make_measurement(past.run_id, make_case(tokens), samples_us=(100.0,)) for tokens in range(100, 130)]
-    past = replace(past, trends={**past.trends, **{m.series: make_points((*NOISY, 100.0)) for m in likes}})
+    tonight, past = make_past((*NOISY, *NOISY, 111.0), again_us=110.5)
+    likes = [make_measurement(past.run_id, make_case(tokens), samples_us=(100.0,)) for tokens in range(100, 400)]
+    own = [(*NOISY[n % 15 :], *NOISY, *NOISY[: n % 15], 100.0) for n in range(300)]
+    past = replace(
+        past, trends={**past.trends, **{m.series: make_points(one) for m, one in zip(likes, own, strict=True)}}
+    )
     assert judge_night([tonight, *likes], past)[0].state is State.AMBIGUOUS
-    for before_us, state in ((98.0, State.SLOW), (108.5, State.AMBIGUOUS)):
+    for before_us, state in ((98.0, State.SLOW), (110.0, State.AMBIGUOUS)):
         beside = replace(past, retrials=[*past.retrials, make_retrial(tonight, before_us, other)])
         verdict = judge_night([tonight, *likes], beside)[0]
         assert verdict.state is state
