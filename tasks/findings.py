@@ -23,7 +23,7 @@ from tasks.history import (
 from tasks.intervals import find_interval
 from tasks.machines import MachineChange
 from tasks.records import Measurement, Point, Retrial, Run, Series
-from tasks.screening import DRIFT_GAP, DRIFT_NIGHTS, MIN_CHANGE, find_least_change, screen
+from tasks.screening import BASELINE_NIGHTS, DRIFT_GAP, DRIFT_NIGHTS, MIN_CHANGE, find_least_change, screen
 from tasks.spreads import Flags, Floats
 
 MIN_CHANGE_YOUNG = 0.05
@@ -119,10 +119,12 @@ class Finding:
     def is_proved(self) -> bool:
         """Whether the version of before, in turn with tonight's, does without a change that counts.
 
-        Whatever the machine did, it did to both.
+        Whatever the machine did, it did to both. Of a series with few nights nobody knows whether it takes one of two
+        times, process by process.
         """
         towards = copysign(1.0, self.change) * (self.retried.beside or 0.0)
-        return towards >= log1p(MIN_CHANGE) and self.adjusted_beside <= DISCOVERY_RATE
+        is_sure = self.adjusted_beside <= DISCOVERY_RATE and self.num_known >= BASELINE_NIGHTS
+        return is_sure and towards >= log1p(MIN_CHANGE)
 
     @property
     def is_confirmed(self) -> bool | None:

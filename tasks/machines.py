@@ -67,7 +67,7 @@ def find_machine_changes(
     """What is known of the machine beside each series that was timed.
 
     Args:
-        usual_references: medians over the nights before, of each GPU, or of all of its kind where it is new.
+        usual_references: medians over the nights before, of each GPU and of all of its kind.
         usual_clocks: the same.
     """
     devices = {host.host_id: (host.device_uuid, host.device.name) for host in hosts}
@@ -75,11 +75,9 @@ def find_machine_changes(
     beside: dict[tuple[str, str, str], dict[str, float]] = {}
     for one in references:
         card, kind = devices.get(one.host_id, ("", ""))
-        usual_us = usual_references.get((card, one.case_key, one.timer, one.name))
-        if usual_us is None and (kind, one.case_key, one.timer, one.name) in usual_references:
-            factor = factors.get((card, one.timer, one.name), 1.0)
-            usual_us = usual_references[kind, one.case_key, one.timer, one.name] * factor
+        usual_us = usual_references.get((kind, one.case_key, one.timer, one.name))
         if usual_us and one.samples_us:
+            usual_us *= factors.get((card, one.timer, one.name), 1.0)
             moved = statistics.median(one.samples_us) / usual_us - 1
             beside.setdefault((one.host_id, one.case_key, one.timer), {})[one.name] = moved
     return {
@@ -97,7 +95,8 @@ def find_machine_changes(
 def find_card_factors(usual: UsualReferences, kinds: Mapping[str, str]) -> dict[tuple[str, str, str], float]:
     """How many times as long as on all cards of its kind each reference kernel takes on each card, by timer and name.
 
-    From the cases that were timed there: what a card adds to the others is not taken for a move of the machine.
+    From all cases that were timed there: what a card adds is no move of the machine, and a case that was on the card
+    only on bad nights does not tell what is usual.
 
     Args:
         kinds: names of devices by their UUID.

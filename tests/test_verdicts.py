@@ -134,7 +134,8 @@ def test_what_the_version_of_before_does_without_is_told_before_the_nights_prove
 
 
 def test_a_machine_that_moved_too_does_not_hide_what_the_version_of_before_does_without() -> None:
-    tonight, past = make_past((*QUIET, 120.0), again_us=120.0, machine=MachineChange("cuda", {"copy": 0.1}))
+    nights = (*QUIET, *QUIET, *QUIET, 120.0)
+    tonight, past = make_past(nights, again_us=120.0, machine=MachineChange("cuda", {"copy": 0.1}))
     assert judge_night([tonight], past)[0].is_machine
     beside = [*past.retrials, make_retrial(tonight, 110.0, Version.PREVIOUS_CODE)]
     [verdict] = judge_night([tonight], replace(past, retrials=beside))
