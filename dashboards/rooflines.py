@@ -53,15 +53,16 @@ def list_fastest(kernel: KernelRows, device_name: str) -> list[Row]:
     timed = [
         row
         for row in kernel.rows
-        if row.median_us and row.tflops and row.series.device_name == device_name and row.series.timer == timer
+        if row.tflops and find_intensity(row) and row.series.device_name == device_name and row.series.timer == timer
     ]
     cases = group(timed, lambda row: row.series.case_key)
     return [min(rows, key=lambda row: row.median_us or 0.0) for rows in cases.values()]
 
 
 def find_intensity(row: Row) -> float:
-    """Operations per byte that the case must move at least."""
-    return row.measurement.check.flops / row.measurement.check.bytes_moved if row.measurement else 0.0
+    """Operations per byte that the case must move at least; 0 where that is not known."""
+    check = row.measurement.check if row.measurement else None
+    return check.flops / check.bytes_moved if check and check.bytes_moved else 0.0
 
 
 def draw_roofline(

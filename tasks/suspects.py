@@ -29,8 +29,8 @@ def rank_suspect(finding: Finding, machine: MachineChange | None) -> tuple[Any, 
     """The likeliest first; last of all, what the machine did too, by what is left of it."""
     name = astuple(finding.measurement.series)
     if machine and machine.explains(finding.change):
-        return True, machine.move_with(finding.change) - abs(finding.change), *name
-    return False, finding.p_value, -abs(finding.change), *name
+        return True, round(machine.move_with(finding.change) - abs(finding.change), 6), *name
+    return False, float(f"{finding.p_value:.6g}"), round(-abs(finding.change), 6), *name  # whatever the unit of time
 
 
 def take_turns(findings: Sequence[Finding]) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -151,14 +152,12 @@ def test_an_export_draws_the_same_site(nights: Nights) -> None:
     shown = run_command("show", "--from", "tables", cwd=nights.folder)
     assert (drawn.returncode, shown.returncode) == (0, 0)
     ours, theirs = (
-        {path.name: path.read_bytes() for path in folder.iterdir()}
+        {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         for folder in (nights.results / "site", nights.folder / "elsewhere")
     )
     assert ours == theirs
     for path in (nights.folder / "tables", nights.folder / "elsewhere"):
-        for file in path.iterdir():
-            file.unlink()
-        path.rmdir()
+        shutil.rmtree(path)
 
 
 # Runs that do not end by themselves
