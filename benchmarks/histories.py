@@ -5,7 +5,7 @@ to 0.4 %, those of kernels at the power limit by 0.6 to 1.6 %; from night to nig
 below 1.8 %, a few 5 to 15 %.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,7 +119,8 @@ def make_history(plan: Plan, seed: int) -> History:
     cards, card_offsets, offsets = make_cards(plan, rng, units, events)
     machine, on_references = make_machine(plan, rng, cards, card_offsets, state, events)
     noises, sigma = make_kinds(plan, rng)
-    night, first, second, third = make_noise(plan, rng, noises, sigma)
+    night, draw_process = make_noise(plan, rng, noises, sigma)
+    first, second = draw_process(), draw_process()
     level = rng.uniform(np.log(5), np.log(5000), plan.num_series)
     base = level + state + machine + offsets + night
     is_run = np.ones(plan.num_nights, dtype=bool)
@@ -140,7 +141,7 @@ def make_history(plan: Plan, seed: int) -> History:
         code=code,
         values=np.where(is_missing, np.nan, base + first),
         again=np.where(is_missing, np.nan, base + second),
-        beside=np.where(is_missing, np.nan, base + third),
+        beside=np.where(is_missing, np.nan, base + draw_process()),
         cards=cards,
         references=references,
         is_run=is_run,
@@ -272,8 +273,8 @@ def make_kinds(plan: Plan, rng: np.random.Generator) -> tuple[tuple[str, ...], F
 
 def make_noise(
     plan: Plan, rng: np.random.Generator, noises: Sequence[str], sigma: Floats
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """[num_nights, num_series] of each night, and of three processes in it."""
+) -> tuple[Floats, Callable[[], Floats]]:
+    """[num_nights, num_series] of each night, and what draws those of a process in it."""
     shape, kinds = (plan.num_nights, plan.num_series), np.array(noises)
     share = rng.uniform(0, 0.5, plan.num_series)  # of the variance, what all processes of a night have in common
     share = np.where(kinds == "autocorrelated", 0.8, share)
@@ -294,4 +295,4 @@ def make_noise(
         drawn += np.where(kinds == "bimodal", gap * (rng.random(shape) < rarity), 0.0)
         return drawn + sampling * rng.normal(size=shape)
 
-    return night, draw_process(), draw_process(), draw_process()
+    return night, draw_process

@@ -182,19 +182,20 @@ def screen(recent: Recent) -> Screening:
 
 
 def _choose_scale(found: Sequence[Screening]) -> Integers:
-    """[num_series] the scale that is least likely to be noise, of those whose change counts if one's does.
+    """[num_series] the scale that is least likely to be noise, of those whose nights show the change if one does.
 
-    It counts if half of the scale's nights show it: a large step makes the nights before unlikely. And a small change
-    of weeks ago, however sure, does not hide a larger one of tonight.
+    A large step makes the nights before unlikely. And a small change of weeks ago, however sure, does not hide a much
+    larger one of tonight.
     """
     p_values = np.stack([one.p_value for one in found])
     recent = [one.nights[:, -count:] for one, count in zip(found, (*SCALES, DRIFT_NIGHTS), strict=True)]
     is_seen = np.stack([np.abs(find_cautious_medians(nights)) >= MIN_CHANGE for nights in recent])
     least = np.array([find_least_change(count, is_drift=False) for count in SCALES] + [MIN_SLOW_CHANGE])
     sizes = np.abs(np.nan_to_num(np.expm1([one.change for one in found])))
-    of_seen = np.where(is_seen & (sizes >= least[:, None]), p_values, 1.0)
+    of_seen = np.where(is_seen, p_values, 1.0)
     of_likeliest = np.take_along_axis(sizes, of_seen.argmin(axis=0)[None], axis=0)
-    of_larger = np.where((of_seen < SURE_P) & (sizes >= MUCH_LARGER * of_likeliest), of_seen, 1.0)
+    is_larger = (sizes >= MUCH_LARGER * of_likeliest) & (sizes >= least[:, None])
+    of_larger = np.where((of_seen < SURE_P) & is_larger, of_seen, 1.0)
     of_seen = np.where((of_larger < 1.0).any(axis=0), of_larger, of_seen)
     is_doubtful = of_seen.min(axis=0) < DOUBTFUL_P
     return np.where(is_doubtful, of_seen.argmin(axis=0), p_values.argmin(axis=0))
@@ -259,7 +260,7 @@ def compare_nights(
     draws = np.column_stack([now, known.again - level])
     num_nights, num_draws = (is_now & np.isfinite(known.values)).sum(axis=1), np.isfinite(draws).sum(axis=1)
     change, num_known = find_medians(draws), np.isfinite(before).sum(axis=1)
-    noise = estimate_noise(before, recent.pools, known.values[:, -1] - level, change)
+    noise = estimate_noise(before, recent.pools, known.values[:, -1] - level)
     correlation = estimate_correlation(before)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = (1 - correlation) / (1 + correlation)

@@ -15,11 +15,6 @@ LEAST_NOISE = 1e-3
 """Night-to-night noise of the steadiest kernels; medians of five processes on an H200 had 0.02 to 0.4 %."""
 PRIOR_NIGHTS = 5
 """How many nights of its own outweigh what a series' noise is expected to be by that of its likes."""
-FEW_NIGHTS = 10
-"""Nights without which a quantile of 90 % says nothing."""
-LOPSIDED = 2.0
-"""How many times as far the 90 % quantile is as the middle tells, of a kernel that takes one of two times; Student's
-distribution with four degrees of freedom has 1.2."""
 PRIOR_PAIRS = 10
 """The same for the autocorrelation."""
 LEAST_PAIRS = 3
@@ -137,24 +132,20 @@ def forget_excursions(residuals: Floats) -> Floats:
     return np.where(find_excursions(residuals), np.nan, residuals)
 
 
-def estimate_noise(residuals: Floats, pools: Integers, tonight: Floats, change: Floats) -> Floats:
+def estimate_noise(residuals: Floats, pools: Integers, tonight: Floats) -> Floats:
     """Night-to-night standard deviation of each series: its own, drawn towards that of its likes while it is young.
 
     Its own is the larger of two that agree for normal noise, from the middle of the residuals and from their 90 %
-    quantile: of a kernel that takes one of two times, the rarer one is in the second. Where they do not agree, nights
-    on the other side of the level than a change are left out: to be slower now and then is no reason to be faster.
+    quantile: of a kernel that takes one of two times, the rarer one is in the second.
 
     Args:
         tonight: [num_series] how far tonight is from the level; counts where no series has two nights before it.
-        change: [num_series] in whose direction the noise is asked for.
     """
-    count = np.isfinite(residuals).sum(axis=1)
-    middle, far = _measure_noise(np.abs(residuals))
-    own = np.where(count >= FEW_NIGHTS, np.fmax(middle, far), middle)
-    towards = residuals * np.sign(change)[:, None]
-    on_side = np.where(towards >= 0, towards, np.nan)
-    is_lopsided = (far > LOPSIDED * middle) & (np.isfinite(on_side).sum(axis=1) >= FEW_NIGHTS)
-    own = np.where(is_lopsided, np.fmax(*_measure_noise(on_side)), own)
+    sizes, count = np.sort(np.abs(residuals), axis=1), np.isfinite(residuals).sum(axis=1)
+    rows, last = np.arange(len(residuals)), residuals.shape[1] - 1
+    own = 1.4826 * _middle(sizes) * (count + 2) / np.maximum(count, 1)
+    far = sizes[rows, np.clip(np.ceil(0.9 * count).astype(int) - 1, 0, last)] / 1.645
+    own = np.where(count >= 10, np.fmax(own, far), own)
     expected = np.zeros(len(residuals))
     for pool in np.unique(pools):
         likes = pools == pool
@@ -170,14 +161,6 @@ def estimate_noise(residuals: Floats, pools: Integers, tonight: Floats, change: 
     noise = np.sqrt((weight * own**2 + PRIOR_NIGHTS * expected**2) / (weight + PRIOR_NIGHTS))
     bounded: Floats = np.maximum(noise, LEAST_NOISE)
     return bounded
-
-
-def _measure_noise(sizes: Floats) -> tuple[Floats, Floats]:
-    """Standard deviations of which normal noise has such a middle, and such a 90 % quantile, of its absolute values."""
-    ordered, count = np.sort(sizes, axis=1), np.isfinite(sizes).sum(axis=1)
-    place = np.clip(np.ceil(0.9 * count).astype(int) - 1, 0, sizes.shape[1] - 1)
-    middle = 1.4826 * _middle(ordered) * (count + 2) / np.maximum(count, 1)
-    return middle, ordered[np.arange(len(sizes)), place] / 1.645
 
 
 def estimate_correlation(residuals: Floats) -> Floats:

@@ -76,6 +76,8 @@ def note_since(verdict: Verdict, told: Standing) -> Verdict:
 def judge_times(finding: Finding, past: Past) -> Verdict:
     """The verdict of a series that was timed tonight and before."""
     machine = past.machines.get(finding.measurement.series)
+    if finding.is_proved and machine and machine.explains(finding.change):
+        finding = finding.leave_machine_out()
     state, reason = decide(finding, machine)
     if state in (State.SLOW, State.FAST):
         since_run = finding.standing.since_run if finding.standing.has_moved else finding.since_run

@@ -66,7 +66,7 @@ def test_a_comparison_is_stouffers_of_the_nights(count: int) -> None:
     known, _ = learn_noise(recent)
     found = compare_nights(recent, known, np.full(NUM_SERIES, NUM_NIGHTS - count))
     before = np.where(np.arange(NUM_NIGHTS) < NUM_NIGHTS - count, known.residuals, np.nan)
-    noise = estimate_noise(before, recent.pools, values[:, -1], found.change).tolist()
+    noise = estimate_noise(before, recent.pools, values[:, -1]).tolist()
     correlation = estimate_correlation(before).tolist()
     for row in range(NUM_SERIES):
         base = [v for v in values[row, : NUM_NIGHTS - count][-BASELINE_NIGHTS:].tolist() if math.isfinite(v)]

@@ -131,22 +131,12 @@ def test_the_noise_of_a_series_is_its_own_drawn_towards_that_of_its_likes() -> N
         likes = [own[other] for other in range(40) if pools[other] == pools[row] and counts[other] >= PRIOR_NIGHTS]
         weighed = counts[row] * own[row] ** 2 + PRIOR_NIGHTS * statistics.median(likes) ** 2
         expected.append(max(LEAST_NOISE, math.sqrt(weighed / (counts[row] + PRIOR_NIGHTS))))
-    assert estimate_noise(residuals, pools, np.zeros(40), np.ones(40)).tolist() == pytest.approx(expected)
-
-
-def test_who_is_slower_now_and_then_has_no_more_noise_where_it_is_faster() -> None:
-    residuals, pools = draw(40, 60), np.zeros(40, dtype=np.int64)
-    noise = estimate_noise(residuals, pools, np.zeros(40), np.ones(40))
-    residuals[0, ::5] = 0.06
-    slower, faster = (estimate_noise(residuals, pools, np.zeros(40), sign * np.ones(40)) for sign in (1, -1))
-    assert slower[0] > 0.03
-    assert faster[0] == pytest.approx(noise[0], rel=0.2)
-    assert slower[1:] == pytest.approx(noise[1:], rel=0.01)
+    assert estimate_noise(residuals, pools, np.zeros(40)).tolist() == pytest.approx(expected)
 
 
 def test_on_the_second_night_the_noise_is_how_far_all_are_from_the_first() -> None:
     tonight = np.random.default_rng(0).normal(0, 0.01 * math.sqrt(2), 500)
-    noise = estimate_noise(np.zeros((500, 1)), np.zeros(500, dtype=np.int64), tonight, tonight)
+    noise = estimate_noise(np.zeros((500, 1)), np.zeros(500, dtype=np.int64), tonight)
     assert noise == pytest.approx(0.01, rel=0.1)
 
 

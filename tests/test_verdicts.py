@@ -140,6 +140,9 @@ def test_a_machine_that_moved_too_does_not_hide_what_the_version_of_before_does_
     beside = [*past.retrials, make_retrial(tonight, 110.0, Version.PREVIOUS_CODE)]
     [verdict] = judge_night([tonight], replace(past, retrials=beside))
     assert (verdict.state, verdict.is_machine) == (State.SLOW, False)
+    assert verdict.relative_change == pytest.approx(120 / 110 - 1)
+    assert verdict.low is not None
+    assert verdict.low < verdict.relative_change
 
 
 def test_only_tonights_version_confirms() -> None:
