@@ -5,8 +5,8 @@ Source: Benjamini and Hochberg, Controlling the false discovery rate (doi:10.111
 """
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from math import ceil, copysign, exp, expm1, isfinite, log1p, nextafter, sqrt
+from dataclasses import dataclass, field
+from math import ceil, copysign, exp, isfinite, log1p, nextafter
 
 import numpy as np
 
@@ -34,8 +34,6 @@ SUSPECT_P = 0.05
 """A series is measured again where noise alone looks like it in fewer than one of so many."""
 FAR_NOISES = 6.0
 """So many times the noise, and MIN_CHANGE_YOUNG, is measured again however few nights tell what is likely."""
-TWO_SIDED = 1.96
-"""Standard deviations on either side that hold 95 of 100."""
 DISCOVERY_RATE = 0.05
 """Share of the changes told in one night that may be noise."""
 OVER_NOISES, MOST_OVER = 4.0, 7
@@ -121,17 +119,18 @@ class Finding:
     def is_proved(self) -> bool:
         """Whether the version of before, in turn with tonight's, does without a change that counts.
 
-        Whatever the machine did, it did to both. Of a series with few nights nobody knows whether it takes one of two
+        Of a series with few nights nobody knows whether it takes one of two
         times, process by process.
         """
         towards = copysign(1.0, self.change) * (self.retried.beside or 0.0)
         is_sure = self.adjusted_beside <= DISCOVERY_RATE and self.num_known >= BASELINE_NIGHTS
-        return is_sure and towards >= log1p(MIN_CHANGE)
+        return is_sure and towards >= log1p(MIN_CHANGE) and self.retried.of_run == self.last_run_before
 
-    def leave_machine_out(self) -> "Finding":
-        """The same, as large as it is against the version of before, which the machine did as much to."""
-        beside, half = self.retried.beside or 0.0, TWO_SIDED * sqrt(2) * self.noise
-        return replace(self, change=expm1(beside), low=expm1(beside - half), high=expm1(beside + half))
+    @property
+    def last_run_before(self) -> str:
+        """The last run that measured the series before the change; "" if none did."""
+        runs = ["", *(night.run_id for night in self.nights)]
+        return runs[runs.index(self.since_run) - 1]
 
     @property
     def is_confirmed(self) -> bool | None:

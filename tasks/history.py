@@ -188,6 +188,8 @@ class Retried:
     beside: float | None = None
     """Logarithm of what that took over the version of before, in turn with it on one device: the previous code, or else
     the last good configuration. None without one."""
+    of_run: str = ""
+    """The run whose version that is."""
 
 
 NOT_RETRIED = Retried()
@@ -195,13 +197,15 @@ NOT_RETRIED = Retried()
 
 def find_retried(retrials: Iterable[Retrial]) -> dict[Series, Retried]:
     """What was measured again tonight, by series."""
-    medians: dict[Series, dict[Version, float]] = {}
+    versions: dict[Series, dict[Version, tuple[float, str]]] = {}
     for retrial in retrials:
         if is_time(retrial.measurement.median_us):
-            medians.setdefault(retrial.measurement.series, {})[retrial.version] = retrial.measurement.median_us
+            of = versions.setdefault(retrial.measurement.series, {})
+            of[retrial.version] = retrial.measurement.median_us, retrial.of_run
     found = {}
-    for series, of in medians.items():
-        tonight = of.get(Version.TONIGHT)
-        before = of.get(Version.PREVIOUS_CODE, of.get(Version.LAST_GOOD_CONFIG))
-        found[series] = Retried(tonight, log(tonight / before) if tonight and before else None)
+    for series, of in versions.items():
+        tonight_us, _ = of.get(Version.TONIGHT, (None, ""))
+        before_us, of_run = of.get(Version.PREVIOUS_CODE, of.get(Version.LAST_GOOD_CONFIG, (None, "")))
+        beside = log(tonight_us / before_us) if tonight_us and before_us else None
+        found[series] = Retried(tonight_us, beside, of_run)
     return found

@@ -76,8 +76,6 @@ def note_since(verdict: Verdict, told: Standing) -> Verdict:
 def judge_times(finding: Finding, past: Past) -> Verdict:
     """The verdict of a series that was timed tonight and before."""
     machine = past.machines.get(finding.measurement.series)
-    if finding.is_proved and machine and machine.explains(finding.change):
-        finding = finding.leave_machine_out()
     state, reason = decide(finding, machine)
     if state in (State.SLOW, State.FAST):
         since_run = finding.standing.since_run if finding.standing.has_moved else finding.since_run
@@ -116,12 +114,12 @@ def decide(finding: Finding, machine: MachineChange | None) -> tuple[State, str]
         return State.SAME, "not seen again when measured again"
     if not finding.looks_changed:
         return State.SAME, ""
-    if finding.is_proved:
-        return moved, "the version of before, in turn with it, does without the change"
-    if finding.adjusted_p > DISCOVERY_RATE:
+    if finding.adjusted_p > DISCOVERY_RATE and not finding.is_proved:
         return State.AMBIGUOUS, "not yet told from noise"
     if machine and machine.explains(finding.change):
         return State.AMBIGUOUS, f"the machine moved too: {machine.told}"
+    if finding.is_proved:
+        return moved, "the version of before, in turn with it, does without the change"
     if is_back(float(finding.relative_nights[-1]), finding.change):
         return State.AMBIGUOUS, "not seen tonight"
     if finding.retried.again_us is None and finding.num_nights < 2:

@@ -108,9 +108,11 @@ def make_verdict(state: State = State.SLOW, series: Series | None = None, **chan
     return Verdict(state=state, series=series or make_series(), **{**fields, **changes})  # type: ignore[arg-type]
 
 
-def make_retrial(series_of: Measurement, median_us: float, version: Version = Version.TONIGHT) -> Retrial:
+def make_retrial(
+    series_of: Measurement, median_us: float, version: Version = Version.TONIGHT, of_run: str = ""
+) -> Retrial:
     """A measurement's series, measured again."""
-    return Retrial(replace(series_of, samples_us=(median_us,)), version)
+    return Retrial(replace(series_of, samples_us=(median_us,)), version, of_run)
 
 
 def make_unit(
