@@ -54,9 +54,11 @@ class RunPage:
 
     def put(self, kind: str, name: str, data: str | float, description: str) -> UUID | None:
         """Add something of one of Prefect's kinds, "markdown" or "progress"; its id, or None if that failed."""
+        if not self.is_shown:
+            return None
         key = f"{self._flow_name}-{name}"
         made = ArtifactCreate(key=key, type=kind, data=data, description=description, flow_run_id=self._run_id)
-        answer = self._try(lambda client: client.create_artifact(made)) if self.is_shown else None
+        answer = self._try(lambda client: client.create_artifact(made))
         return answer.id if answer else None
 
     def change(self, artifact_id: UUID, data: float, description: str) -> None:

@@ -30,6 +30,8 @@ MIN_CHANGE_YOUNG = 0.05
 """Least relative change that counts until then."""
 LEAST_CHANGE = nextafter(-1.0, 0.0)
 """Nothing takes no time at all, whatever is rounded."""
+CHANGED_P = 0.01
+"""A series looks changed where noise alone looks like it in fewer than one of so many."""
 SUSPECT_P = 0.05
 """A series is measured again where noise alone looks like it in fewer than one of so many."""
 FAR_NOISES = 6.0
@@ -106,8 +108,17 @@ class Finding:
     @property
     def looks_changed(self) -> bool:
         """Whether it is a change that counts, and unlikely to be noise or too far from it to be passed over."""
+        return self.is_likelier_than(CHANGED_P)
+
+    @property
+    def is_odd(self) -> bool:
+        """Whether it may be one: enough of it to measure again."""
+        return self.is_likelier_than(SUSPECT_P)
+
+    def is_likelier_than(self, p_value: float) -> bool:
+        """Whether it is a change that counts, and noise looks like it in fewer than one of so many."""
         is_far = abs(self.change) >= max(MIN_CHANGE_YOUNG, FAR_NOISES * self.noise)
-        return self.is_large and not self.is_blurred and (self.p_value < SUSPECT_P or is_far)
+        return self.is_large and not self.is_blurred and (self.p_value < p_value or is_far)
 
     @property
     def is_blurred(self) -> bool:
@@ -124,7 +135,7 @@ class Finding:
         """
         towards = copysign(1.0, self.change) * (self.retried.beside or 0.0)
         is_sure = self.adjusted_beside <= DISCOVERY_RATE and self.num_known >= BASELINE_NIGHTS
-        return is_sure and towards >= log1p(MIN_CHANGE) and self.retried.of_run == self.last_run_before
+        return self.is_odd and is_sure and towards >= log1p(MIN_CHANGE) and self.retried.of_run == self.last_run_before
 
     @property
     def last_run_before(self) -> str:

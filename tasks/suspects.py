@@ -49,7 +49,7 @@ def is_suspect(finding: Finding) -> bool:
     """Whether measuring again could decide anything."""
     if finding.standing.has_moved:
         return finding.looks_over
-    return finding.looks_changed and finding.num_known >= MIN_NIGHTS
+    return finding.is_odd and finding.num_known >= MIN_NIGHTS
 
 
 def make_suspect(finding: Finding, past: Past) -> Suspect:

@@ -112,7 +112,7 @@ def decide(finding: Finding, machine: MachineChange | None) -> tuple[State, str]
         return State.AMBIGUOUS, f"fewer than {MIN_NIGHTS} earlier nights tell its noise"
     if finding.is_confirmed is False:
         return State.SAME, "not seen again when measured again"
-    if not finding.looks_changed:
+    if not finding.looks_changed and not finding.is_proved:
         return State.SAME, ""
     if finding.adjusted_p > DISCOVERY_RATE and not finding.is_proved:
         return State.AMBIGUOUS, "not yet told from noise"
