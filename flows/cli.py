@@ -159,21 +159,6 @@ def bisect(arguments: argparse.Namespace, _console: Console) -> int:
     return exit_code(finding)
 
 
-@contextmanager
-def starting_early(device_type: str, address: str, *, compiles_ahead: bool = False) -> Iterator[None]:
-    """Start Prefect's server and the workers while the block imports what the flow needs."""
-    set_prefect_defaults()
-    from flows.server import starting_server
-    from tasks.ahead import AheadBench
-    from tasks.channels.secrets import hide_secrets
-    from tasks.pool import start_workers
-
-    with starting_server():
-        yield
-        with hide_secrets(os.environ):
-            start_workers(device_type, address, companion=AheadBench if compiles_ahead else None)
-
-
 def retune(arguments: argparse.Namespace, console: Console) -> int:
     """Search launch configurations; bad input is found before anything is started."""
     from flows.choice import choose_device
@@ -199,6 +184,21 @@ def retune(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.markdown:
         write_summaries(arguments.markdown, [retuned.summary for retuned in found])
     return 0
+
+
+@contextmanager
+def starting_early(device_type: str, address: str, *, compiles_ahead: bool = False) -> Iterator[None]:
+    """Start Prefect's server and the workers while the block imports what the flow needs."""
+    set_prefect_defaults()
+    from flows.server import starting_server
+    from tasks.ahead import AheadBench
+    from tasks.channels.secrets import hide_secrets
+    from tasks.pool import start_workers
+
+    with starting_server():
+        yield
+        with hide_secrets(os.environ):
+            start_workers(device_type, address, companion=AheadBench if compiles_ahead else None)
 
 
 def set_prefect_defaults() -> None:

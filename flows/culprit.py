@@ -1,18 +1,12 @@
 """What a bisection found, as Markdown, and its exit code."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-
-from rich.console import Console
 
 from dashboards.words import tell_change
-from flows.artifacts import show_text
 from flows.pull_request import tell_interval, tell_us
 from flows.report import EXIT_INCOMPLETE, EXIT_OK, EXIT_REGRESSION
 from tasks.bisection import Culprit
-from tasks.channels.files import write_whole
-from tasks.channels.markdown import append_text, code_span
+from tasks.channels.markdown import code_span, table_row
 from tasks.comparisons import Contrast
 from tasks.naming import tell_series
 from tasks.records import Series, State
@@ -59,21 +53,6 @@ def exit_code(finding: Finding) -> int:
     if finding.state is State.SAME:
         return EXIT_OK
     return EXIT_REGRESSION if finding.is_proven else EXIT_INCOMPLETE
-
-
-def tell_finding(finding: Finding, console: Console, file: Path | None, environ: Mapping[str, str]) -> None:
-    """Print what was found, and write it where it was asked for: to a file, and to the summary of a GitHub job.
-
-    Raises:
-        ChannelError: it cannot be written there.
-    """
-    text = make_markdown(finding)
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
-    show_text(text, "What the bisection has found")
-    if file:
-        write_whole(file, text, "--markdown")
-    if environ.get("GITHUB_STEP_SUMMARY"):
-        append_text(environ, text)
 
 
 def make_markdown(finding: Finding) -> str:
@@ -123,4 +102,4 @@ def make_row(step: Step) -> str:
         str(contrast.num_sittings or ""),
         f"{contrast.state}{remembered} {code_span(contrast.reason)}".strip(),
     ]
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return table_row(cells)

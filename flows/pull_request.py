@@ -10,7 +10,7 @@ from dashboards.words import tell_change
 from flows.artifacts import show_text
 from flows.report import EXIT_INCOMPLETE, EXIT_OK, EXIT_REGRESSION
 from tasks.channels.files import write_whole
-from tasks.channels.markdown import append_text, code_span
+from tasks.channels.markdown import append_text, code_span, table_row
 from tasks.comparison_session import Outcome
 from tasks.comparisons import REGRESSIONS, Comparison, Contrast
 from tasks.paired import CONFIDENCE, FALSE_ALARMS
@@ -35,15 +35,15 @@ def exit_code(outcome: Outcome) -> int:
     return EXIT_OK if is_whole else EXIT_INCOMPLETE
 
 
-def tell_markdown(outcome: Outcome, console: Console, file: Path | None, environ: Mapping[str, str]) -> None:
-    """Print the text, and write it where it was asked for: to a file, and to the summary of a job of GitHub Actions.
+def hand_over(text: str, description: str, console: Console, file: Path | None, environ: Mapping[str, str]) -> None:
+    """Print a Markdown text, and write it where it was asked for: to the page of Prefect's run, to a file, and to the
+    summary of a job of GitHub Actions.
 
     Raises:
         ChannelError: it cannot be written there.
     """
-    text = make_markdown(outcome)
     console.print(text, soft_wrap=True, highlight=False, markup=False)
-    show_text(text, "What the branch changes")
+    show_text(text, description)
     if file:
         write_whole(file, text, "--markdown")
     if environ.get("GITHUB_STEP_SUMMARY"):
@@ -96,7 +96,7 @@ def make_row(contrast: Contrast) -> str:
         str(contrast.num_sittings or ""),
         f"{verdict} {code_span(contrast.reason)}".strip(),
     ]
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return table_row(cells)
 
 
 def tell_interval(contrast: Contrast) -> str:

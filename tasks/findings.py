@@ -130,8 +130,7 @@ class Finding:
     def is_proved(self) -> bool:
         """Whether the version of before, in turn with tonight's, does without a change that counts.
 
-        Of a series with few nights nobody knows whether it takes one of two
-        times, process by process.
+        Of a series with few nights nobody knows whether it takes one of two times, process by process.
         """
         towards = copysign(1.0, self.change) * (self.retried.beside or 0.0)
         is_sure = self.adjusted_beside <= DISCOVERY_RATE and self.num_known >= BASELINE_NIGHTS

@@ -142,11 +142,27 @@ def keep_recent(nights: Sequence[Point], standing: Standing, order: Mapping[str,
     return nights[-NUM_NIGHTS:]
 
 
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """A series measured again tonight."""
+
+    again_us: float | None = None
+    """Median of tonight's version."""
+    beside: float | None = None
+    """Logarithm of what that took over the version of before, in turn with it on one device: the previous code, or else
+    the last good configuration. None without one."""
+    of_run: str = ""
+    """The run whose version that is."""
+
+
+NOT_RETRIED = Retried()
+
+
 def arrange_recent(
     trends: Sequence[Sequence[Point]],
     series: Sequence[Series],
     standings: Sequence[Standing],
-    retried: Mapping[Series, "Retried"],
+    retried: Mapping[Series, Retried],
     order: Mapping[str, int],
 ) -> Recent:
     """Arrays for the screening, in the order of the series; every trend ends with tonight, and every night has a time.
@@ -177,22 +193,6 @@ def arrange_recent(
     again = np.array([log(one.again_us) if one.again_us else nan for one in found], dtype=np.float64)
     beside = np.array([nan if one.beside is None else one.beside for one in found], dtype=np.float64)
     return Recent(values, cards, runs, np.array(of_likes, dtype=np.int64), first, changed, again, beside)
-
-
-@dataclass(frozen=True, slots=True)
-class Retried:
-    """A series measured again tonight."""
-
-    again_us: float | None = None
-    """Median of tonight's version."""
-    beside: float | None = None
-    """Logarithm of what that took over the version of before, in turn with it on one device: the previous code, or else
-    the last good configuration. None without one."""
-    of_run: str = ""
-    """The run whose version that is."""
-
-
-NOT_RETRIED = Retried()
 
 
 def find_retried(retrials: Iterable[Retrial]) -> dict[Series, Retried]:

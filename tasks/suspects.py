@@ -1,7 +1,7 @@
 """Whose times seem to have changed tonight: they are measured again the same night, before anybody is told."""
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, replace
 from typing import Any
 
@@ -18,11 +18,16 @@ MOST_BESIDE_EARLIER_CODE = 3
 
 
 def find_suspects(measurements: Iterable[Measurement], past: Past) -> list[Suspect]:
-    """The series that are to be measured again, the likeliest of every kernel and provider first: whose times seem to
-    have changed, or whose change seems to be over."""
+    """The series that are to be measured again: whose times seem to have changed, or whose change seems to be over.
+
+    The likeliest of every kernel and provider first, then the second of each: what moved together leaves room for
+    others.
+    """
     found = [f for f in screen_night(list(measurements), past).values() if is_suspect(f)]
     found.sort(key=lambda finding: rank_suspect(finding, past.machines.get(finding.measurement.series)))
-    return [make_suspect(finding, past) for finding in take_turns(found)[:MOST_SUSPECTS]]
+    suspects = [make_suspect(finding, past) for finding in found]
+    in_turn = sorted(zip(number_by_kind(suspects), suspects, strict=True), key=lambda one: one[0])
+    return [suspect for _, suspect in in_turn][:MOST_SUSPECTS]
 
 
 def rank_suspect(finding: Finding, machine: MachineChange | None) -> tuple[Any, ...]:
@@ -31,18 +36,6 @@ def rank_suspect(finding: Finding, machine: MachineChange | None) -> tuple[Any, 
     if machine and machine.explains(finding.change):
         return True, round(machine.move_with(finding.change) - abs(finding.change), 6), *name
     return False, float(f"{finding.p_value:.6g}"), round(-abs(finding.change), 6), *name  # whatever the unit of time
-
-
-def take_turns(findings: Sequence[Finding]) -> list[Finding]:
-    """The first of every kernel and provider, then the second of each: what moved together leaves room for others."""
-    places: Counter[Hashable] = Counter()
-    ranked = []
-    for finding in findings:
-        check = finding.measurement.check
-        kind = check.case.layer.kernel, check.provider
-        ranked.append((places[kind], finding))
-        places[kind] += 1
-    return [finding for _, finding in sorted(ranked, key=lambda one: one[0])]
 
 
 def is_suspect(finding: Finding) -> bool:
@@ -64,10 +57,18 @@ def make_suspect(finding: Finding, past: Past) -> Suspect:
 
 def spare_earlier_code(suspects: Sequence[Suspect]) -> list[Suspect]:
     """The same, without the commit of before beyond the first few of one kernel and provider."""
-    asked: Counter[Hashable] = Counter()
-    spared = []
+    return [
+        suspect if number < MOST_BESIDE_EARLIER_CODE else replace(suspect, good_commit="")
+        for number, suspect in zip(number_by_kind(suspects), suspects, strict=True)
+    ]
+
+
+def number_by_kind(suspects: Sequence[Suspect]) -> list[int]:
+    """The place of each among those of its kernel and provider, from 0."""
+    seen: Counter[tuple[str, str]] = Counter()
+    places = []
     for suspect in suspects:
         kind = suspect.case.layer.kernel, suspect.series.provider
-        asked[kind] += 1
-        spared.append(suspect if asked[kind] <= MOST_BESIDE_EARLIER_CODE else replace(suspect, good_commit=""))
-    return spared
+        places.append(seen[kind])
+        seen[kind] += 1
+    return places

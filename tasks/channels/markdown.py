@@ -96,7 +96,7 @@ def _make_section(title: str, incidents: Sequence[Incident]) -> list[str]:
             code_span(incident.subject),
         ]
         cells += [_tell_change(incident), code_span(incident.since_run)]
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        lines.append(table_row(cells))
     lines += ["", *([f"and {left} more", ""] if left > 0 else [])]
     for incident in shown:
         lines += _make_details(incident)
@@ -126,6 +126,11 @@ def _tell_change(incident: Incident) -> str:
         return ""
     lowest, highest = f"{incident.lowest_change:+.1%}", f"{incident.highest_change:+.1%}"
     return lowest if lowest == highest else f"{lowest} to {highest}"
+
+
+def table_row(cells: Sequence[str]) -> str:
+    """Cells of a table as its line."""
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def code_span(text: str) -> str:
