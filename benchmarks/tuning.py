@@ -1,6 +1,7 @@
-"""The search for launch configurations against trying all of them, on one GPU; every step goes on where it was stopped.
+"""The search for launch configurations against trying all of them; every step goes on where it was stopped.
 
-    python benchmarks/tuning.py sweep --out DIR --seconds 500     every configuration of every batch size; call it again
+    python benchmarks/tuning.py sweep --out DIR --seconds 500     every configuration of every batch size, on all GPUs;
+                                                                  call it again until none is left
     python benchmarks/tuning.py search --out DIR                  the search, with its wall seconds
     python benchmarks/tuning.py compare --out DIR                 shipped, default, found and the sweep's best, in turn
 
@@ -12,7 +13,8 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +22,6 @@ from typing import Any
 
 from rich.console import Console
 
-from kernels.moe.vllm_config_files import Config
 from kernels.moe.vllm_configs import shipped_folder
 from tasks.cases import Selection
 from tasks.pool import WorkerPool, open_workers, start_workers
@@ -35,8 +36,10 @@ from tasks.tuning.space import config_key, distinct, prune
 from tasks.tuning.spaces import problem_of, space_of
 from tasks.tuning.trials import Answer, Question
 
-SWEEP_TRIALS = 3
-FINALISTS = 3
+SWEEP_TRIALS = 2
+TOGETHER = 8 * MOST_TOGETHER
+"""Configurations of one question: while a group of them is timed the next ones are compiled."""
+FINALISTS = 5
 """Of the sweep at each batch size: one of them is the best, whoever was lucky."""
 COMPARE_TRIALS = 24
 
@@ -50,10 +53,7 @@ class Opened:
     used: Used
     device_name: str
     arch: str
-
-    def ask(self, batch_size: int, configs: Sequence[Config], num_trials: int, *, is_checked: bool = False) -> Answer:
-        [answer] = self.lanes.measure([Question(batch_size, tuple(configs), num_trials, is_checked)])
-        return answer
+    num_gpus: int
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def opening(request: Request, pool: WorkerPool) -> Iterator[Opened]:
         used = find_used(workers[0], request.unit.cases, request.launcher)
         with closing(Compilers(pool.start_companions(workers), device)) as compilers:
             lanes = Lanes(benches, request.unit.cases, compilers)
-            yield Opened(request, lanes, used, device_name, device.arch)
+            yield Opened(request, lanes, used, device_name, device.arch, len(workers))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -77,29 +77,33 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def sweep(opened: Opened, path: Path, seconds: float) -> None:
-    """Time every configuration that the file lacks, until the seconds are spent; a line each."""
+    """Time every configuration that the file lacks, on all GPUs, until the seconds are spent; a line each."""
     deadline, done = time.monotonic() + seconds, read_lines(path)
     known = {(line["batch_size"], config_key(line["config"])) for line in done}
-    left = 0
+    questions = deque[Question]()
     for case in opened.request.unit.cases:
         space = space_of(case, opened.request.launcher)
         candidates = prune(space, problem_of(case, opened.request.launcher, opened.arch)).configs
         new = [config for config in candidates if (case.num_tokens, config_key(config)) not in known]
-        for first in range(0, len(new), MOST_TOGETHER):
-            group = new[first : first + MOST_TOGETHER]
-            if time.monotonic() >= deadline:
-                left += len(group)
-                continue
-            answer = opened.ask(case.num_tokens, group, SWEEP_TRIALS)
-            with path.open("a") as file:
-                for trial in answer.trials:
-                    told = {"batch_size": case.num_tokens, "config": trial.config, "samples_us": trial.samples_us}
-                    spent = {"seconds": answer.seconds / len(group)}
-                    file.write(json.dumps({**told, "status": trial.status, "reason": trial.reason, **spent}) + "\n")
-    lines = read_lines(path)
+        groups = (tuple(new[first : first + TOGETHER]) for first in range(0, len(new), TOGETHER))
+        questions += [Question(case.num_tokens, group, SWEEP_TRIALS) for group in groups]
+    while questions and time.monotonic() < deadline:
+        asked = [questions.popleft() for _ in range(min(opened.num_gpus, len(questions)))]
+        for question, answer in zip(asked, opened.lanes.measure(asked), strict=True):
+            write_answer(path, question, answer)
+    lines, left = read_lines(path), sum(len(question.configs) for question in questions)
     spent = sum(line["seconds"] for line in lines)
     failed = sum(not line["samples_us"] for line in lines)
-    print(f"{len(lines)} configurations in {spent:.0f} s so far, {failed} of them failed; {left} are left")
+    print(f"{len(lines)} configurations in {spent:.0f} s of a GPU so far, {failed} of them failed; {left} are left")
+
+
+def write_answer(path: Path, question: Question, answer: Answer) -> None:
+    """Append a line for each configuration."""
+    with path.open("a") as file:
+        for trial in answer.trials:
+            told = {"batch_size": question.batch_size, "config": trial.config, "samples_us": trial.samples_us}
+            spent = {"seconds": answer.seconds / len(question.configs)}
+            file.write(json.dumps({**told, "status": trial.status, "reason": trial.reason, **spent}) + "\n")
 
 
 def search(request: Request, pool: WorkerPool, out: Path) -> None:
@@ -141,10 +145,12 @@ def compare(opened: Opened, out: Path, swept: Path) -> None:
             **{f"best {place}": line["config"] for place, line in enumerate(finalists)},
         }
         configs = {name: space.canonicalize(config, problem) for name, config in named.items() if config}
-        answer = opened.ask(size, distinct(configs.values()), COMPARE_TRIALS, is_checked=True)
+        asked = Question(size, tuple(distinct(configs.values())), COMPARE_TRIALS, is_checked=True)
+        [answer] = opened.lanes.measure([asked])
         trials = {config_key(trial.config): trial for trial in answer.trials}
         times = {name: trials[config_key(config)].samples_us for name, config in configs.items()}
-        best = min((times[name] for name in times if name.startswith("best")), key=statistics.median, default=())
+        swept_best = [each for name, each in times.items() if name.startswith("best") and each]
+        best = min(swept_best, key=statistics.median, default=())
         shown = [times.get("shipped"), times.get("default"), times.get("found"), best]
         cells = " ".join(f"{statistics.median(each):10.1f}" if each else f"{'-':>10}" for each in shown)
         ratio = find_ratio(times["found"], best) if times.get("found") and best else None
