@@ -15,7 +15,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,8 @@ from kernels.moe.vllm_configs import shipped_folder
 from tasks.cases import Selection
 from tasks.pool import WorkerPool, open_workers, start_workers
 from tasks.store import Store
-from tasks.tuning.compilers import Compilers
 from tasks.tuning.contest import find_ratio
-from tasks.tuning.lanes import MOST_TOGETHER, ConfigBench, Lanes, load_layer
+from tasks.tuning.lanes import MOST_TOGETHER, Lanes, opening_lanes
 from tasks.tuning.plan import Effort
 from tasks.tuning.requests import list_requests
 from tasks.tuning.retuning import Request, Used, find_used, retune, set_key_of
@@ -53,21 +52,18 @@ class Opened:
     used: Used
     device_name: str
     arch: str
-    num_gpus: int
 
 
 @contextmanager
 def opening(request: Request, pool: WorkerPool) -> Iterator[Opened]:
     """The layer's weights on every worker, and compilers beside them."""
     [device_name] = pool.devices()
-    with pool.lend(device_name) as workers:
-        benches = [ConfigBench(worker, request.unit, request.seed) for worker in workers]
-        load_layer(benches)
-        device = benches[0].host.device
-        used = find_used(workers[0], request.unit.cases, request.launcher)
-        with closing(Compilers(pool.start_companions(workers), device)) as compilers:
-            lanes = Lanes(benches, request.unit.cases, compilers)
-            yield Opened(request, lanes, used, device_name, device.arch, len(workers))
+    with (
+        pool.lend(device_name) as workers,
+        opening_lanes(workers, pool.start_companions(workers), request.unit, request.seed) as lanes,
+    ):
+        used = find_used(lanes.workers[0], request.unit.cases, request.launcher)
+        yield Opened(request, lanes, used, device_name, lanes.host.device.arch)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -88,21 +84,21 @@ def sweep(opened: Opened, path: Path, seconds: float) -> None:
         groups = (tuple(new[first : first + TOGETHER]) for first in range(0, len(new), TOGETHER))
         questions += [Question(case.num_tokens, group, SWEEP_TRIALS) for group in groups]
     while questions and time.monotonic() < deadline:
-        asked = [questions.popleft() for _ in range(min(opened.num_gpus, len(questions)))]
+        asked = [questions.popleft() for _ in range(min(len(opened.lanes.workers), len(questions)))]
         for question, answer in zip(asked, opened.lanes.measure(asked), strict=True):
-            write_answer(path, question, answer)
+            write_answer(path, question, answer, len(opened.lanes.workers))
     lines, left = read_lines(path), sum(len(question.configs) for question in questions)
     spent = sum(line["seconds"] for line in lines)
     failed = sum(not line["samples_us"] for line in lines)
     print(f"{len(lines)} configurations in {spent:.0f} s of a GPU so far, {failed} of them failed; {left} are left")
 
 
-def write_answer(path: Path, question: Question, answer: Answer) -> None:
-    """Append a line for each configuration."""
+def write_answer(path: Path, question: Question, answer: Answer, num_gpus: int) -> None:
+    """Append a line for each configuration, with its share of the seconds of a GPU."""
     with path.open("a") as file:
         for trial in answer.trials:
             told = {"batch_size": question.batch_size, "config": trial.config, "samples_us": trial.samples_us}
-            spent = {"seconds": answer.seconds / len(question.configs)}
+            spent = {"seconds": answer.seconds * num_gpus / len(question.configs)}
             file.write(json.dumps({**told, "status": trial.status, "reason": trial.reason, **spent}) + "\n")
 
 

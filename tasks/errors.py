@@ -22,7 +22,6 @@ BenchmarkError                 exit code 2
 +-- TuningError                tuning cannot go on as it was asked to
 |   +-- TunedFileError         a file of tuned configurations cannot be listed or written
 |   +-- EmptySpaceError        no configuration is left to try
-|   +-- ReplayError            a search asked something else than the search that is resumed
 +-- ChannelError               an alert did not arrive; it stays in the outbox and the run goes on
     +-- LetterRefusedError     the channel works, and refuses this one alert
 """
@@ -128,7 +127,3 @@ class TunedFileError(TuningError):
 
 class EmptySpaceError(TuningError):
     """No configuration is left to try."""
-
-
-class ReplayError(TuningError):
-    """A search asked something else than the search that is resumed."""

@@ -55,14 +55,14 @@ def test_a_faster_challenger_takes_the_place_at_the_first_look() -> None:
     assert verdict.ratio.low < 0.9 < verdict.ratio.high < 0.92
     assert verdict.incumbent_us == pytest.approx(100, rel=0.03)
     assert verdict.winner_us == pytest.approx(90, rel=0.03)
-    assert verdict.reason.startswith("replaced: +")
+    assert verdict.reason.startswith("replaced: 10.0% less time")
     assert [(question.num_trials, question.is_checked) for question in asked] == [(FIRST_LOOK, True)]
 
 
 def test_a_slower_challenger_is_sent_home_at_the_first_look() -> None:
     verdict, asked = hold([NEW], {4: 100.0, 8: 104.0})
     assert (verdict.winner, len(asked)) == (OLD, 1)
-    assert verdict.reason.startswith("kept: the best other takes -")
+    assert verdict.reason.startswith("kept: the best other takes 4.0% more time")
     assert verdict.winner_us == verdict.incumbent_us
 
 

@@ -26,7 +26,15 @@ def test_the_fastest_comes_first_and_failures_not_at_all() -> None:
     assert knowledge.rank(1) == []
     assert knowledge.measured(64) == {config_key(config) for config in (FAST, SLOW, BAD)}
     assert knowledge.failed() == {config_key(BAD)}
-    assert (knowledge.seconds, knowledge.num_trials) == (1.5, 5)
+    assert knowledge.seconds == 1.5
+
+
+def test_what_was_fast_and_turns_out_wrong_is_neither_ranked_nor_tried_again() -> None:
+    knowledge = learn(Trial(64, FAST, (10.0, 10.0)), Trial(64, SLOW, (20.0,)))
+    knowledge.learn(Answer((Trial(64, FAST, (), Status.WRONG, "off by 3"),), 1.0))
+    assert knowledge.rank(64) == [SLOW]
+    assert knowledge.measured(64) == {config_key(FAST), config_key(SLOW)}
+    assert knowledge.failed() == {config_key(FAST)}
 
 
 def test_the_model_is_shown_times_over_the_best_of_each_batch_size() -> None:

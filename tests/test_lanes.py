@@ -1,5 +1,7 @@
 """Configurations timed by real workers, whatever they do to them, after companions compiled them."""
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -17,7 +19,7 @@ from tasks.records import Status, WorkUnit
 from tasks.tuning import compilers as compiling
 from tasks.tuning.compilers import Compilers
 from tasks.tuning.lanes import MOST_TOGETHER, ConfigBench, Lanes, load_layer
-from tasks.tuning.trials import Question
+from tasks.tuning.trials import Question, Trial
 from tasks.workers import Companion, Worker, list_nodes, start_ray
 
 pytestmark = pytest.mark.timeout(180)
@@ -61,7 +63,7 @@ def config_of(**changes: int) -> dict[str, int]:
 def measure(workers: list[Worker], question: Question, companions: tuple[Companion, ...] = ()) -> list[Status]:
     with closing(Compilers(companions, H200)) as compilers:
         benches = [ConfigBench(worker, UNIT, 0, LIMITS) for worker in workers]
-        [answer] = Lanes(benches, CASES, compilers).measure([question])
+        [answer] = Lanes(benches, compilers).measure([question])
     assert [trial.config for trial in answer.trials] == list(question.configs)
     assert all(len(trial.samples_us) == question.num_trials for trial in answer.trials if trial.status is Status.OK)
     assert answer.seconds > 0
@@ -85,6 +87,36 @@ def test_groups_are_small_enough_to_be_held_at_the_same_time(opened: list[Worker
     assert asked == [["16", str(MOST_TOGETHER)], ["16", "3"]]
 
 
+def test_who_is_interrupted_does_not_wait_for_the_question_in_hand(opened: list[Worker]) -> None:
+    class StoppedLanes(Lanes):
+        def _answer(self, question: Question) -> tuple[Trial, ...]:
+            if question.batch_size == 16:
+                raise KeyboardInterrupt
+            answering.set()
+            released.wait(60.0)
+            return ()
+
+    answering, released = threading.Event(), threading.Event()
+    lanes = StoppedLanes([ConfigBench(opened[0], UNIT, 0, LIMITS)], Compilers((), H200))
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        lanes.measure([Question(size, (config_of(),), 1) for size in (16, 64)])
+    took = time.monotonic() - start
+    released.set()
+    assert took < 20.0
+
+
+def test_nothing_is_left_of_compilers_that_are_closed_while_they_compile(notes: Path) -> None:
+    [node] = list_nodes()
+    companions = [Companion(node, DigestCompanion) for _ in range(2)]
+    compilers = Compilers(companions, H200)
+    compilers.warm(CASES[0], "vllm-triton-default", [config_of(num_stages=90), config_of(num_stages=91)])
+    compilers.close()
+    for companion in companions:
+        with pytest.raises(ray.exceptions.RayActorError):
+            ray.get(companion._actor.compile_config.remote(CASES[0], "", config_of(), H200), timeout=30.0)
+
+
 def test_what_compiles_to_the_same_machine_code_is_timed_once(
     opened: list[Worker], notes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +125,7 @@ def test_what_compiles_to_the_same_machine_code_is_timed_once(
     companions = (Companion(node, DigestCompanion), Companion(node, DigestCompanion))
     configs = tuple(config_of(num_stages=stages) for stages in (2, 3, 5, 4, 6))
     with closing(Compilers(companions, H200)) as compilers:
-        lanes = Lanes([ConfigBench(opened[0], UNIT, 0, LIMITS)], CASES, compilers)
+        lanes = Lanes([ConfigBench(opened[0], UNIT, 0, LIMITS)], compilers)
         [first] = lanes.measure([Question(64, configs, 2)])
         [again] = lanes.measure([Question(64, (*configs[:2], config_of(BLOCK_SIZE_M=32)), 2)])
         [checked] = lanes.measure([Question(64, configs[:2], 2, is_checked=True)])
@@ -118,11 +150,22 @@ def test_a_lost_worker_costs_no_question_until_none_is_left(opened: list[Worker]
     gone.last_host, gone._is_ready = tuners.HOST, True
     lost, alive = ConfigBench(gone, UNIT, 0, LIMITS), ConfigBench(opened[0], UNIT, 0, LIMITS)
     questions = [Question(size, (config_of(),), 2) for size in (16, 64)]
-    answers = Lanes([alive, lost], CASES, Compilers((), H200)).measure(questions)
+    answers = Lanes([alive, lost], Compilers((), H200)).measure(questions)
     assert [answer.trials[0].status for answer in answers] == [Status.OK, Status.OK]
     assert (gone.is_retired, opened[0].is_retired) == (True, False)
     with pytest.raises(WorkerError, match=r"no worker is left to tune on.*what was measured is kept"):
-        Lanes([lost], CASES, Compilers((), H200)).measure(questions)
+        Lanes([lost], Compilers((), H200)).measure(questions)
+
+
+def test_who_is_lost_while_weights_are_made_is_left_out_until_none_is_left(opened: list[Worker]) -> None:
+    gone = [GoneWorker("cpu", SurfaceBench) for _ in range(2)]
+    for worker in gone:
+        worker.last_host, worker._is_ready = tuners.HOST, True
+    lost, alive = [ConfigBench(worker, UNIT, 0, LIMITS) for worker in gone], ConfigBench(opened[0], UNIT, 0, LIMITS)
+    assert load_layer([lost[0], alive]) == [alive]
+    assert (gone[0].is_retired, opened[0].is_retired) == (True, False)
+    with pytest.raises(WorkerError, match=r"no worker is left to tune Mixtral-8x7B .* on"):
+        load_layer(lost)
 
 
 def test_weights_that_cannot_be_made_end_it_with_the_reason(opened: list[Worker]) -> None:

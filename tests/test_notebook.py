@@ -41,7 +41,7 @@ def answer_of(batch_size: int, *trials: Trial) -> tuple[Question, Answer]:
 
 
 def outcome_of(batch_size: int, winner: dict[str, int], median_us: float | None = 41.5) -> Outcome:
-    task = Task(batch_size, Candidates((winner,), {}), None, DEFAULT)
+    task = Task(batch_size, Candidates((winner,)), None, DEFAULT)
     return Outcome(task, Verdict(winner, "replaced: because", 45.0, median_us), 7, 1.5)
 
 

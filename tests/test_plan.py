@@ -31,7 +31,7 @@ def test_a_sample_has_every_value_as_often_as_any_other() -> None:
 
 
 def test_what_is_used_today_is_the_default_where_nothing_is_tuned() -> None:
-    candidates = Candidates((A, B), {})
+    candidates = Candidates((A, B))
     tuned, untuned = Task(1, candidates, A, B), Task(1, candidates, None, B)
     assert (tuned.used, untuned.used) == (A, B)
     for task, winner, is_replaced in ((tuned, A, False), (tuned, B, True), (untuned, B, False), (untuned, A, True)):

@@ -7,6 +7,7 @@ the same space and the same seeds, came within 1 % at 81 % of the batch sizes of
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -15,7 +16,7 @@ from surfaces import BATCH_SIZES, CALLS, COMPILE_SECONDS, MEASURE_SECONDS, Simul
 from kernels.moe.vllm_config_files import Config
 from tasks.records import Status
 from tasks.tuning.plan import Effort, Outcome, Task
-from tasks.tuning.search import run_search
+from tasks.tuning.search import SIDE_BY_SIDE, run_search
 from tasks.tuning.space import Candidates, config_key, prune
 from tasks.tuning.spaces import vllm_space
 from tasks.tuning.trials import Answer, Question, Replay, Trial
@@ -98,7 +99,7 @@ def test_no_batch_size_gets_slower_than_what_is_used_or_the_default() -> None:
 def test_where_all_are_alike_nothing_is_replaced() -> None:
     surface, effort = Surface(300, kind="flat"), Effort(first_sample=16, least_configs=16, most_rounds=1)
     tasks = [
-        Task(task.batch_size, Candidates(task.candidates.configs[::40], {}), task.incumbent, task.default)
+        Task(task.batch_size, Candidates(task.candidates.configs[::40]), task.incumbent, task.default)
         for task in list_tasks(surface, BATCH_SIZES)
     ]
     assert not any(surface.fails(task.used) for task in tasks)
@@ -129,23 +130,48 @@ def test_batch_sizes_are_searched_side_by_side_on_several_devices() -> None:
     class Devices(SimulatedBench):
         def measure(self, questions: Sequence[Question]) -> list[Answer]:
             widths.append(len({question.batch_size for question in questions}))
-            assert len(questions) <= 2
+            assert len(questions) <= 2 * SIDE_BY_SIDE
             return super().measure(questions)
 
     outcomes = run_search(SPACE, list_tasks(surface, (16, 64, 256)), Devices(surface), effort, lanes=2)
     assert [outcome.batch_size for outcome in outcomes] == [16, 64, 256]
-    assert max(widths) == 2
+    assert widths[0] == 2, "one each, as long as nothing is known"
+    assert widths[-1] <= 2
+
+
+def test_on_one_device_several_are_explored_at_the_same_time_and_settled_one_after_the_other() -> None:
+    surface, effort = Surface(5), Effort(first_sample=16, least_configs=16, most_rounds=1, second_rounds=1)
+    asked: list[tuple[bool, int]] = []
+
+    class Noting(SimulatedBench):
+        def measure(self, questions: Sequence[Question]) -> list[Answer]:
+            asked.append((questions[0].is_checked, len(questions)))
+            return super().measure(questions)
+
+    run_search(SPACE, list_tasks(surface, (1, 16, 64, 256, 1024)), Noting(surface), effort)
+    assert max(count for is_checked, count in asked if not is_checked) == SIDE_BY_SIDE
+    assert {count for is_checked, count in asked if is_checked} == {1}
+
+
+def test_what_an_earlier_search_wrote_stays_unless_it_is_beaten() -> None:
+    surface, effort = Surface(5), Effort(first_sample=8, least_configs=8, most_rounds=0, second_rounds=0)
+    [task] = list_tasks(surface, (64,))
+    runs = [config for config in task.candidates.configs if not surface.fails(config)]
+    best = min(runs, key=lambda config: surface.true_us(config, 64))
+    [alone] = run_search(SPACE, [task], SimulatedBench(surface), effort)
+    assert surface.true_us(alone.winner, 64) > 1.02 * surface.true_us(best, 64), "it is not found in so few"
+    [outcome] = run_search(SPACE, [replace(task, written=best)], SimulatedBench(surface), effort)
+    assert outcome.winner == best
 
 
 def test_a_budget_ends_proposals_and_still_decides() -> None:
     surface = Surface(100)
     tasks = list_tasks(surface)
-    for effort in (Effort(most_seconds=6.0), Effort(most_trials=600)):
-        bench = SimulatedBench(surface)
-        outcomes = run_search(SPACE, tasks, bench, effort)
-        assert bench.seconds < 0.75 * searched(surface)[1].seconds
-        assert all(outcome.verdict.reason for outcome in outcomes)
-        assert sum(outcome.is_replaced for outcome in outcomes) >= 3
+    bench = SimulatedBench(surface)
+    outcomes = run_search(SPACE, tasks, bench, Effort(most_seconds=6.0))
+    assert bench.seconds < 0.75 * searched(surface)[1].seconds
+    assert all(outcome.verdict.reason for outcome in outcomes)
+    assert sum(outcome.is_replaced for outcome in outcomes) >= 3
 
 
 class Broken(SimulatedBench):
@@ -187,7 +213,7 @@ def test_seeds_are_measured_even_where_the_space_does_not_have_them() -> None:
     seed: Config = {**default_of(64), "num_warps": 2}
     [task] = list_tasks(surface, (64,))
     bench = SimulatedBench(surface)
-    task = Task(64, Candidates(task.candidates.configs[:20], {}), task.incumbent, task.default, (seed,))
+    task = Task(64, Candidates(task.candidates.configs[:20]), task.incumbent, task.default, (seed,))
     [outcome] = run_search(SPACE, [task], bench)
     assert config_key(seed) in bench.compiled
     assert outcome.num_configs <= 23

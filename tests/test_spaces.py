@@ -1,5 +1,7 @@
 """Every kernel's space holds its default, keeps what the kernel takes, and loses what cannot be the best."""
 
+from collections import Counter
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from kernels.moe.schemes import MOE_SCHEMES
 from kernels.moe.vllm_schemes import VLLM_SCHEMES
 from kernels.registry import find_kernel
 from kernels.spec import Case, Layer
-from tasks.tuning.space import Problem, list_neighbours, prune
+from tasks.tuning.space import Problem, prune
 from tasks.tuning.spaces import (
     IN_REGISTERS,
     IN_SHARED_MEMORY,
@@ -43,7 +45,6 @@ def test_vllms_space_is_pruned_for_every_scheme_and_never_empty(scheme: str, arc
     found = prune(space, problem_of(case, "vllm-triton-shipped", arch))
     assert space.size == 1920
     assert 100 < len(found.configs) < 1300
-    assert len(found.configs) + sum(found.taken.values()) == space.size
     assert all(("SPLIT_K" in config) == (scheme == "int8_w8a16_group128") for config in found.configs)
 
 
@@ -83,11 +84,10 @@ def test_blocks_of_weights_limit_steps_and_columns() -> None:
 
 def test_few_tokens_leave_few_configurations_and_say_why() -> None:
     case = case_of("fused_moe", "fp8_w8a8", 1, MIXTRAL)
-    few = prune(space_of(case, "vllm-triton-default"), problem_of(case, "vllm-triton-default", "sm_90"))
-    assert few.taken[NO_EMPTY_ROWS] == 480
-    assert few.taken[IN_REGISTERS] == 112
-    assert few.taken[IN_SHARED_MEMORY] == 240
-    assert len(few.configs) == 544
+    space, problem = space_of(case, "vllm-triton-default"), problem_of(case, "vllm-triton-default", "sm_90")
+    taken = Counter(space.refusal(config, problem) for config in space.list_configs())
+    assert taken == {NO_EMPTY_ROWS: 480, IN_REGISTERS: 112, IN_SHARED_MEMORY: 240, "": 1088}
+    assert len(prune(space, problem).configs) == 544, "half do the same as another"
 
 
 def test_the_space_of_amd_gpus_has_names_of_its_own() -> None:
@@ -106,7 +106,6 @@ def test_our_default_is_in_our_space_or_next_to_it(scheme: str) -> None:
             config = as_dict(triton_configs.default_config(case))
             assert set(config) == set(space.values)
             assert space.refusal(config, problem) == ""
-            assert list_neighbours(space, config, problem)
 
 
 @pytest.mark.parametrize("kernel", W4_FORMATS)

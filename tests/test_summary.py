@@ -20,27 +20,27 @@ WHERE = Environment(
 
 
 def outcome(batch_size: int, verdict: Verdict, *, has_incumbent: bool = True) -> Outcome:
-    return Outcome(Task(batch_size, Candidates((OLD, NEW), {}), OLD if has_incumbent else None, OLD), verdict, 97, 5.0)
+    return Outcome(Task(batch_size, Candidates((OLD, NEW)), OLD if has_incumbent else None, OLD), verdict, 97, 5.0)
 
 
-REPLACED = Verdict(NEW, "replaced: +7.0% less time (+6.5% to +7.5%)", 65.1, 60.5, Interval(0.93, 0.925, 0.935))
+REPLACED = Verdict(NEW, "replaced: 7.0% less time (-7.5% to -6.5%)", 65.1, 60.5, Interval(0.93, 0.925, 0.935))
 KEPT = Verdict(
-    OLD, "kept: the best other takes +0.1% less time (-0.1% to +0.3%)", 1414.0, 1414.0, Interval(0.999, 0.997, 1.001)
+    OLD, "kept: the best other takes 0.1% less time (-0.3% to +0.1%)", 1414.0, 1414.0, Interval(0.999, 0.997, 1.001)
 )
 
 
 def test_the_whole_summary() -> None:
     assert format_summary(WHERE, [outcome(4096, KEPT), outcome(1, REPLACED)]) == (
         "### E=8,N=7168.json\n\n"
-        "1 of 2 batch sizes have a new configuration. Over all of them the geometric mean of new/old is 0.964. "
-        "194 configurations were measured in 10 s of 4 that might have been.\n\n"
+        "1 of 2 batch sizes have a new configuration. The geometric mean of new/old is 0.964 over the 2 that could be "
+        "timed. 194 of 4 candidates were measured, in 10 s.\n\n"
         "| batch size | old config | new config | old us | new us | new/old (99 % interval) | decision |\n"
         "|---:|---|---|---:|---:|---|---|\n"
         "| 1 | M 16, N 64, K 128, group 1, warps 4, stages 5 | M 16, N 64, K 128, group 1, warps 8, stages 5 "
-        "| 65.1 | 60.5 | 0.930 (0.925 to 0.935) | replaced: +7.0% less time (+6.5% to +7.5%) |\n"
+        "| 65.1 | 60.5 | 0.930 (0.925 to 0.935) | replaced: 7.0% less time (-7.5% to -6.5%) |\n"
         "| 4096 | M 16, N 64, K 128, group 1, warps 4, stages 5 | (the same) "
         "| 1,414.0 | 1,414.0 | 0.999 (0.997 to 1.001) "
-        "| kept: the best other takes +0.1% less time (-0.1% to +0.3%) |\n\n"
+        "| kept: the best other takes 0.1% less time (-0.3% to +0.1%) |\n\n"
         "- GPU: NVIDIA H200, driver 580.159.04\n- Triton: 3.6.0\n- torch: 2.11.0\n- vLLM: 0.26.0\n"
         "- kernel-nightly: 252e9d4c0ffee0123456789abcdef0123456789a\n"
     )
@@ -59,4 +59,4 @@ def test_a_default_is_named_and_an_unknown_value_too() -> None:
 
 def test_a_search_that_found_nothing_says_so() -> None:
     text = format_summary(WHERE, [outcome(1, KEPT)])
-    assert "0 of 1 batch sizes have a new configuration. 97 configurations were measured in 5 s of 2" in text
+    assert "0 of 1 batch sizes have a new configuration. 97 of 2 candidates were measured, in 5 s." in text

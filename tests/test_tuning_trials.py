@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from tasks.errors import ReplayError
 from tasks.records import Status
 from tasks.tuning.trials import Answer, Question, Replay, Trial
 
@@ -46,10 +45,21 @@ def test_what_was_answered_is_not_asked_again() -> None:
 @pytest.mark.parametrize(
     "other", [question(2), question(1, 3), replace(question(1), configs=()), replace(question(1), is_checked=True)]
 )
-def test_another_question_than_the_kept_one_is_refused(other: Question) -> None:
-    answer = Answer((Trial(1, CONFIG, (1.0,)),), 0.5)
-    with pytest.raises(ReplayError, match="start anew, or with its seed"):
-        Replay(Counter(), [(question(1), answer)], lambda *_: None).measure([other])
+def test_another_question_than_the_kept_one_is_asked_and_what_was_kept_stays(other: Question) -> None:
+    answer, bench = Answer((Trial(1, CONFIG, (9.0,)),), 0.5), Counter()
+    resumed = Replay(bench, [(question(1), answer)], lambda *_: None)
+    resumed.measure([other])
+    assert bench.asked == [other]
+    assert resumed.measure([question(1)]) == [answer]
+
+
+def test_a_question_that_was_asked_twice_has_two_answers() -> None:
+    answers, bench = [Answer((Trial(1, CONFIG, (us,)),), 0.5) for us in (1.0, 2.0)], Counter()
+    resumed = Replay(bench, [(question(1), answer) for answer in answers], lambda *_: None)
+    assert [resumed.measure([question(1)]) for _ in answers] == [[answer] for answer in answers]
+    assert bench.asked == []
+    resumed.measure([question(1)])
+    assert bench.asked == [question(1)]
 
 
 def test_names_may_come_in_another_order() -> None:

@@ -1,6 +1,7 @@
 """Stand-ins for a worker's Bench that time a simulated surface; in a file of their own, so that workers import them."""
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -80,7 +81,7 @@ class BreakingBench(SurfaceBench):
 
 
 class DigestCompanion:
-    """Says that stages make no difference, fails for 5 of them, and takes its process down for 6."""
+    """Says that stages make no difference, fails for 5 of them, kills its process for 6, is slow from 90 on."""
 
     def __init__(self, _device_type: str) -> None:
         pass
@@ -90,6 +91,8 @@ class DigestCompanion:
             raise MisbehavedError("cannot compile this")
         if config["num_stages"] == 6:
             os._exit(7)
+        if config["num_stages"] >= 90:
+            time.sleep(60.0)
         return (
             f"{device.arch} {case.num_tokens} {sorted((name, v) for name, v in config.items() if name != 'num_stages')}"
         )

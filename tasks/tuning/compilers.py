@@ -40,8 +40,18 @@ class Compilers:
         finally:
             self._idle.put(companion)
 
+    def warm(self, case: Case, provider: str, configs: Sequence[Config]) -> None:
+        """Begin to compile a configuration in each process, which imports what it needs before its first."""
+        for config in configs[: len(self._companions)]:
+            self.begin(case, provider, config)
+
     def close(self) -> None:
         """Kill the processes."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._end_all()
+        self._threads.shutdown()
+        self._end_all()  # what took the place of one that was killed while it compiled
+
+    def _end_all(self) -> None:
         for companion in self._companions:
             companion.end()
-        self._threads.shutdown(cancel_futures=True)

@@ -11,7 +11,7 @@ from tasks.tuning.surrogate import Encoding, Observations
 from tasks.tuning.trials import Answer
 
 NEARBY = 4
-"""Batch sizes that the model learns from, besides its own."""
+"""Batch sizes that one learns from, besides its own."""
 WORST = 0.9
 """How much slower than e**0.9 times the best a configuration is does not matter."""
 
@@ -23,7 +23,6 @@ class Knowledge:
         self.encoding = encoding
         self.seconds = 0.0
         """That the answers took."""
-        self.num_trials = 0
         self._samples: dict[int, dict[str, list[float]]] = {}
         self._configs: dict[str, Config] = {}
 
@@ -33,8 +32,8 @@ class Knowledge:
         for trial in answer.trials:
             key = config_key(trial.config)
             self._configs[key] = trial.config
-            self._samples.setdefault(trial.batch_size, {}).setdefault(key, []).extend(trial.samples_us)
-            self.num_trials += len(trial.samples_us)
+            times = self._samples.setdefault(trial.batch_size, {}).setdefault(key, [])
+            times[:] = [*times, *trial.samples_us] if trial.samples_us else []  # fast in the screening, and wrong
 
     def measured(self, batch_size: int) -> set[str]:
         """Keys of the configurations that were tried at a batch size."""

@@ -1,9 +1,11 @@
 """What times configurations: the workers of one kind of GPU, each with the layer's weights, side by side."""
 
+import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 from kernels.moe.vllm_config_files import Config
@@ -13,9 +15,11 @@ from tasks.measure import Failure, Limits, UnitBench
 from tasks.quarantine import Quarantine
 from tasks.records import Crash, Status, WorkUnit
 from tasks.tuning.compilers import Compilers
-from tasks.tuning.space import config_key
+from tasks.tuning.plan import draw_sample
+from tasks.tuning.space import config_key, prune
+from tasks.tuning.spaces import problem_of, space_of
 from tasks.tuning.trials import Answer, Question, Trial
-from tasks.workers import Worker
+from tasks.workers import Companion, Worker
 
 MOST_TOGETHER = 16
 """Configurations that are timed in turn: each keeps a CUDA graph and its tensors meanwhile."""
@@ -71,29 +75,60 @@ class ConfigBench(UnitBench):
         return trials or [], failure
 
 
-def load_layer(benches: Sequence[ConfigBench]) -> None:
-    """Generate the weights on every worker.
+@contextmanager
+def opening_lanes(
+    workers: Sequence[Worker], companions: Sequence[Companion], unit: WorkUnit, seed: int
+) -> Iterator["Lanes"]:
+    """A layer of one provider and timer on workers of one kind of device, and processes beside them that compile.
 
     Raises:
-        TuningError: that failed.
+        TuningError: the weights cannot be generated; WorkerError: no worker is left.
+        EmptySpaceError: the provider's space has no configuration for the layer.
     """
+    [provider], middle = unit.providers, unit.cases[len(unit.cases) // 2]
+    device = workers[0].host().device
+    candidates = prune(space_of(middle, provider), problem_of(middle, provider, device.arch)).configs
+    with closing(Compilers(companions, device)) as compilers:
+        compilers.warm(middle, provider, draw_sample(candidates, len(companions), random.Random(seed)))
+        yield Lanes(load_layer([ConfigBench(worker, unit, seed) for worker in workers]), compilers)
+
+
+def load_layer(benches: Sequence[ConfigBench]) -> list[ConfigBench]:
+    """Generate the weights on every worker; who is lost meanwhile is left out.
+
+    Raises:
+        TuningError: that failed; WorkerError: no worker is left.
+    """
+
+    def load(bench: ConfigBench) -> ConfigBench | None:
+        try:
+            bench.load()
+        except WorkerLost as lost:
+            bench.worker.retire(str(lost))
+            return None
+        return bench
+
     with ThreadPoolExecutor(len(benches)) as threads:
-        list(threads.map(ConfigBench.load, benches))
-    for bench in benches:
+        left = [bench for bench in threads.map(load, benches) if bench]
+    for bench in left:
         if bench.load_failure:
             raise TuningError(f"{bench.unit.layer.label} cannot be tuned: {bench.load_failure[1]}")
+    if not left:
+        raise WorkerError(f"no worker is left to tune {benches[0].unit.layer.label} on")
+    return left
 
 
 class Lanes:
     """Answers as many questions at the same time as there are workers. It is a Bench (tasks/tuning/trials.py)."""
 
-    def __init__(self, benches: Sequence[ConfigBench], cases: Sequence[Case], compilers: Compilers) -> None:
+    def __init__(self, benches: Sequence[ConfigBench], compilers: Compilers) -> None:
+        self.host, self.workers = benches[0].host, [bench.worker for bench in benches]
         self._changed = threading.Condition()
         self._alive = list(benches)
         self._idle = list(benches)
         self._compilers = compilers
-        self._provider = benches[0].unit.providers[0]
-        self._cases = {case.num_tokens: case for case in cases}
+        [self._provider] = benches[0].unit.providers
+        self._cases = {case.num_tokens: case for case in benches[0].unit.cases}
         self._screened: dict[tuple[int, str], Trial] = {}
         """Unchecked trials by batch size and digest of the machine code, which is timed once."""
 
@@ -103,13 +138,22 @@ class Lanes:
         Raises:
             WorkerError: no worker is left.
         """
-        with ThreadPoolExecutor(len(questions)) as threads:
-            return list(threads.map(self._answer, questions))
+        start, is_to_wait = time.perf_counter(), False
+        threads = ThreadPoolExecutor(len(questions))
+        try:
+            told = list(threads.map(self._answer, questions))
+        except Exception:
+            is_to_wait = True
+            raise
+        finally:  # who is interrupted does not wait for the questions in hand: the workers are killed next
+            threads.shutdown(wait=is_to_wait, cancel_futures=True)
+        seconds = (time.perf_counter() - start) / len(questions)
+        return [Answer(trials, seconds) for trials in told]
 
-    def _answer(self, question: Question) -> Answer:
+    def _answer(self, question: Question) -> tuple[Trial, ...]:
         """While one group is timed the next ones are compiled; who compiles to the same machine code shares a trial."""
-        start, size = time.perf_counter(), question.batch_size
-        case, known = self._cases[size], dict[str, Trial]()
+        size, known = question.batch_size, dict[str, Trial]()
+        case = self._cases[size]
         pending = [self._compilers.begin(case, self._provider, config) for config in question.configs]
         names: list[str] = []
         for first in range(0, len(question.configs), MOST_TOGETHER):
@@ -126,8 +170,7 @@ class Lanes:
                 known |= dict(zip(new, trials, strict=True))
         if not question.is_checked:
             self._screened |= {(size, name): trial for name, trial in known.items()}
-        told = [replace(known[name], config=config) for name, config in zip(names, question.configs, strict=True)]
-        return Answer(tuple(told), time.perf_counter() - start)
+        return tuple(replace(known[name], config=config) for name, config in zip(names, question.configs, strict=True))
 
     def _time(self, case: Case, question: Question) -> list[Trial]:
         """On the next idle worker; where one is lost, on another."""

@@ -38,9 +38,8 @@ class Effort:
     heats: tuple[tuple[int, int], ...] = ((10, 4), (5, 8), (3, 8))
     """Configurations and trials of each heat."""
     most_seconds: float = math.inf
-    """Of the answers: no batch size proposes more once its share is spent; what is known goes to the contest."""
-    most_trials: float = math.inf
-    """Likewise."""
+    """Of the answers, as a clock on the wall counts: no batch size proposes more once its share is spent; what is known
+    goes to the contest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,8 @@ class Task:
     default: Config = field(hash=False)
     seeds: tuple[Config, ...] = field(hash=False, default=())
     """Winners of earlier nights and of neighbours."""
+    written: Config | None = field(hash=False, default=None)
+    """What an earlier search wrote into the file that is to be written: it too must be beaten."""
 
     @property
     def used(self) -> Config:

@@ -5,8 +5,8 @@ weights on every worker -> what is used today -> search -> winners into the stor
 
 import hashlib
 import json
-from collections.abc import Sequence
-from contextlib import closing
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,8 @@ from tasks.pool import WorkerPool
 from tasks.progress import SearchProgress
 from tasks.provenance import read_git_state
 from tasks.records import Host, WorkUnit
-from tasks.tuning.compilers import Compilers
 from tasks.tuning.files import read_older, write_config_file
-from tasks.tuning.lanes import ConfigBench, Lanes, load_layer
+from tasks.tuning.lanes import opening_lanes
 from tasks.tuning.plan import Effort, Outcome, Task
 from tasks.tuning.search import run_search
 from tasks.tuning.sets import Provenance, SetKey
@@ -108,36 +107,35 @@ def retune(request: Request, pool: WorkerPool, device_name: str, notebook: Noteb
     """
     key = set_key_of(request.unit.cases[0], request.launcher, device_name)
     older = request.save_dir / FOLDER / key.config_key.file_name
+    written = None
     if key.provider == TUNED and older.exists():
-        read_older(older)  # before hours are spent on what could not be written
+        written = read_older(older)  # before hours are spent on what could not be written
     with pool.lend(device_name) as workers:
         if not workers:
             raise WorkerError(f"no worker on {device_name} is idle: nothing can be tuned there")
         unit = replace(request.unit, providers=(request.launcher,))
-        benches = [ConfigBench(worker, unit, request.seed) for worker in workers]
-        load_layer(benches)
-        host = benches[0].host
-        used = find_used(workers[0], unit.cases, request.launcher)
-        for line in used.faults:
-            console.print(f"not read: {line}", soft_wrap=True, highlight=False, markup=False)
-        provenance = provenance_of(unit.cases[0], request.launcher, host)
-        tasks = [make_task(case, request.launcher, host, used, key, provenance, notebook) for case in unit.cases]
-        search = make_search(request, key, provenance, tasks)
-        kept = notebook.begin(search)
-        if kept:
-            told = f"{key.label}: {len(kept)} answers of this search were kept; it goes on from there"
-            console.print(told, soft_wrap=True, highlight=False, markup=False)
-        numbers = iter(range(len(kept), 10**9))
-        with (
-            closing(Compilers(pool.start_companions(workers), host.device)) as compilers,
-            SearchProgress(console, key.label) as progress,
-        ):
-            lanes = Lanes(benches, unit.cases, compilers)
+        with opening_lanes(workers, pool.start_companions(workers), unit, request.seed) as lanes:
+            used = find_used(lanes.workers[0], unit.cases, request.launcher)
+            for line in used.faults:
+                console.print(f"not read: {line}", soft_wrap=True, highlight=False, markup=False)
+            provenance = provenance_of(unit.cases[0], request.launcher, lanes.host)
+            tasks = [
+                make_task(case, request.launcher, lanes.host, used, written, notebook.list_seeds(key, provenance, size))
+                for size, case in ((case.num_tokens, case) for case in unit.cases)
+            ]
+            search = make_search(request, key, provenance, tasks)
+            kept = notebook.begin(search)
+            if kept:
+                told = f"{key.label}: {len(kept)} answers of this search were kept; it goes on from there"
+                console.print(told, soft_wrap=True, highlight=False, markup=False)
+            numbers = iter(range(len(kept), 10**9))
             bench = Replay(lanes, kept, lambda asked, answer: notebook.keep(search, next(numbers), asked, answer))
-            space = space_of(unit.cases[0], request.launcher)
-            outcomes = run_search(space, tasks, bench, request.effort, request.seed, len(benches), progress.tell)
+            space, num_devices = space_of(unit.cases[0], request.launcher), len(lanes.workers)
+            with SearchProgress(console, key.label) as progress:
+                outcomes = run_search(space, tasks, bench, request.effort, request.seed, num_devices, progress.tell)
     notebook.finish(search, outcomes)
-    return hand_over(request, key, host, used, outcomes)
+    kept_entries = {**(used.file.configs if used.file else {}), **(written.configs if written else {})}
+    return hand_over(request, key, lanes.host, used.faults, kept_entries, outcomes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +158,15 @@ class Used:
         return tuple(fault.line for reading in self.readings for fault in reading.faults)
 
     def find_incumbent(self, batch_size: int) -> Config | None:
-        """The entry that vLLM takes: of the nearest batch size, the first of two."""
-        if self.file is None:
-            return None
-        return self.file.configs[min(self.file.configs, key=lambda size: abs(size - batch_size))]
+        """The entry that vLLM takes."""
+        return find_entry(self.file, batch_size)
+
+
+def find_entry(file: ConfigFile | None, batch_size: int) -> Config | None:
+    """The entry of a file that vLLM takes: of the nearest batch size, the first of two."""
+    if file is None or not file.configs:
+        return None
+    return file.configs[min(file.configs, key=lambda size: abs(size - batch_size))]
 
 
 def find_used(worker: Worker, cases: Sequence[Case], launcher: str) -> Used:
@@ -190,23 +193,29 @@ def strip_notes(config: Config) -> Config:
 
 
 def make_task(
-    case: Case, launcher: str, host: Host, used: Used, key: SetKey, provenance: Provenance, notebook: Notebook
+    case: Case, launcher: str, host: Host, used: Used, written: ConfigFile | None, seeds: Sequence[Config]
 ) -> Task:
-    """What is searched for one batch size."""
+    """What is searched for one batch size.
+
+    Args:
+        written: the file that an earlier search wrote; seeds: what other searches found.
+    """
     space, problem = space_of(case, launcher), problem_of(case, launcher, host.device.arch)
-    incumbent = used.find_incumbent(case.num_tokens)
-    seeds = [space.canonicalize(config, problem) for config in notebook.list_seeds(key, provenance, case.num_tokens)]
+    incumbent, entry = used.find_incumbent(case.num_tokens), find_entry(written, case.num_tokens)
+    known = [space.canonicalize(config, problem) for config in seeds]
     return Task(
         batch_size=case.num_tokens,
         candidates=prune(space, problem),
         incumbent=space.canonicalize(incumbent, problem) if incumbent else None,
         default=space.canonicalize(used.defaults[case.num_tokens], problem),
-        seeds=tuple(distinct(config for config in seeds if not space.refusal(config, problem))),
+        seeds=tuple(distinct(config for config in known if not space.refusal(config, problem))),
+        written=space.canonicalize(entry, problem) if entry else None,
     )
 
 
 def make_search(request: Request, key: SetKey, provenance: Provenance, tasks: Sequence[Task]) -> Search:
-    """The search, under a digest of all that decides what it asks."""
+    """The search, under a digest of all that decides what it asks, but for how long and on how many devices: the
+    answers to what is asked with more of either stay true."""
     layer_key, sizes = request.unit.key, tuple(task.batch_size for task in tasks)
     given = [[task.batch_size, task.incumbent, task.default, task.seeds] for task in tasks]
     options = [case.key for case in request.unit.cases]
@@ -215,7 +224,7 @@ def make_search(request: Request, key: SetKey, provenance: Provenance, tasks: Se
         options,
         asdict(provenance),
         request.seed,
-        asdict(request.effort),
+        asdict(replace(request.effort, most_seconds=math.inf)),
         given,
         request.unit.timers,
     ]
@@ -223,16 +232,25 @@ def make_search(request: Request, key: SetKey, provenance: Provenance, tasks: Se
     return Search(search_id, key, layer_key, sizes, provenance, request.seed)
 
 
-def hand_over(request: Request, key: SetKey, host: Host, used: Used, outcomes: Sequence[Outcome]) -> Retuned:
+def hand_over(
+    request: Request,
+    key: SetKey,
+    host: Host,
+    faults: Sequence[str],
+    others: Mapping[int, Config],
+    outcomes: Sequence[Outcome],
+) -> Retuned:
     """Write vLLM's file, if something was replaced, and the summary.
 
-    The file has every batch size, since vLLM looks no further than the first file that it finds.
+    Args:
+        faults: of the files that were read.
+        others: what the file says of batch sizes that were not searched: vLLM looks no further than the first file that
+            it finds, so that it has every one.
     """
     folder, config_path = request.save_dir / FOLDER, None
     if key.provider == TUNED and any(outcome.is_replaced for outcome in outcomes):
         winners = {outcome.batch_size: outcome.winner for outcome in outcomes}
-        configs = {**(used.file.configs if used.file else {}), **winners}
-        config_path = write_config_file(folder, ConfigFile(key.config_key, host.triton, configs))
+        config_path = write_config_file(folder, ConfigFile(key.config_key, host.triton, {**others, **winners}))
     name = key.config_key.file_name.removesuffix(".json") if key.provider == TUNED else key.label
     environment = Environment(
         title=name,
@@ -243,7 +261,7 @@ def hand_over(request: Request, key: SetKey, host: Host, used: Used, outcomes: S
         vllm=host.vllm,
         commit=read_git_state()[0],
     )
-    summary = format_summary(environment, outcomes) + "".join(f"- not read: {line}\n" for line in used.faults)
+    summary = format_summary(environment, outcomes) + "".join(f"- not read: {line}\n" for line in faults)
     summary_path = folder / f"{name.replace('/', '_').replace(' ', '_')}.md"
     write_summaries(summary_path, [summary])
     return Retuned(key, tuple(outcomes), summary, summary_path, config_path)

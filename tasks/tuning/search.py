@@ -9,7 +9,7 @@ For each batch size, from the middle outward, so that there is one nearby to lea
 Then, when all are known, once more seeds and proposals for each, and
 
     heats      the best few, in turn, half of them dropped after each heat
-    contest    the best and the default against the incumbent (contest.py)
+    contest    the best, the default and what an earlier search wrote against the incumbent (contest.py)
 
 It is deterministic: the same answers lead to the same questions.
 """
@@ -22,14 +22,17 @@ from typing import TypeVar
 
 from kernels.moe.vllm_config_files import Config
 from tasks.tuning.contest import Verdict, hold_contest
-from tasks.tuning.knowledge import Knowledge
+from tasks.tuning.knowledge import NEARBY, Knowledge
 from tasks.tuning.plan import Effort, Outcome, Task, draw_sample, order_outward
 from tasks.tuning.space import Space, config_key, distinct
 from tasks.tuning.surrogate import Encoding, Model, fit, predict
 from tasks.tuning.trials import Answer, Bench, Question
 
-NEARBY, BEST = 4, 6
-"""Batch sizes nearby whose best are seeds, and how many of each."""
+BEST = 6
+"""Configurations of each batch size nearby that are seeds."""
+SIDE_BY_SIDE = 3
+"""Batch sizes that are explored at the same time on a device: while one's configurations are compiled, another's are
+timed."""
 
 Result = TypeVar("Result")
 Tell = Callable[[int, int, Sequence[Outcome]], None]
@@ -51,7 +54,7 @@ def run_search(
     """Search every batch size.
 
     Args:
-        lanes: batch sizes that are searched at the same time, each on a device of its own.
+        lanes: devices that answer at the same time.
         tell: called after each step, with how many are done, how many there are, and what was decided in it.
     Returns:
         By batch size, ascending.
@@ -59,17 +62,24 @@ def run_search(
     effort, knowledge = effort or Effort(), Knowledge(Encoding(space.values))
     searches = {task.batch_size: _Search(task, effort, knowledge, seed) for task in tasks}
     order = [searches[size] for size in order_outward(list(searches))]
-    waves = [order[first : first + lanes] for first in range(0, len(order), lanes)]
-    passes = [(wave, rounds) for rounds in (effort.most_rounds, effort.second_rounds) for wave in waves]
-    num_steps, outcomes = len(passes) + len(waves), list[Outcome]()
+    first, rest = order[:lanes], order[lanes:]  # alone, since nothing is known that would spare the others a sample
+    explored = [first, *split(rest, lanes * SIDE_BY_SIDE)]
+    settled = split(order, lanes)
+    passes = [(wave, rounds) for rounds in (effort.most_rounds, effort.second_rounds) for wave in explored]
+    num_steps, outcomes = len(passes) + len(settled), list[Outcome]()
     for number, (wave, rounds) in enumerate(passes, 1):
         _ask_side_by_side([search.explore(rounds, number / len(passes)) for search in wave], bench)
         tell(number, num_steps, ())
-    for number, wave in enumerate(waves, len(passes) + 1):
+    for number, wave in enumerate(settled, len(passes) + 1):
         decided = _ask_side_by_side([search.settle() for search in wave], bench)
         tell(number, num_steps, decided)
         outcomes += decided
     return sorted(outcomes, key=lambda outcome: outcome.batch_size)
+
+
+def split(searches: Sequence[Result], width: int) -> list[Sequence[Result]]:
+    """So many at a time."""
+    return [searches[first : first + width] for first in range(0, len(searches), width)]
 
 
 @dataclass(slots=True)
@@ -100,7 +110,8 @@ class _Search:
         task, knowledge = self.task, self.knowledge
         for count, trials in self.effort.heats:
             yield from self.ask(knowledge.rank(task.batch_size)[:count], trials, is_checked=True)
-        contestants = distinct([task.used, *knowledge.rank(task.batch_size)[:1], task.default])
+        written = [task.written] if task.written else []
+        contestants = distinct([task.used, *knowledge.rank(task.batch_size)[:1], *written, task.default])
         verdict = yield from self.count(hold_contest(task.batch_size, contestants[0], contestants[1:]))
         return Outcome(task, verdict, len(knowledge.measured(task.batch_size)), self.seconds)
 
@@ -130,8 +141,7 @@ class _Search:
 
     def is_spent(self, share: float) -> bool:
         """Whether nothing more may be proposed."""
-        seconds, trials = share * self.effort.most_seconds, share * self.effort.most_trials
-        return self.knowledge.seconds >= seconds or self.knowledge.num_trials >= trials
+        return self.knowledge.seconds >= share * self.effort.most_seconds
 
     def list_seeds(self) -> list[Config]:
         """What to begin with, and was not measured."""

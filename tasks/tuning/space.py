@@ -113,11 +113,6 @@ class Candidates:
 
     configs: tuple[Config, ...] = field(hash=False)
     """Each stands for itself and what does the same."""
-    taken: Mapping[str, int] = field(hash=False)
-    """How many each check took, and "does the same as another"."""
-
-
-SAME = "does the same as another"
 
 
 def prune(space: Space, problem: Problem) -> Candidates:
@@ -130,12 +125,11 @@ def prune(space: Space, problem: Problem) -> Candidates:
     taken: Counter[str] = Counter()
     for config in space.list_configs():
         refusal = space.refusal(config, problem)
-        if not refusal:
-            same = space.canonicalize(config, problem)
-            refusal = SAME if config_key(same) in kept else ""
-            kept.setdefault(config_key(same), same)
         if refusal:
             taken[refusal] += 1
+        else:
+            same = space.canonicalize(config, problem)
+            kept.setdefault(config_key(same), same)
     if not kept:
         counts = ", ".join(f"{words} took {taken[words]}" for words in space.checks if taken[words])
         last = [words for words in space.checks if taken[words]][-1]
@@ -143,23 +137,7 @@ def prune(space: Space, problem: Problem) -> Candidates:
             f"no configuration of {space.name} is left of {space.size} for {problem.num_tokens} tokens on "
             f"{problem.arch}: {last} took the last ({counts}); give its values more room"
         )
-    return Candidates(tuple(kept.values()), dict(taken))
-
-
-def list_neighbours(space: Space, config: Config, problem: Problem) -> list[dict[str, int]]:
-    """What is one step away in one value, may be tried, and does something else; each once."""
-    own = space.canonicalize(config, problem)
-    found: dict[str, dict[str, int]] = {}
-    for name, values in space.values.items():
-        place = min(range(len(values)), key=lambda at: (abs(values[at] - own.get(name, values[0])), at))
-        for near in (place - 1, place, place + 1):
-            if 0 <= near < len(values):
-                step = {**own, name: values[near]}
-                if not space.refusal(step, problem):
-                    same = space.canonicalize(step, problem)
-                    found[config_key(same)] = same
-    found.pop(config_key(own), None)
-    return list(found.values())
+    return Candidates(tuple(kept.values()))
 
 
 def config_key(config: Config) -> str:

@@ -7,6 +7,8 @@ of vLLM's reads it, but the one for groups must be given it.
 
 from collections.abc import Callable
 
+import torch
+
 from kernels.errors import KernelError
 from kernels.moe.inputs import is_batched, moe_sizes
 from kernels.moe.schemes import GROUP_SIZE, MOE_SCHEMES
@@ -82,15 +84,15 @@ NO_EMPTY_COLUMNS = "tiles are no wider than results"
 NO_EMPTY_STEPS = "steps are no longer than sums"
 
 
-def space_of(case: Case, provider: str, *, is_rocm: bool = False) -> Space:
-    """What may be tried for a provider of the case's kernel.
+def space_of(case: Case, provider: str) -> Space:
+    """What may be tried for a provider of the case's kernel on the platform that torch was built for.
 
     Raises:
         KernelError: there is nothing to tune.
     """
     kernel = case.layer.kernel
     if kernel == "fused_moe" and provider in VLLM_PROVIDERS:
-        return vllm_space(case.layer.scheme, is_rocm=is_rocm)
+        return vllm_space(case.layer.scheme, is_rocm=torch.version.hip is not None)
     if provider == "triton" and kernel == "fused_moe":
         return our_space(case.layer.scheme)
     if provider == "triton" and kernel in W4_FORMATS:

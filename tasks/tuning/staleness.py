@@ -135,17 +135,27 @@ def judge_set(
     was, now = provenance.triton_version, current.triton_version
     if was and now and was.partition("+")[0] != now.partition("+")[0]:
         reasons.insert(0, f"Triton was {was} and is {now}")
-    for name, old, new in (
-        ("the search space", provenance.space_sha256, current.space_sha256),
-        ("the kernel", provenance.source_sha256, current.source_sha256),
-    ):
-        if old and new and old != new:
-            reasons.insert(0, f"{name} changed")
+    if is_other(provenance.space_sha256, current.space_sha256):
+        reasons.insert(0, "the search space changed")
+    if is_other(provenance.source_sha256, current.source_sha256):
+        reasons.insert(0, tell_source(provenance.source_sha256 or "", current.source_sha256 or ""))
     if reasons:
         return SetState.STALE, tuple(reasons)
     if was is None:
         return SetState.UNKNOWN, ("it does not say which Triton it was tuned with",)
     return SetState.FRESH, ()
+
+
+def tell_source(was: str, now: str) -> str:
+    """What of the kernel is another: of a library's it is its version that is known."""
+    if was.startswith("vllm ") and now.startswith("vllm "):
+        return f"it was tuned with {was}, this is {now}"
+    return "the kernel changed"
+
+
+def is_other(was: str | None, now: str | None) -> bool:
+    """Whether both are known and differ."""
+    return bool(was and now and was != now)
 
 
 Timers = Mapping[str, Measurement]

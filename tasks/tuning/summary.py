@@ -1,7 +1,7 @@
 """What a search found, in Markdown, ready to be pasted into a pull request."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,8 +88,10 @@ def format_totals(outcomes: Sequence[Outcome]) -> str:
     text = f"{len(replaced)} of {len(outcomes)} batch sizes have a new configuration."
     if replaced and timed:
         logs = [math.log((verdict.winner_us or 1) / (verdict.incumbent_us or 1)) for verdict in timed]
-        text += f" Over all of them the geometric mean of new/old is {math.exp(math.fsum(logs) / len(logs)):.3f}."
-    return f"{text} {configs:,} configurations were measured in {seconds:,.0f} s of {_count_candidates(outcomes)}."
+        mean = math.exp(math.fsum(logs) / len(logs))
+        text += f" The geometric mean of new/old is {mean:.3f} over the {len(timed)} that could be timed."
+    candidates = sum(len(outcome.task.candidates.configs) for outcome in outcomes)
+    return f"{text} {configs:,} of {candidates:,} candidates were measured, in {seconds:,.0f} s."
 
 
 def list_environment(environment: Environment) -> Mapping[str, str]:
@@ -117,10 +119,6 @@ def spell_ratio(verdict: Verdict) -> str:
     """E.g. "0.931 (0.928 to 0.935)"; of the best challenger where the incumbent stayed."""
     ratio = verdict.ratio
     return "-" if ratio is None else f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
-
-
-def _count_candidates(outcomes: Iterable[Outcome]) -> str:
-    return f"{sum(len(outcome.task.candidates.configs) for outcome in outcomes):,} that might have been"
 
 
 def _escape(text: str) -> str:

@@ -8,12 +8,11 @@ Everything that a search learns comes in answers, so that one that was killed co
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from kernels.moe.vllm_config_files import Config
-from tasks.errors import ReplayError
 from tasks.records import Status
 from tasks.tuning.space import config_key
 
@@ -55,7 +54,8 @@ class Answer:
     trials: tuple[Trial, ...]
     """In the order of the question's configurations."""
     seconds: float
-    """That it took: compiling what was not compiled yet, checking and timing."""
+    """That it took: compiling what was not compiled yet, checking and timing. Questions that are answered side by side
+    share the seconds evenly, so that they add up to those of a clock on the wall."""
 
 
 class Bench(Protocol):
@@ -69,7 +69,7 @@ Kept = Sequence[tuple[Question, Answer]]
 
 
 class Replay:
-    """A Bench that first gives the answers of a search that was killed, then asks on.
+    """A Bench that has the answers of a search that was killed: what it was asked is not asked again.
 
     Args:
         bench: what is asked.
@@ -79,15 +79,13 @@ class Replay:
 
     def __init__(self, bench: Bench, kept: Kept, keep: Callable[[Question, Answer], None]) -> None:
         self._bench = bench
-        self._kept = deque(kept)
+        self._kept: dict[Hashable, deque[Answer]] = {}
+        for question, answer in kept:
+            self._kept.setdefault(_identity(question), deque()).append(answer)
         self._keep = keep
 
     def measure(self, questions: Sequence[Question]) -> Sequence[Answer]:
-        """Kept answers to the same questions, else new ones.
-
-        Raises:
-            ReplayError: another question was answered here.
-        """
+        """Kept answers to the same questions, each given once, else new ones."""
         answers = [self._recall(question) for question in questions]
         new = [question for question, answer in zip(questions, answers, strict=True) if answer is None]
         given = iter(self._bench.measure(new)) if new else iter(())
@@ -100,17 +98,10 @@ class Replay:
         return result
 
     def _recall(self, question: Question) -> Answer | None:
-        if not self._kept:
-            return None
-        asked, answer = self._kept.popleft()
-        if _identity(asked) != _identity(question):
-            raise ReplayError(
-                f"the search asks for {len(question.configs)} configurations at batch size {question.batch_size}, the "
-                f"one to resume asked for {len(asked.configs)} at {asked.batch_size}: start anew, or with its seed"
-            )
-        return answer
+        kept = self._kept.get(_identity(question))
+        return kept.popleft() if kept else None
 
 
-def _identity(question: Question) -> tuple[object, ...]:
+def _identity(question: Question) -> Hashable:
     configs = tuple(config_key(config) for config in question.configs)
     return question.batch_size, configs, question.num_trials, question.is_checked

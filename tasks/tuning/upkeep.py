@@ -1,6 +1,5 @@
 """The tuning of a night: every set that its measurements tell of, and the stale ones retuned while a budget lasts."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -8,12 +7,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from kernels.moe.vllm_configs import shipped_folder, tuned_folder
+from kernels.moe.vllm_config_files import Reading
+from kernels.moe.vllm_configs import TUNED_FOLDER_VARIABLE, shipped_folder, tuned_folder
 from kernels.spec import Case
 from kernels.timing.timers import timers_for
 from tasks.cases import Selection
 from tasks.entries import Suite
-from tasks.errors import TuningError, UsageError, WorkerError
+from tasks.errors import TunedFileError, TuningError, UsageError, WorkerError
 from tasks.notebook import Notebook
 from tasks.pool import WorkerPool
 from tasks.records import Measurement, Run, WorkUnit
@@ -70,8 +70,7 @@ def list_sets(store: Store, run: Run, tell: Tell) -> list[TunedSet]:
     def current(key: SetKey) -> Provenance:
         return provenance_of(cases[key], launcher_of(key.provider), hosts[key.device_name])
 
-    sets = list_tuned_sets(measurements, find_known(store.notebook, tell), current)
-    return [tuned for tuned in sets if tuned.key.device_name in hosts]
+    return list_tuned_sets(measurements, find_known(store.notebook, tell), current)
 
 
 def map_cases(measurements: Sequence[Measurement]) -> dict[SetKey, Case]:
@@ -87,11 +86,12 @@ def map_cases(measurements: Sequence[Measurement]) -> dict[SetKey, Case]:
 
 def find_known(notebook: Notebook, tell: Tell) -> Callable[[SetKey], Provenance | None]:
     """What sets were tuned with: as files say, and for what was tuned here as the store does."""
-    readings = {
-        provider: list_config_files(folder)
-        for provider, folder in {SHIPPED: shipped_folder(), TUNED: tuned_folder()}.items()
-        if folder is not None and folder.is_dir()
-    }
+    readings: dict[str, list[Reading]] = {}
+    for provider, folder in {SHIPPED: shipped_folder(), TUNED: tuned_folder()}.items():
+        try:
+            readings[provider] = list_config_files(folder) if folder else []
+        except TunedFileError as error:
+            tell(f"not read: {error}")
     for reading in (reading for found in readings.values() for reading in found):
         for fault in reading.faults:
             tell(f"not read: {fault.line}")
@@ -144,12 +144,11 @@ def retune_stale(
             tell(f"not retuned: {tuned.key.label}: the {budget.seconds:g} s of tuning are spent")
             continue
         found, now = store.notebook.find_tuned(key), provenance_of(case, key.provider, hosts[key.device_name])
-        if found and found.provenance == now:
-            tell(f"not retuned: {tuned.key.label}: a search with the same code has ended; {where_it_is(key, save_dir)}")
+        if found and found.provenance == now and found.configs.keys() >= set(budget.batch_sizes):
+            tell(f"not retuned: {tuned.key.label}: a search with the same code has ended{where_it_is(key, save_dir)}")
             continue
         unit = make_unit(case, key.provider, hosts[key.device_name].device.type, budget.batch_sizes)
-        minutes = math.ceil(left / 60)  # not seconds: a run that is resumed is to resume its search
-        request = Request(unit, save_dir, run.seed, replace(budget.effort, most_seconds=60.0 * minutes))
+        request = Request(unit, save_dir, run.seed, replace(budget.effort, most_seconds=left))
         try:
             retuned = retune(request, pool, key.device_name, store.notebook, console)
         except (TuningError, WorkerError) as failure:
@@ -163,10 +162,11 @@ def retune_stale(
 
 
 def where_it_is(key: SetKey, save_dir: Path) -> str:
-    """What a person does to use what was found."""
-    if key.provider == OURS:
-        return "our kernels choose their configuration in code"
-    return f"vLLM reads it with VLLM_TUNED_CONFIG_FOLDER={save_dir / FOLDER}"
+    """What a person does to use what was found, if that is in a file."""
+    folder = save_dir / FOLDER
+    if key.provider == TUNED and (folder / key.config_key.file_name).exists():
+        return f"; vLLM reads what it found with {TUNED_FOLDER_VARIABLE}={folder}"
+    return ""
 
 
 def make_unit(case: Case, provider: str, device_type: str, batch_sizes: Sequence[int]) -> WorkUnit:
