@@ -10,6 +10,7 @@ from rich.console import Console
 from tasks.errors import UsageError
 from tasks.history import Mark
 from tasks.incidents import Incident
+from tasks.lines import print_line
 from tasks.records import Series, State
 from tasks.store import Store
 
@@ -28,7 +29,7 @@ def print_incidents(console: Console, incidents: Sequence[Incident], *, with_evi
         told += [f"  changed with it: {cause}" for cause in incident.causes]
         if with_evidence and incident.evidence:
             told.append(f"  evidence: {incident.evidence}")
-        console.print("\n".join(told), soft_wrap=True, highlight=False, markup=False)
+        print_line(console, "\n".join(told))
 
 
 def acknowledge(store: Store, incident_ids: Sequence[str], reason: str) -> list[Incident]:

@@ -22,6 +22,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from rich.console import Console
 
 from tasks.channels.markdown import make_markdown
+from tasks.lines import print_line
 from tasks.nights import Night
 from tasks.progress import RunProgress
 from tasks.records import State
@@ -122,7 +123,7 @@ def show_night(night: Night, site: Path, site_url: str) -> None:
         site: its front page.
         site_url: where its folder is served; "" links the file, which a browser opens on this machine only.
     """
-    page = RunPage(lambda line: Console().print(line, soft_wrap=True, highlight=False))
+    page = RunPage(lambda line: print_line(Console(), line))
     page.put("markdown", "verdicts", tell_verdicts(night), f"Verdicts and incidents of run {night.run.run_id}")
     link = site_url + site.name if site_url else site.resolve().as_uri()
     page.put("markdown", "site", f"[{link}]({link})", f"Site of run {night.run.run_id}")
@@ -130,7 +131,7 @@ def show_night(night: Night, site: Path, site_url: str) -> None:
 
 def show_text(text: str, description: str) -> None:
     """Show a Markdown text as what the run has found."""
-    page = RunPage(lambda line: Console().print(line, soft_wrap=True, highlight=False))
+    page = RunPage(lambda line: print_line(Console(), line))
     page.put("markdown", "verdicts", text, description)
 
 

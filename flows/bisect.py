@@ -14,7 +14,7 @@ from flows.attempts import MOST_WORKERS
 from flows.branch import compare
 from flows.choice import choose_least_change, choose_suite
 from flows.culprit import Finding, Step, make_markdown
-from flows.pull_request import hand_over
+from flows.pull_request import deliver
 from tasks.bisection import decide, find_culprit, find_size, is_sought
 from tasks.channels.secrets import hide_secrets
 from tasks.comparison_session import ComparisonSession, open_comparisons
@@ -66,7 +66,7 @@ def bisect(
     ):
         trial = Trial(session, series, find_commit(good, "--good"), sought)
         finding = search(trial, find_commit(bad, "--bad"))
-        hand_over(make_markdown(finding), "What the bisection has found", console, markdown, os.environ)
+        deliver(make_markdown(finding), "What the bisection has found", console, markdown, os.environ)
     return finding
 
 

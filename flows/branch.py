@@ -13,7 +13,7 @@ from rich.console import Console
 from flows.arguments import BUDGET_SECONDS
 from flows.attempts import MOST_WORKERS, attempt, wait_for
 from flows.choice import choose_least_change, choose_suite
-from flows.pull_request import hand_over, make_markdown
+from flows.pull_request import deliver, make_markdown
 from tasks.cases import Selection
 from tasks.channels.secrets import hide_secrets
 from tasks.comparison_session import ComparisonSession, Outcome, noting_the_end, open_comparisons
@@ -91,7 +91,7 @@ def branch(
             started_at=datetime.now(UTC),
         )
         outcome = compare(session, question, plan.units, session.workers.devices())
-        hand_over(make_markdown(outcome), "What the branch changes", console, markdown, os.environ)
+        deliver(make_markdown(outcome), "What the branch changes", console, markdown, os.environ)
     session.workers.refuse_leftovers()
     return outcome
 

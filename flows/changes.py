@@ -21,6 +21,7 @@ from tasks.changes import (
     summarize_times,
 )
 from tasks.errors import UsageError
+from tasks.lines import print_line
 from tasks.nights import Night
 from tasks.store import Store
 
@@ -53,22 +54,22 @@ def print_changes(console: Console, older: Night, newer: Night) -> None:
     for label, night in (("older", older), ("newer", newer)):
         run = night.run
         commit = f"{run.git_commit[:DIGITS_SHOWN] or 'no commit'}{'+' * run.git_dirty}"
-        tell(console, f"{label}: run {run.run_id}, suite {run.suite}, {commit}, {run.status}")
+        print_line(console, f"{label}: run {run.run_id}, suite {run.suite}, {commit}, {run.status}")
     changes = find_changes(older, newer)
     for line in change_lines(changes):
-        tell(console, line)
+        print_line(console, line)
     if not changes:
-        tell(console, "nothing that both runs noted differs")
+        print_line(console, "nothing that both runs noted differs")
     for night in (older, newer):
         if not has_sources(night):
-            tell(console, f"not compared: run {night.run.run_id} did not note sources and machine code")
+            print_line(console, f"not compared: run {night.run.run_id} did not note sources and machine code")
     pairs = pair_series(older, newer)
     for number, age in zip(count_alone(pairs), ("older", "newer"), strict=True):
         if number:
-            tell(console, f"{number} series only in the {age} run")
-    tell(console, f"all series: {tell_times(summarize_times(pairs)) or 'none was timed in both runs'}")
+            print_line(console, f"{number} series only in the {age} run")
+    print_line(console, f"all series: {tell_times(summarize_times(pairs)) or 'none was timed in both runs'}")
     for line in moved_lines(pairs):
-        tell(console, line)
+        print_line(console, line)
 
 
 def moved_lines(pairs: Sequence[Pair]) -> list[str]:
@@ -84,10 +85,6 @@ def moved_lines(pairs: Sequence[Pair]) -> list[str]:
             times = f"{tell_figure(pair.older.median_us)} -> {tell_figure(pair.newer.median_us)} us"
             lines.append(f"  {change} {what}{where}: {times}")
     return lines
-
-
-def tell(console: Console, line: str) -> None:
-    console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def change_lines(changes: Sequence[Change]) -> list[str]:

@@ -17,6 +17,7 @@ from rich.console import Console
 from flows.arguments import make_parser, read_alert_files, read_selection
 from kernels.errors import BenchmarkError
 from tasks.errors import UsageError
+from tasks.lines import print_line
 
 if TYPE_CHECKING:
     from tasks.store import Store
@@ -88,7 +89,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     )
     night = read_night(arguments.save_dir, arguments.run_id)
     print_report(console, night)
-    console.print(f"site: {site}", soft_wrap=True, highlight=False)
+    print_line(console, f"site: {site}")
     return exit_code(night)
 
 
@@ -179,8 +180,8 @@ def retune(arguments: argparse.Namespace, console: Console) -> int:
         budget=arguments.budget,
     )
     for retuned in found:
-        console.print(retuned.summary, soft_wrap=True, highlight=False, markup=False)
-        console.print(f"{retuned.told_file}\n", soft_wrap=True, highlight=False, markup=False)
+        print_line(console, retuned.summary)
+        print_line(console, f"{retuned.told_file}\n")
     if arguments.markdown:
         write_summaries(arguments.markdown, [retuned.summary for retuned in found])
     return 0
@@ -254,7 +255,7 @@ def incidents(arguments: argparse.Namespace, console: Console) -> int:
     shown = [incident for incident in found if arguments.all or incident.is_open]
     print_incidents(console, shown)
     if not shown:
-        console.print("no incident" if arguments.all else "no incident is open", highlight=False)
+        print_line(console, "no incident" if arguments.all else "no incident is open")
     return 0
 
 
@@ -267,7 +268,7 @@ def acknowledge(arguments: argparse.Namespace, console: Console) -> int:
         done = store_acknowledgement(store, arguments.incident_ids, arguments.reason)
         store.publish()
     for incident in done:
-        console.print(f"acknowledged {incident.incident_id}: {incident.headline}", soft_wrap=True, highlight=False)
+        print_line(console, f"acknowledged {incident.incident_id}: {incident.headline}")
     return 0
 
 
@@ -280,7 +281,7 @@ def baseline(arguments: argparse.Namespace, console: Console) -> int:
         chosen = arguments.kernel, arguments.provider, arguments.case
         marked = mark_baseline(store, arguments.run_id, arguments.reason, *chosen)
         store.publish()
-    console.print(f"{len(marked)} series are compared with no night before that run", highlight=False)
+    print_line(console, f"{len(marked)} series are compared with no night before that run")
     return 0
 
 
@@ -291,7 +292,7 @@ def site(arguments: argparse.Namespace, console: Console) -> int:
     with closing(open_source(arguments)) as store:
         night = store.night(arguments.run_id)
     page = write_site(night, arguments.out or arguments.save_dir / "site")
-    console.print(f"site: {page}", soft_wrap=True, highlight=False)
+    print_line(console, f"site: {page}")
     if arguments.open:
         webbrowser.open(page.resolve().as_uri())
     return 0
@@ -303,7 +304,7 @@ def export(arguments: argparse.Namespace, console: Console) -> int:
 
     with closing(Store.read(arguments.save_dir)) as store:
         store.export_parquet(arguments.folder)
-    console.print(f"Parquet: {arguments.folder}", soft_wrap=True, highlight=False)
+    print_line(console, f"Parquet: {arguments.folder}")
     return 0
 
 
@@ -313,7 +314,7 @@ def list_names(arguments: argparse.Namespace, console: Console) -> int:
 
     lines = listings.list_lines(arguments.what, arguments.save_dir)
     for line in lines:
-        console.print(line, soft_wrap=True, highlight=False)
+        print_line(console, line)
     return 0
 
 

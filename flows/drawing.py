@@ -3,10 +3,12 @@
 python -m flows.drawing README.md docs/operations.md      draw the nightly anew in these pages
 """
 
+import argparse
 import ast
 import inspect
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 from prefect import Flow, Task
 
+from kernels.errors import BenchmarkError
 from tasks.errors import UsageError
 
 BLOCK = re.compile(r"(?<=^```mermaid\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
@@ -51,28 +54,39 @@ def draw_flow(drawn: Flow[..., Any]) -> str:
     tasks = {name: value for name, value in vars(module).items() if isinstance(value, Task)}
     tree = ast.parse(inspect.getsource(module)) if module else ast.Module([], [])
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    return "\n".join(["flowchart TD", *_draw_steps(drawn.fn.__name__, tasks, functions, indent="    ")]) + "\n"
+    lines = _draw_steps(drawn.fn.__name__, tasks, functions, Counter(), indent="    ")
+    return "\n".join(["flowchart TD", *lines]) + "\n"
 
 
-def _draw_steps(function: str, tasks: Tasks, functions: Functions, indent: str) -> Iterator[str]:
-    """The boxes of what a function runs, and the lines between them."""
+def _draw_steps(function: str, tasks: Tasks, functions: Functions, uses: Counter[str], indent: str) -> Iterator[str]:
+    """The boxes of what a function runs, and the lines between them.
+
+    Args:
+        uses: of each task so far, counted on here: one that is used again is another box.
+    """
     steps = list(find_steps(functions[function], tasks))
-    for step in steps:
+    boxes = [_name_box(step.name, uses) for step in steps]
+    for step, box in zip(steps, boxes, strict=True):
         told = tasks[step.name].name
         told += f": for {step.each}" if step.each else ""
         told += f"<br>if {step.when}" if step.when else ""
         if step.name in functions and any(find_steps(functions[step.name], tasks)):
-            yield f'{indent}subgraph {step.name}["{told}"]'
-            yield from _draw_steps(step.name, tasks, functions, indent + "    ")
+            yield f'{indent}subgraph {box}["{told}"]'
+            yield from _draw_steps(step.name, tasks, functions, uses, indent + "    ")
             yield f"{indent}end"
         else:
-            yield f'{indent}{step.name}["{told}"]'
+            yield f'{indent}{box}["{told}"]'
     for index, step in enumerate(steps[1:], 1):
-        before = steps[index - 1]
-        yield f"{indent}{before.name} -->{_label(before, step)} {step.name}"
-        for giver in steps[: index - 1]:
+        yield f"{indent}{boxes[index - 1]} -->{_label(steps[index - 1], step)} {boxes[index]}"
+        for giver, box in zip(steps[: index - 1], boxes, strict=False):
             if label := _label(giver, step):
-                yield f"{indent}{giver.name} -->{label} {step.name}"
+                yield f"{indent}{box} -->{label} {boxes[index]}"
+
+
+def _name_box(task: str, uses: Counter[str]) -> str:
+    """A name of its own for each use of a task: Mermaid draws boxes of one name as one."""
+    uses[task] += 1
+    return task if uses[task] == 1 else f"{task}_{uses[task]}"
 
 
 def _label(giver: Step, taker: Step) -> str:
@@ -90,7 +104,12 @@ def find_steps(node: ast.AST, tasks: Tasks, around: Step | None = None) -> Itera
     if isinstance(node, ast.Assign):
         around = replace(around, gives=ast.unparse(node.targets[0]))
     if isinstance(node, ast.If):
-        around = replace(around, when=ast.unparse(node.test))
+        otherwise = ast.UnaryOp(ast.Not(), node.test)
+        yield from find_steps(node.test, tasks, around)
+        for test, branch in ((node.test, node.body), (otherwise, node.orelse)):
+            for statement in branch:
+                yield from find_steps(statement, tasks, replace(around, when=_join_conditions(around.when, test)))
+        return
     if isinstance(node, ast.ListComp | ast.For):
         loop = node.generators[0] if isinstance(node, ast.ListComp) else node
         around = replace(around, each=f"{ast.unparse(loop.target).strip('()')} in {ast.unparse(loop.iter)}")
@@ -102,25 +121,44 @@ def find_steps(node: ast.AST, tasks: Tasks, around: Step | None = None) -> Itera
         yield from find_steps(child, tasks, around)
 
 
+def _join_conditions(when: str, test: ast.expr) -> str:
+    """That both hold, as the code would spell it."""
+    return ast.unparse(ast.BoolOp(ast.And(), [ast.parse(when, mode="eval").body, test]) if when else test)
+
+
 def redraw(page: Path, picture: str) -> None:
     """Put a picture in the place of the one that a page has.
 
     Raises:
-        UsageError: it has none.
+        UsageError: it has none, or cannot be read or written.
     """
-    text = page.read_text(encoding="utf-8")
-    if not BLOCK.search(text):
-        raise UsageError(f"{page} has no ```mermaid block to draw into; write an empty one where it is to be")
-    page.write_text(BLOCK.sub(lambda _: picture, text, count=1), encoding="utf-8")
+    try:
+        text = page.read_text(encoding="utf-8")
+        if not BLOCK.search(text):
+            raise UsageError(f"{page} has no ```mermaid block to draw into; write an empty one where it is to be")
+        page.write_text(BLOCK.sub(lambda _: picture, text, count=1), encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        told = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UsageError(f"cannot draw into {page}: {told}; name a Markdown file") from error
 
 
-def main(pages: Sequence[str]) -> None:
-    """Draw the nightly anew in some pages."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw the nightly anew in some pages; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        "python -m flows.drawing", description="Draw the nightly, as its code is, in pages."
+    )
+    parser.add_argument("pages", nargs="+", type=Path, metavar="PAGE", help="a Markdown file with a picture in it")
+    pages = parser.parse_args(argv).pages
     from flows.nightly import nightly
 
-    for page in pages:
-        redraw(Path(page), draw_flow(nightly))
+    try:
+        for page in pages:
+            redraw(page, draw_flow(nightly))
+    except BenchmarkError as error:
+        sys.stderr.write(f"flows.drawing: {error}\n")
+        return error.exit_code
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

@@ -13,6 +13,7 @@ from tasks.channels.files import write_whole
 from tasks.channels.markdown import append_text, code_span, table_row
 from tasks.comparison_session import Outcome
 from tasks.comparisons import REGRESSIONS, Comparison, Contrast
+from tasks.lines import print_line
 from tasks.paired import CONFIDENCE, FALSE_ALARMS
 from tasks.records import State
 from tasks.refs import SHORT, find_merge_base, tell_commit
@@ -35,14 +36,14 @@ def exit_code(outcome: Outcome) -> int:
     return EXIT_OK if is_whole else EXIT_INCOMPLETE
 
 
-def hand_over(text: str, description: str, console: Console, file: Path | None, environ: Mapping[str, str]) -> None:
+def deliver(text: str, description: str, console: Console, file: Path | None, environ: Mapping[str, str]) -> None:
     """Print a Markdown text, and write it where it was asked for: to the page of Prefect's run, to a file, and to the
     summary of a job of GitHub Actions.
 
     Raises:
         ChannelError: it cannot be written there.
     """
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
+    print_line(console, text)
     show_text(text, description)
     if file:
         write_whole(file, text, "--markdown")

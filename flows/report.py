@@ -16,6 +16,7 @@ from dashboards.rows import KernelRows, LayerRows, Row, group
 from dashboards.trials import summarize_trials, tell_slow_clocks
 from dashboards.words import tell_change, tell_figure, tell_half_width, tell_size
 from flows.answers import print_incidents
+from tasks.lines import STYLES, print_line
 from tasks.nights import Night
 from tasks.records import State, Status
 
@@ -23,8 +24,6 @@ EXIT_OK, EXIT_REGRESSION, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_INTERRUPTED = 0, 1, 
 """Nothing to report; an incident is open that nobody expects; bad input; the run did not finish; Ctrl-C."""
 URGENT = (State.SLOW, State.WRONG, State.FAILED, State.MISSING)
 """States of incidents that somebody should look at."""
-
-STYLES = {State.SLOW: "red", State.WRONG: "red", State.FAILED: "red", State.MISSING: "yellow", State.FAST: "green"}
 
 
 def exit_code(night: Night) -> int:
@@ -39,32 +38,32 @@ def print_report(console: Console, night: Night) -> None:
     """Print how steady the machines were, one table per layer in which anything could run, and the verdict counts."""
     print_run(console, night)
     for reference in list_references(night):
-        console.print(tell_reference(reference), soft_wrap=True, highlight=False, markup=False)
+        print_line(console, tell_reference(reference))
     for kernel in arrange_night(night):
         for layer in kernel.layers:
-            console.print(f"\n[bold]{escape(layer_heading(kernel, layer))}[/]", soft_wrap=True, highlight=False)
+            print_line(console, f"\n{layer_heading(kernel, layer)}", "bold")
             if any(row.status != Status.UNSUPPORTED for row in layer.rows):
                 console.print(layer_table(layer))
             for line in layer_lines(layer):
-                console.print(f"  [dim]{escape(line)}[/]", soft_wrap=True, highlight=False)
+                print_line(console, f"  {line}", "dim")
     shown = [incident for incident in night.incidents if not incident.resolved_run]
     if shown:
-        console.print("\n[bold]incidents[/]", highlight=False)
+        print_line(console, "\nincidents", "bold")
         print_incidents(console, shown, with_evidence=False)
     counts = Counter(verdict.state for verdict in night.verdicts)
-    console.print("verdicts: " + (", ".join(f"{n} {state}" for state, n in counts.items()) or "none"), highlight=False)
+    print_line(console, "verdicts: " + (", ".join(f"{n} {state}" for state, n in counts.items()) or "none"))
 
 
 def print_run(console: Console, night: Night) -> None:
     """Print what ran where, and what the devices were measured to do at best."""
     run = night.run
     devices = ", ".join(sorted({host.device.name for host in night.hosts})) or "no device"
-    console.print(f"\n[bold]run {run.run_id}[/]: suite {run.suite} on {devices}, {run.status}", highlight=False)
+    print_line(console, f"\nrun {run.run_id}: suite {run.suite} on {devices}, {run.status}", "bold")
     for host_id, machine in name_machines(night.hosts).items():
         ceilings = [ceiling for ceiling in night.ceilings if ceiling.host_id == host_id]
         told = ", ".join(f"{c.name} {tell_figure(c.value)} {c.unit}" for c in ceilings)
         if told:
-            console.print(f"at best on {machine}: {told}", soft_wrap=True, highlight=False)
+            print_line(console, f"at best on {machine}: {told}")
 
 
 def tell_reference(reference: ReferenceLine) -> str:

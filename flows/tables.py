@@ -13,6 +13,7 @@ from dashboards.rows import KernelRows, Panel, Row, group
 from dashboards.words import tell_figure, tell_size
 from flows.costs import make_cost_table
 from flows.report import layer_heading, print_run, unsupported_lines
+from tasks.lines import print_line
 from tasks.nights import Night
 from tasks.records import Status
 
@@ -68,22 +69,22 @@ def print_tables(console: Console, night: Night, name: str) -> None:
     kernels = arrange_night(night)
     views = list(VIEWS.values()) if name == "all" else [VIEWS[name]] if name in VIEWS else []
     if VIEWS["bandwidth"] in views and not night.ceilings:
-        console.print("no ceiling was measured in this run: no shares of the floor", highlight=False)
+        print_line(console, "no ceiling was measured in this run: no shares of the floor")
     for kernel in kernels if views else ():
         for layer in kernel.layers:
-            console.print(f"\n[bold]{escape(layer_heading(kernel, layer))}[/]", soft_wrap=True, highlight=False)
+            print_line(console, f"\n{layer_heading(kernel, layer)}", "bold")
             for panel in layer.panels:
                 print_panel(console, panel, views, kernel.baseline)
             for line in unsupported_lines(layer.rows):
-                console.print(f"  [dim]{escape(line)}[/]", soft_wrap=True, highlight=False)
+                print_line(console, f"  {line}", "dim")
     if name in ("costs", "all"):
-        console.print("\n[bold]seconds of each unit, longest first[/]", highlight=False)
+        print_line(console, "\nseconds of each unit, longest first", "bold")
         if night.costs:
             print_whole(console, make_cost_table(night))
         else:
-            console.print("none were noted in this run", highlight=False)
+            print_line(console, "none were noted in this run")
     if name in ("memory", "all"):
-        console.print("\n[bold]memory of the weights beside 16 bits each[/]", highlight=False)
+        print_line(console, "\nmemory of the weights beside 16 bits each", "bold")
         print_whole(console, memory_table(kernels))
 
 
@@ -93,7 +94,7 @@ def print_panel(console: Console, panel: Panel, views: Sequence[View], baseline:
         return
     axes = ", ".join(filter(None, (panel.options, panel.device_name, panel.timer)))
     for view in views:
-        console.print(f"  {axes}: {view.title.format(baseline=baseline)}", soft_wrap=True, highlight=False)
+        print_line(console, f"  {axes}: {view.title.format(baseline=baseline)}")
         print_whole(console, panel_table(panel, view))
 
 

@@ -12,6 +12,7 @@ from tasks.archive import Archive, open_archive
 from tasks.comparison_store import ComparisonStore
 from tasks.comparisons import Comparison, Contrast, Sitting
 from tasks.errors import WorkerError
+from tasks.lines import print_line
 from tasks.paired import FEW_SITTINGS, judge_sittings
 from tasks.pool import WorkerPool, open_workers
 from tasks.records import Series, State, WorkUnit
@@ -51,7 +52,7 @@ class ComparisonSession:
 
     def tell(self, line: str) -> None:
         """Print a line."""
-        self._console.print(line, soft_wrap=True, highlight=False)
+        print_line(self._console, line)
 
     def announce(self, comparison: Comparison, units: Sequence[WorkUnit]) -> None:
         """Say what is compared, and where."""

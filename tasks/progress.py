@@ -8,11 +8,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from kernels.spec import Case
+from tasks.lines import print_line
 from tasks.records import WorkUnit
 from tasks.tuning.plan import Outcome
 
 LINE_SECONDS = 10.0
 """Between two lines of a search that has decided nothing yet."""
+
+
+def make_bar(console: Console) -> Progress:
+    """A bar that is gone when it has ended."""
+    told = TextColumn("{task.description}", markup=False)
+    return Progress(told, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, transient=True)
 
 
 class RunProgress:
@@ -34,8 +41,7 @@ class RunProgress:
 
     def __enter__(self) -> "RunProgress":
         if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._bar = make_bar(self._console)
             steps = sum(2 * len(unit.cases) * len(unit.providers) for unit in self._units)
             self._bar_task = self._bar.add_task("starting", total=steps)
             self._bar.start()
@@ -70,9 +76,7 @@ class RunProgress:
         where = f"{unit.layer.kernel} {unit.layer.label} {unit.layer.scheme}"
         if self._has_several_kinds:
             where += f" on {device_name}"
-        self._console.print(
-            f"unit {done}/{total}  {where}: {summary}  ({left:.0f} s left)", soft_wrap=True, highlight=False
-        )
+        print_line(self._console, f"unit {done}/{total}  {where}: {summary}  ({left:.0f} s left)")
 
     def _describe(self, text: str) -> None:
         if self._bar:
@@ -96,8 +100,7 @@ class SearchProgress:
 
     def __enter__(self) -> "SearchProgress":
         if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._bar = make_bar(self._console)
             self._bar_task = self._bar.add_task(f"tuning {self._label}", total=None)
             self._bar.start()
         return self
@@ -120,4 +123,4 @@ class SearchProgress:
             self._print(f"  batch size {outcome.batch_size}: {outcome.verdict.reason}; {took}  ({left:.0f} s left)")
 
     def _print(self, line: str) -> None:
-        self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+        print_line(self._console, line)

@@ -16,6 +16,7 @@ from tasks.cases import Plan, Selection
 from tasks.clock import Clock
 from tasks.errors import WorkerError
 from tasks.letters import Channel
+from tasks.lines import print_line
 from tasks.order import line_up
 from tasks.pool import WorkerPool, open_workers
 from tasks.progress import RunProgress
@@ -73,7 +74,7 @@ class Session:
 
     def tell(self, line: str) -> None:
         """Print a line above the progress bar."""
-        self.console.print(line, soft_wrap=True, highlight=False)
+        print_line(self.console, line)
 
     def lacks_ceilings(self, host: Host) -> bool:
         """Whether nobody has measured what a host does at best in this run: true once, for whoever asks first."""
@@ -179,20 +180,20 @@ def _announce_ahead(console: Console, reports: Sequence[AheadReport]) -> None:
         compiled, found = sum(report.compiled for report in reports), sum(report.found for report in reports)
         seconds = sum(report.seconds for report in reports)
         told = f"compiled ahead: {compiled} kernels of {len(reports)} units in {seconds:.0f} s, {found} were cached"
-        console.print(told, soft_wrap=True, highlight=False)
+        print_line(console, told)
     left_out = {f"{name}: {reason}" for report in reports for name, reason in report.left_out.items()}
     for reason in sorted(left_out):
-        console.print(f"not compiled ahead: {reason}", soft_wrap=True, highlight=False)
+        print_line(console, f"not compiled ahead: {reason}")
 
 
 def _announce(console: Console, run: Run, plan: Plan, done: Set[tuple[str, str]]) -> None:
     """Say what is about to run, and what will not."""
     for reason in plan.left_out:
-        console.print(f"left out: {reason}", highlight=False, soft_wrap=True)
+        print_line(console, f"left out: {reason}")
     layers_done = {layer_key for layer_key, _ in done}
     kept = sum(unit.key in layers_done for unit in plan.units)
     resumed = f", {kept} of them measured before" if kept else ""
-    console.print(f"run {run.run_id}: suite {run.suite}, {len(plan.units)} units{resumed}", highlight=False)
+    print_line(console, f"run {run.run_id}: suite {run.suite}, {len(plan.units)} units{resumed}")
 
 
 def _announce_clock(console: Console, run: Run, runs: Sequence[Run]) -> None:
@@ -200,15 +201,14 @@ def _announce_clock(console: Console, run: Run, runs: Sequence[Run]) -> None:
     for before, newest in pairwise(runs[-2:]):
         if newest.run_id == run.run_id and newest.started_at < before.started_at:
             told = f"run {before.run_id} started at {before.started_at:{MOMENT}}, this one at {run.started_at:{MOMENT}}"
-            line = f"the clock went back: {told}; runs are ordered as they were started"
-            console.print(line, highlight=False, soft_wrap=True)
+            print_line(console, f"the clock went back: {told}; runs are ordered as they were started")
 
 
 def _announce_devices(console: Console, workers: WorkerPool) -> None:
     """Say what the run is spread over, and which workers did not start."""
     for loss in workers.losses:
-        console.print(loss, highlight=False, soft_wrap=True)
+        print_line(console, loss)
     devices = workers.devices()
     if devices.total() > 1:
         told = ", ".join(f"{number} x {device}" for device, number in devices.items())
-        console.print(f"on {told}", highlight=False, soft_wrap=True)
+        print_line(console, f"on {told}")

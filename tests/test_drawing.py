@@ -9,7 +9,6 @@ import pytest
 
 from flows.drawing import BLOCK, draw_flow, main
 from flows.nightly import nightly
-from tasks.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "operations.md")
@@ -33,6 +32,11 @@ def made_up(names, wanted):
     futures = [both.submit(name) for name in names]
     if wanted:
         use(found, futures)
+    elif names or found:
+        if use(found, None):
+            find(futures)
+    else:
+        use(futures, None)
 """
 
 
@@ -51,14 +55,23 @@ def test_boxes_frames_loops_conditions_and_what_is_handed_over_come_out_of_the_c
         "flowchart TD",
         '    find["find it"]',
         '    subgraph both["both: for name in names"]',
-        '        find["find it"]',
-        '        use["use"]',
-        "        find -->|first| use",
+        '        find_3["find it"]',
+        '        use_4["use"]',
+        "        find_3 -->|first| use_4",
         "    end",
         '    use["use<br>if wanted"]',
+        '    use_2["use<br>if not wanted and (names or found)"]',
+        '    find_2["find it<br>if (not wanted and (names or found)) and use(found, None)"]',
+        '    use_3["use<br>if not wanted and (not (names or found))"]',
         "    find --> both",
         "    both -->|futures| use",
         "    find -->|found| use",
+        "    use --> use_2",
+        "    find -->|found| use_2",
+        "    use_2 --> find_2",
+        "    both -->|futures| find_2",
+        "    find_2 --> use_3",
+        "    both -->|futures| use_3",
     ]
 
 
@@ -84,8 +97,21 @@ def test_one_command_draws_it_anew_and_leaves_the_rest_of_the_page(tmp_path: Pat
     assert page.read_text() == f"# Before\n\n```mermaid\n{draw_flow(nightly)}```\n\nAfter \\1.\n"
 
 
-def test_a_page_without_a_picture_is_refused(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("# Nothing to see\n")
-    with pytest.raises(UsageError, match=r"page\.md has no ```mermaid block"):
-        main([str(page)])
+@pytest.mark.parametrize(
+    ("page", "told"), [("page.md", r"page\.md has no ```mermaid block"), ("gone.md", r"gone\.md: .*No such file")]
+)
+def test_a_page_that_cannot_be_drawn_into_is_refused_in_one_line(
+    page: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "page.md").write_text("# Nothing to see\n")
+    assert main([str(tmp_path / page)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.fullmatch(rf"flows\.drawing: .*{told}[^\n]*\n", printed.err)
+
+
+def test_the_command_says_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    assert "PAGE" in capsys.readouterr().out

@@ -7,7 +7,7 @@ import pytest
 from records import make_case, make_comparison, make_series
 from rich.console import Console
 
-from flows.pull_request import MOST_ROWS, exit_code, hand_over, make_markdown
+from flows.pull_request import MOST_ROWS, deliver, exit_code, make_markdown
 from tasks.comparison_session import Outcome
 from tasks.comparisons import Comparison, Contrast
 from tasks.records import State
@@ -82,7 +82,7 @@ def test_it_is_printed_written_and_appended(tmp_path: Path, capsys: pytest.Captu
     outcome, file, summary = make_outcome(make_contrast(State.SAME, 0.0)), tmp_path / "out" / "pr.md", tmp_path / "s.md"
     summary.write_text("before\n")
     text = make_markdown(outcome)
-    hand_over(text, "A comparison", Console(width=40), file, {"GITHUB_STEP_SUMMARY": str(summary)})
+    deliver(text, "A comparison", Console(width=40), file, {"GITHUB_STEP_SUMMARY": str(summary)})
     assert file.read_text() == text
     assert summary.read_text() == "before\n" + text
     assert capsys.readouterr().out == text + "\n"
