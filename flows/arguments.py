@@ -39,6 +39,8 @@ TABLES = ("times", "throughput", "bandwidth", "speedup", "memory", "costs", "all
 SAVE_DIR = Path("results")
 BUDGET_SECONDS = 180.0
 """Of a layer that is compared: after so long it gets no more sittings."""
+SEARCH_SECONDS = 300.0
+"""Of searching a layer: all 18 batch sizes of a shape on one H200 are to be done in that time."""
 
 Group = argparse._ArgumentGroup
 
@@ -171,7 +173,13 @@ def _add_retune(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how to tune")
     _add_seed(how)
     _add_where(how)
-    how.add_argument("--budget", type=float, default=300.0, metavar="SECONDS", help="of each search (default: 300)")
+    how.add_argument(
+        "--budget",
+        type=float,
+        default=SEARCH_SECONDS,
+        metavar="SECONDS",
+        help="of proposing configurations for each layer; the final comparisons come on top (default: 300)",
+    )
     how.add_argument("--markdown", type=Path, metavar="FILE", help="also write the summary to a file")
     parser.set_defaults(timers=[], precision=PRECISION)
 

@@ -160,30 +160,27 @@ def bisect(arguments: argparse.Namespace, _console: Console) -> int:
     return exit_code(finding)
 
 
-def retune(arguments: argparse.Namespace, console: Console) -> int:
+def retune(arguments: argparse.Namespace, _console: Console) -> int:
     """Search launch configurations; bad input is found before anything is started."""
     from flows.choice import choose_device
+    from tasks.store import Store
     from tasks.tuning.requests import list_requests
-    from tasks.tuning.summary import write_summaries
 
     selection = read_selection(arguments)
     device_type, address = choose_device(arguments.device, arguments.address)
     list_requests(selection, device_type, arguments.save_dir, arguments.seed, arguments.budget)
+    Store.refuse_early(arguments.save_dir)
     with starting_early(device_type, address, compiles_ahead=True):
         from flows.retune import retune as retune_layers
-    found = retune_layers(
+    retune_layers(
         selection=selection,
         seed=arguments.seed,
         device=arguments.device,
         save_dir=arguments.save_dir,
         address=arguments.address,
         budget=arguments.budget,
+        markdown=arguments.markdown,
     )
-    for retuned in found:
-        print_line(console, retuned.summary)
-        print_line(console, f"{retuned.told_file}\n")
-    if arguments.markdown:
-        write_summaries(arguments.markdown, [retuned.summary for retuned in found])
     return 0
 
 

@@ -81,8 +81,8 @@ class Store:
         return cls(Database.from_parquet(folder))
 
     @classmethod
-    def refuse_early(cls, save_dir: Path, run: Run) -> None:
-        """Find what would keep `run` from being stored under `save_dir`; where nothing is, nothing is made.
+    def refuse_early(cls, save_dir: Path, run: Run | None = None) -> None:
+        """Find what would keep anything, or `run`, from being stored under `save_dir`; makes nothing where nothing is.
 
         Raises:
             StoreError: as open and find_resumable.
@@ -91,7 +91,8 @@ class Store:
             require_writable(save_dir)
             return
         with cls.open(save_dir) as store:
-            store.find_resumable(run)
+            if run:
+                store.find_resumable(run)
 
     def publish(self) -> Path:
         """Replace the readers' snapshot by the present state."""

@@ -23,6 +23,15 @@ MIXTRAL = ("--model", "Mixtral-8x7B", "--tp-size", "2")
         ((*MIXTRAL, "--provider", "triton"), "--device cpu: triton of fused_moe cannot be tuned there: needs "),
         ((*MIXTRAL, "--provider", "torch"), "torch of fused_moe cannot be tuned: take a Triton provider"),
         ((*MIXTRAL, "--kernel", "silu_mul_fp8"), "--kernel silu_mul_fp8 cannot be tuned; give one of fused_moe, mxfp4"),
+        ((*MIXTRAL, "--kernel", "fused_moe", "silu_mul_fp8"), "--kernel silu_mul_fp8 cannot be tuned; give one of "),
+        (
+            (*MIXTRAL, "--scheme", "mxfp4_w4a4"),
+            "--scheme mxfp4_w4a4 is of none of the kernels to tune: fused_moe has ",
+        ),
+        (
+            (*MIXTRAL, "--batch-size", "1", "--option", "activation_format=standard", "activation_format=batched"),
+            "--option: Mixtral-8x7B TP2 was asked for with ",
+        ),
         ((*MIXTRAL, "--budget", "0"), "--budget 0 is not above 0"),
         ((*MIXTRAL, "--batch-size", "0"), "--batch-size 0 is below 1"),
     ],

@@ -11,9 +11,9 @@ import ray
 from records import make_host, make_measurement, make_run, make_unit
 from rich.console import Console
 from surfaces import Surface
-from tuners import DEFAULT, H200, LAYER, SurfaceBench
+from tuners import DEFAULT, H200, HOST, LAYER, SurfaceBench
 
-from kernels.moe.vllm_config_files import read_config_file
+from kernels.moe.vllm_config_files import ConfigFile, read_config_file
 from kernels.moe.vllm_configs import TUNED_FOLDER_VARIABLE
 from kernels.spec import Case
 from tasks.cases import Selection
@@ -139,7 +139,36 @@ def test_the_same_search_once_more_measures_nothing(place: Place, tuned: tuple[R
     before = place.num_questions
     again = tune(place, save_dir)
     assert place.num_questions == before
-    assert again.outcomes == retuned.outcomes
+    assert [outcome.verdict for outcome in again.outcomes] == [outcome.verdict for outcome in retuned.outcomes]
+
+
+def test_another_search_does_not_undo_what_the_first_wrote(
+    place: Place, tuned: tuple[Retuned, Path, str], tmp_path: Path
+) -> None:
+    retuned = tuned[0]
+    assert retuned.config_path
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / FILE).write_bytes(retuned.config_path.read_bytes())
+    nothing = replace(FEW, first_sample=1, sample=1, least_configs=1, most_rounds=0, second_rounds=0)
+    unit = replace(request_of(tmp_path).unit, cases=(Case(LAYER, 64),))
+    with Store.open(tmp_path) as store:
+        retune(Request(unit, tmp_path, 7, nothing), place.pool, H200.name, store.notebook, Console(quiet=True))
+    again = read_config_file(tmp_path / FOLDER / FILE)
+    assert again.file is not None
+    surface = Surface(5)
+    kept = again.file.configs
+    assert kept[16] == retuned.outcomes[0].winner, "of a batch size that was not searched"
+    assert surface.true_us(kept[64], 64) <= surface.true_us(retuned.outcomes[1].winner, 64) * 1.003
+
+
+def test_a_search_goes_on_with_another_budget(place: Place, tuned: tuple[Retuned, Path, str]) -> None:
+    retuned, save_dir, _ = tuned
+    before = place.num_questions
+    with Store.open(save_dir) as store:
+        longer = replace(request_of(save_dir), effort=replace(FEW, most_seconds=1e6))
+        again = retune(longer, place.pool, H200.name, store.notebook, Console(quiet=True))
+    assert place.num_questions == before
+    assert [outcome.verdict for outcome in again.outcomes] == [outcome.verdict for outcome in retuned.outcomes]
 
 
 def test_a_broken_file_in_the_way_is_refused_before_anything_is_measured(place: Place, tmp_path: Path) -> None:
@@ -164,6 +193,11 @@ def test_a_provider_that_cannot_run_there_is_one_line(place: Place, tmp_path: Pa
 def test_vllm_takes_the_nearest_entry_and_the_first_of_two() -> None:
     reading = read_config_file(Path(__file__))
     assert Used({}, (reading,)).find_incumbent(16) is None
+    entries = {size: {"num_warps": size} for size in (1, 64, 128)}
+    file = ConfigFile(key_of(LAYER, TUNED, H200.name).config_key, "3.6.0", entries)
+    used = Used({}, (replace(reading, file=file),))
+    found = [used.find_incumbent(size) for size in (1, 32, 33, 96, 4096)]
+    assert found == [entries[size] for size in (1, 1, 64, 64, 128)]
     assert launcher_of("vllm-triton-tuned") == "vllm-triton-default"
     assert launcher_of("triton") == "triton"
     assert len(BATCH_SIZES) == 18
@@ -175,7 +209,7 @@ def test_vllm_takes_the_nearest_entry_and_the_first_of_two() -> None:
 
 def measure_night(store: Store, shipped_us: float) -> Run:
     run = store.begin_run(make_run("tonight", status="complete"))
-    host, case = make_host(), Case(LAYER, 16)
+    host, case = replace(HOST, host_id=make_host().host_id), Case(LAYER, 16)
     times = {"vllm-triton-shipped": shipped_us, "vllm-triton-default": 100.0}
     measured = [make_measurement("tonight", case, provider, (us,) * 6) for provider, us in times.items()]
     store.commit_unit("tonight", make_unit(measured, host=host))
@@ -192,10 +226,15 @@ def test_what_a_night_finds_stale_is_retuned_once_while_the_budget_lasts(place: 
         arguments = (sets, store, run, place.pool, console, tmp_path)
         assert retune_stale(*arguments, replace(budget, seconds=0.0)) == 0
         assert retune_stale(*arguments, budget) == 1
-        now = provenance_of(Case(LAYER, 16), "vllm-triton-default", make_host())
+        now = provenance_of(Case(LAYER, 16), "vllm-triton-default", HOST)
         tuned = store.notebook.find_tuned(key_of(LAYER, TUNED, H200.name))
         assert tuned is not None
-        assert tuned.provenance.space_sha256 == now.space_sha256
+        assert tuned.provenance == now
+        before = place.num_questions
+        again = (list_sets(store, run, lambda _: None), *arguments[1:])
+        assert retune_stale(*again, budget) == 0
+        assert place.num_questions == before, "a search with the same code has ended"
+        assert retune_stale(*again, replace(budget, batch_sizes=(16, 64, 256))) == 1, "but not of this batch size"
     assert told[0].startswith("not read: ")
     assert "BLOCK_SIZE_M=24" in told[0]
     assert "stale configs: vllm-triton-shipped of fused_moe E=8" in told[1]
@@ -204,7 +243,20 @@ def test_what_a_night_finds_stale_is_retuned_once_while_the_budget_lasts(place: 
     said = console.export_text()
     assert "the 0 s of tuning are spent" in said
     assert "retuned vllm-triton-tuned of fused_moe E=8" in said
+    assert f"has ended; vLLM reads what it found with {TUNED_FOLDER_VARIABLE}={tmp_path / FOLDER}" in said
     assert (tmp_path / FOLDER / FILE).is_file()
+
+
+def test_a_folder_that_cannot_be_listed_is_named_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TUNED_FOLDER_VARIABLE, str(tmp_path / "nowhere"))
+    told = list[str]()
+    with Store.open(tmp_path) as store:
+        [tuned] = list_sets(store, measure_night(store, 90.0), told.append)
+    assert tuned.key.provider == "vllm-triton-shipped"
+    why = "No such file or directory; give a folder of tuned configurations"
+    assert told == [f"not read: cannot list {tmp_path / 'nowhere'}: {why}"]
 
 
 def test_a_night_that_was_narrowed_only_lists(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from tasks.tuning.sets import Provenance, SetKey
 from tasks.tuning.space import distinct, prune
 from tasks.tuning.spaces import VLLM_PROVIDERS, problem_of, space_of
 from tasks.tuning.staleness import DEFAULT, OURS, TUNED, key_of
-from tasks.tuning.summary import Environment, format_summary, write_summaries
+from tasks.tuning.summary import Environment, format_summary, write_summary
 from tasks.tuning.trials import Replay
 from tasks.workers import Worker
 
@@ -263,5 +263,5 @@ def hand_over(
     )
     summary = format_summary(environment, outcomes) + "".join(f"- not read: {line}\n" for line in faults)
     summary_path = folder / f"{name.replace('/', '_').replace(' ', '_')}.md"
-    write_summaries(summary_path, [summary])
+    write_summary(summary_path, summary)
     return Retuned(key, tuple(outcomes), summary, summary_path, config_path)

@@ -51,15 +51,15 @@ def format_summary(environment: Environment, outcomes: Sequence[Outcome]) -> str
     return f"### {_escape(environment.title)}\n\n{format_totals(outcomes)}\n\n" + "\n".join(rows) + f"\n\n{told}\n"
 
 
-def write_summaries(path: Path, summaries: Sequence[str]) -> None:
-    """Write summaries into one file.
+def write_summary(path: Path, summary: str) -> None:
+    """Write a summary into a file.
 
     Raises:
         TunedFileError: it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(summaries), encoding="utf-8")
+        path.write_text(summary, encoding="utf-8")
     except OSError as error:
         raise TunedFileError(f"cannot write {path}: {error.strerror}; choose another place") from error
 
