@@ -115,10 +115,9 @@ class Trial:
 def search(trial: Trial, bad: str) -> Finding:
     """Whether there is a change at all, the first commit that has it, and that commit beside the one before it."""
     commits = list_commits(trial.good, bad)
-    newest = commits[-1] if commits else bad  # the later ones have changed nothing that is measured
-    whole = trial.compare(newest, trial.good, trial.least_change)
+    whole = trial.compare(commits[-1], trial.good, trial.least_change)
     finding = Finding(trial.series, tell_commit(trial.good), tell_commit(bad), whole.state, ())
-    if not (commits and is_sought(whole)):
+    if not is_sought(whole):
         return replace(finding, steps=tuple(trial.steps))
     sought = find_size(whole, trial.least_change)
     culprit = find_culprit(

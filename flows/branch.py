@@ -21,7 +21,7 @@ from tasks.comparisons import Comparison
 from tasks.paired import LOOKS
 from tasks.records import WorkUnit
 from tasks.refs import find_branch, find_commit
-from tasks.session import new_run
+from tasks.session import new_run, tell_left_out
 from tasks.stages import list_cases, resolve_shapes
 from tasks.workers import Worker
 
@@ -74,6 +74,7 @@ def branch(
     sought = choose_least_change(least_change, budget_seconds, chosen.device_type)
     shapes = resolve_shapes(chosen.suite, selection)
     plan = list_cases(chosen.suite, shapes, selection, chosen.device_type)
+    tell_left_out(console, plan)
     run = new_run(chosen.suite.name, selection, chosen.device_type, seed)
     with (
         hide_secrets(os.environ),
@@ -81,7 +82,7 @@ def branch(
     ):
         question = Comparison(
             comparison_id="",
-            head=f"{find_branch()}, {WORKTREE}" if worktree else head,
+            head=name_head(head, worktree),
             head_commit=session.archive.take_snapshot() if worktree else find_commit(head, "branch"),
             base=base,
             base_commit=find_commit(base, "--base"),
@@ -94,6 +95,13 @@ def branch(
         deliver(make_markdown(outcome), "What the branch changes", console, markdown, os.environ)
     session.workers.refuse_leftovers()
     return outcome
+
+
+def name_head(head: str, worktree: bool) -> str:
+    """What a comparison is called after: HEAD is the branch that is checked out, if there is one."""
+    if worktree:
+        return f"{find_branch()}, {WORKTREE}"
+    return find_branch() if head == "HEAD" else head
 
 
 def compare(

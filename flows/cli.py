@@ -16,6 +16,7 @@ from rich.console import Console
 
 from flows.arguments import make_parser, read_alert_files, read_selection
 from kernels.errors import BenchmarkError
+from tasks.channels.files import refuse_unwritable
 from tasks.errors import UsageError
 from tasks.lines import print_line
 
@@ -108,6 +109,7 @@ def branch(arguments: argparse.Namespace, _console: Console) -> int:
         raise UsageError(f"--worktree measures the checkout as it is: leave out {arguments.head}, or check it out")
     find_commit(arguments.head, "branch")
     find_commit(arguments.base, "--base")
+    refuse_unwritable(arguments.markdown, "--markdown")
     ComparisonStore.refuse_early(arguments.save_dir)
     with starting_early(chosen.device_type, chosen.address):
         from flows.branch import branch as compare_branch
@@ -139,6 +141,7 @@ def bisect(arguments: argparse.Namespace, _console: Console) -> int:
     chosen = choose_suite("auto", arguments.device, arguments.address)
     choose_least_change(arguments.least_change, arguments.budget, chosen.device_type)
     list_commits(find_commit(arguments.good, "--good"), find_commit(arguments.bad, "--bad"))
+    refuse_unwritable(arguments.markdown, "--markdown")
     words = " ".join(arguments.series)
     with closing(ComparisonStore.read(arguments.save_dir)) as store:
         find_asked(store, words)
@@ -168,6 +171,7 @@ def retune(arguments: argparse.Namespace, _console: Console) -> int:
 
     selection = read_selection(arguments)
     device_type, address = choose_device(arguments.device, arguments.address)
+    refuse_unwritable(arguments.markdown, "--markdown")
     list_requests(selection, device_type, arguments.save_dir, arguments.seed, arguments.budget)
     Store.refuse_early(arguments.save_dir)
     with starting_early(device_type, address, compiles_ahead=True):

@@ -11,6 +11,12 @@ from tasks.comparisons import Contrast
 from tasks.naming import tell_series
 from tasks.records import Series, State
 
+UNSOUGHT = {
+    State.SAME: "nothing has changed",
+    State.AMBIGUOUS: "the bad commit could not be told from the good one; give more --budget",
+}
+"""What is said where no commit was looked for, by the state of the bad one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -80,8 +86,7 @@ def make_markdown(finding: Finding) -> str:
 def tell_headline(finding: Finding) -> str:
     """One line."""
     if finding.culprit is None:
-        is_same = finding.state is State.SAME
-        return "nothing has changed" if is_same else f"the bad commit is {finding.state}: there is nothing to look for"
+        return UNSOUGHT.get(finding.state, f"the bad commit is {finding.state}: there is nothing to look for")
     if len(finding.suspects) > 1:
         return f"one of {len(finding.suspects)} commits made it {finding.state}: the others could not be told"
     told = f"{code_span(finding.suspects[0])} made it {finding.state}"

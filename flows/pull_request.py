@@ -9,6 +9,7 @@ from rich.console import Console
 from dashboards.words import tell_change
 from flows.artifacts import show_text
 from flows.report import EXIT_INCOMPLETE, EXIT_OK, EXIT_REGRESSION
+from tasks.archive import PACKAGES
 from tasks.channels.files import write_whole
 from tasks.channels.markdown import append_text, code_span, table_row
 from tasks.comparison_session import Outcome
@@ -16,7 +17,7 @@ from tasks.comparisons import REGRESSIONS, Comparison, Contrast
 from tasks.lines import print_line
 from tasks.paired import CONFIDENCE, FALSE_ALARMS
 from tasks.records import State
-from tasks.refs import SHORT, find_merge_base, tell_commit
+from tasks.refs import SHORT, find_merge_base, have_same_code, tell_commit
 
 MOST_ROWS = 200
 """Of one table: a comment of GitHub's holds 65,536 characters."""
@@ -126,6 +127,8 @@ def make_notes(outcome: Outcome) -> list[str]:
         "comparisons of equal code would show any. AMBIGUOUS: the time was up before either was shown.",
         "",
     ]
+    if have_same_code(comparison.base_commit, comparison.head_commit):
+        lines += [f"Both run the same code: nothing of {' and '.join(PACKAGES)} differs between them.", ""]
     common = find_merge_base(comparison.base_commit, comparison.head_commit)
     if common and common != comparison.base_commit:
         lines += [

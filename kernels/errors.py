@@ -20,7 +20,7 @@ class ConfigError(KernelError):
 
 
 class RegistryError(KernelError):
-    """A file in kernels/ does not declare its KERNEL as CONTRIBUTING.md says."""
+    """A file in kernels/ does not import, or does not declare its KERNEL as CONTRIBUTING.md says."""
 
 
 class OutOfMemoryError(KernelError):

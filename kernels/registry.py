@@ -34,10 +34,19 @@ def kernels(package_dir: Path = PACKAGE_DIR) -> dict[str, Kernel]:
     Args:
         package_dir: the package's folder; its parent must be importable.
     Raises:
-        RegistryError: a file declares no KERNEL, or one under another name than its own.
+        RegistryError: a file does not import, declares no KERNEL, or one under another name than its own.
     """
     names = sorted(path.stem for path in package_dir.glob("*.py") if path.stem not in NOT_KERNELS)
-    return {name: declared_kernel(importlib.import_module(f"{package_dir.name}.{name}"), name) for name in names}
+    return {name: declared_kernel(import_file(package_dir, name), name) for name in names}
+
+
+def import_file(package_dir: Path, name: str) -> ModuleType:
+    """The module of a kernel file, which may raise anything while somebody works on it."""
+    try:
+        return importlib.import_module(f"{package_dir.name}.{name}")
+    except Exception as error:
+        told = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise RegistryError(f"{package_dir / name}.py does not import: {told}; mend it, or git stash it") from error
 
 
 def declared_kernel(module: ModuleType, name: str) -> Kernel:

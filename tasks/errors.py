@@ -4,7 +4,7 @@ BenchmarkError                 exit code 2
 +-- KernelError                (kernels/errors.py)
 |   +-- ShapeError             a size breaks a constraint of the kernel
 |   +-- ConfigError            a launch configuration is not one of the kernel's
-|   +-- RegistryError          a kernel file does not declare its KERNEL
+|   +-- RegistryError          a kernel file does not import, or declare its KERNEL
 |   +-- OutOfMemoryError       tensors would not fit into the free memory
 +-- UsageError                 an argument is wrong
 |   +-- UnknownNameError       no such model, kernel, provider, scheme or suite; lists the nearest

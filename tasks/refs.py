@@ -32,6 +32,11 @@ def find_branch(checkout: Path = CHECKOUT) -> str:
     return _run(checkout, "rev-parse", "--abbrev-ref", "HEAD").stdout.strip() or "HEAD"
 
 
+def have_same_code(one: str, other: str, checkout: Path = CHECKOUT) -> bool:
+    """Whether nothing that is run differs between two commits."""
+    return _run(checkout, "diff", "--quiet", one, other, "--", *PACKAGES).returncode == 0
+
+
 def find_merge_base(base: str, head: str, checkout: Path = CHECKOUT) -> str:
     """The commit that two have in common; "" if there is none."""
     return _run(checkout, "merge-base", base, head).stdout.strip()
@@ -43,13 +48,16 @@ def list_commits(good: str, bad: str, checkout: Path = CHECKOUT) -> list[str]:
     Of a merge only the merge itself: what came in with it is one step of the line that `bad` stands at the end of.
 
     Raises:
-        UsageError: `good` is not on that line.
+        UsageError: `good` is not on that line, or runs the same code.
     """
     line = _run(checkout, "rev-list", "--first-parent", bad).stdout.split()
     if good not in line:
         common = next((commit for commit in line if commit == find_merge_base(good, bad, checkout)), "")
         hint = f"; --good {common[:SHORT]} is where they part" if common else ""
         raise UsageError(f"--good {good[:SHORT]} is not on the first-parent line of --bad {bad[:SHORT]}{hint}")
+    if have_same_code(good, bad, checkout):
+        told = f"--good {good[:SHORT]} and --bad {bad[:SHORT]} run the same code, nothing of {' and '.join(PACKAGES)}"
+        raise UsageError(f"{told} differs; give commits from before and after the change")
     asked = ("rev-list", "--first-parent", "--reverse", f"{good}..{bad}", "--", *PACKAGES)
     return _run(checkout, *asked).stdout.split()
 

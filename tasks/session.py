@@ -186,10 +186,15 @@ def _announce_ahead(console: Console, reports: Sequence[AheadReport]) -> None:
         print_line(console, f"not compiled ahead: {reason}")
 
 
-def _announce(console: Console, run: Run, plan: Plan, done: Set[tuple[str, str]]) -> None:
-    """Say what is about to run, and what will not."""
+def tell_left_out(console: Console, plan: Plan) -> None:
+    """Say what was asked for and will not run."""
     for reason in plan.left_out:
         print_line(console, f"left out: {reason}")
+
+
+def _announce(console: Console, run: Run, plan: Plan, done: Set[tuple[str, str]]) -> None:
+    """Say what is about to run, and what will not."""
+    tell_left_out(console, plan)
     layers_done = {layer_key for layer_key, _ in done}
     kept = sum(unit.key in layers_done for unit in plan.units)
     resumed = f", {kept} of them measured before" if kept else ""

@@ -4,17 +4,25 @@ The processes that are measured run light code (tests/lightcode.py): their times
 """
 
 import subprocess
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from consoles import run_command
 from lightcode import commit_benches, make_bench, write_light_code
+from records import make_series
 from test_provenance import git
 from test_story import clone_checkout
 
+from flows.branch import branch
+from flows.culprit import Finding, tell_headline
 from flows.listings import list_lines
+from tasks.cases import Plan
+from tasks.comparison_session import Outcome
 from tasks.comparison_store import ComparisonStore
+from tasks.records import State
 
 pytestmark = [
     pytest.mark.timeout(280),
@@ -58,6 +66,45 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Commands:
     words = ("silu_mul_fp8", "num_tokens=16", "torch")
     bisect = run_command("bisect", *words, "--good", "good", "--bad", "last", cwd=folder)
     return Commands(folder, commits, branch, bisect)
+
+
+@pytest.mark.parametrize(
+    ("head", "worktree", "name"),
+    [("HEAD", False, "topic"), ("v1", False, "v1"), ("HEAD", True, "topic, uncommitted work")],
+)
+def test_a_comparison_is_called_after_its_branch_and_says_what_it_leaves_out(
+    head: str,
+    worktree: bool,
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    archive = SimpleNamespace(take_snapshot=lambda: "a" * 40)
+    workers = SimpleNamespace(devices=dict, refuse_leftovers=lambda: None)
+    session = SimpleNamespace(archive=archive, workers=workers)
+    replaced = {
+        "list_cases": lambda *_: Plan((), ("a kernel [/x] on a layer: too narrow",)),
+        "resolve_shapes": lambda *_: (),
+        "find_branch": lambda: "topic",
+        "find_commit": lambda *_: "b" * 40,
+        "open_comparisons": lambda *_: nullcontext(session),
+        "compare": lambda _session, question, *_: Outcome(question, (), 0, 0.0),
+    }
+    for function, stand_in in replaced.items():
+        monkeypatch.setattr(f"flows.branch.{function}", stand_in)
+    outcome = branch.fn(head, worktree=worktree, device="cpu", save_dir=tmp_path)
+    assert outcome.comparison.head == name
+    printed = capsys.readouterr().out
+    assert printed.startswith("left out: a kernel [/x] on a layer: too narrow\n")
+    assert f"## kernel-nightly: `{name}` against `main`: " in printed
+
+
+def test_a_commit_in_doubt_is_not_told_as_one_that_has_nothing_to_look_for() -> None:
+    told = {state: tell_headline(Finding(make_series(), "good", "bad", state, ())) for state in State}
+    assert told[State.SAME] == "nothing has changed"
+    assert told[State.AMBIGUOUS] == "the bad commit could not be told from the good one; give more --budget"
+    assert told[State.NEW] == "the bad commit is NEW: there is nothing to look for"
 
 
 def test_a_slow_branch_ends_with_1_and_a_table_for_its_pull_request(commands: Commands) -> None:

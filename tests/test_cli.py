@@ -90,8 +90,12 @@ def test_a_wrong_argument_of_run_is_one_line_and_starts_nothing(
         (("branch", "--only", "fused_mo"), "unknown kernel 'fused_mo'; nearest: fused_moe"),
         (("branch", "--least-change", "0"), "--least-change 0 is not between 0 and 10; 0.01 is 1 %"),
         (("branch", "--budget", "-1"), "--budget -1 is below 0"),
+        (
+            ("branch", "--base", "HEAD", "--markdown", "/proc/no/x.md"),
+            "cannot write /proc/no/x.md: .*; give --markdown",
+        ),
         (("bisect", "fused_moe", "--good", "nowhere"), "--good 'nowhere' is no branch, tag or commit here"),
-        (("bisect", "fused_moe", "--good", "HEAD"), "start one: kernel-nightly run"),
+        (("bisect", "fused_moe", "--good", "HEAD"), "run the same code, nothing of kernels and tasks differs"),
     ],
 )
 @pytest.mark.skipif(not (CHECKOUT / ".git").exists(), reason="there is no repository to name commits of")
@@ -99,6 +103,27 @@ def test_a_wrong_argument_of_branch_or_bisect_is_one_line_and_starts_nothing(
     options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str], elsewhere: Path
 ) -> None:
     assert re.search(message, refuse(capsys, *options, "--device", "cpu"))
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("bisect", "fused_moe", "--good", "HEAD", "--markdown", "/proc/no/x.md"), "cannot write /proc/no/x.md: "),
+        (("bisect", "fused_moe", "--good", "HEAD"), "start one: kernel-nightly run"),
+        (("retune", "--model", "Mixtral-8x7B", "--markdown", "."), "cannot write .: Is a directory; give --markdown"),
+    ],
+)
+def test_what_would_fail_in_the_end_is_told_at_the_beginning(
+    options: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tasks.refs.find_commit", lambda ref, option: ref)
+    monkeypatch.setattr("tasks.refs.list_commits", lambda good, bad: [bad])
+    assert message in refuse(capsys, *options, "--device", "cpu")
     assert list(elsewhere.iterdir()) == []
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from letterboxes import make_letter
 
-from tasks.channels.files import JsonLinesChannel, write_whole
-from tasks.errors import ChannelError
+from tasks.channels.files import JsonLinesChannel, refuse_unwritable, write_whole
+from tasks.errors import ChannelError, UsageError
 
 WRITE_WITH_LITTLE_SPACE = """
 import resource, signal, sys
@@ -77,6 +77,22 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path, path: str) ->
     with pytest.raises(ChannelError, match=r"^cannot write [^\n]+: [^\n]+; see --alert-junit$"):
         write_whole(tmp_path / path, "text", "--alert-junit")
     assert {entry.name for entry in tmp_path.iterdir()} == {"file", "folder"}
+
+
+@pytest.mark.parametrize("path", ["file/x.md", "file/below/x.md", "folder", "/proc/nope/x.md"])
+def test_a_file_that_could_not_be_written_is_refused_before_it_is_needed(path: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UsageError, match=rf"^cannot write .*{path}: .*; give --markdown another file$"):
+        refuse_unwritable(tmp_path / path, "--markdown")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_file_that_can_be_written_is_not_made_yet(tmp_path: Path) -> None:
+    (tmp_path / "there.md").write_text("old")
+    for path in (None, tmp_path / "there.md", tmp_path / "new" / "folder" / "x.md"):
+        refuse_unwritable(path, "--markdown")
+    assert [entry.read_text() for entry in tmp_path.iterdir()] == ["old"]
 
 
 def test_a_file_is_replaced_at_once_and_readable_by_others(tmp_path: Path) -> None:

@@ -59,6 +59,16 @@ def test_the_worst_rows_come_first_and_what_is_the_same_is_folded() -> None:
     assert "SAME: the interval leaves out a change of 20%." in text
 
 
+def test_two_sides_that_run_the_same_code_are_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, asked = "Both run the same code: nothing of kernels and tasks differs between them.", []
+    outcome = make_outcome(make_contrast(State.SAME, 0.0))
+    monkeypatch.setattr("flows.pull_request.have_same_code", lambda *commits: bool(asked.append(commits)) or True)
+    assert told in make_markdown(outcome).splitlines()
+    assert asked == [("b" * 40, "a" * 40)]
+    monkeypatch.setattr("flows.pull_request.have_same_code", lambda *_: False)
+    assert told not in make_markdown(outcome)
+
+
 def test_the_exit_code_says_whether_anything_is_worse_or_was_not_compared() -> None:
     same, slow = make_contrast(State.SAME, 0.0), make_contrast(State.SLOW, 0.1)
     new, untold = make_contrast(State.NEW), make_contrast(State.AMBIGUOUS, 0.01)

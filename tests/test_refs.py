@@ -7,7 +7,7 @@ from test_archive import commit
 from test_provenance import git
 
 from tasks.errors import UsageError
-from tasks.refs import find_branch, find_commit, find_merge_base, list_commits, tell_commit
+from tasks.refs import find_branch, find_commit, find_merge_base, have_same_code, list_commits, tell_commit
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,19 @@ def test_commits_between_two_are_those_of_the_first_parent_line_that_change_what
     first, last = (find_commit(ref, "--good", checkout) for ref in ("main~4", "main"))
     told = [tell_commit(one, checkout).partition(" ")[2] for one in list_commits(first, last, checkout)]
     assert told == ["another", "Merge topic", "another"]
-    assert list_commits(last, last, checkout) == []
+
+
+def test_commits_that_run_the_same_code_are_refused_before_it_is_measured(checkout: Path) -> None:
+    last = find_commit("main", "--good", checkout)
+    write(checkout, "docs/b.md")
+    later = find_commit("main", "--bad", checkout)
+    git(checkout, "reset", "--quiet", "--hard", last)
+    for bad in (last, later):
+        assert have_same_code(last, bad, checkout)
+        with pytest.raises(UsageError, match=r"run the same code, nothing of kernels and tasks differs; give commits"):
+            list_commits(last, bad, checkout)
+    assert not have_same_code("main~1", "main", checkout)
+    assert not have_same_code("nowhere", "main", checkout)
 
 
 def test_a_good_commit_off_the_line_is_refused_with_the_one_that_is_on_it(checkout: Path) -> None:

@@ -63,6 +63,22 @@ def test_a_file_without_a_kernel_is_an_error_that_names_the_file_and_contributin
         kernels(package_dir)
 
 
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("KERNEL = Kernel(", r"SyntaxError: '\(' was never closed \(my_kernel\.py, line 1\)"),
+        ("import nowhere_at_all", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
+        ("raise ValueError('one line\\nand another')", "ValueError: one line"),
+    ],
+)
+def test_a_file_that_does_not_import_is_an_error_of_one_line_that_names_it(
+    source: str, told: str, package_dir: Path
+) -> None:
+    (package_dir / "my_kernel.py").write_text(source)
+    with pytest.raises(RegistryError, match=rf"^\S+/my_kernel\.py does not import: {told}; mend it, or git stash it$"):
+        kernels(package_dir)
+
+
 def test_a_kernel_that_is_something_else_is_an_error(package_dir: Path):
     (package_dir / "my_kernel.py").write_text("KERNEL = 'my_kernel'")
     with pytest.raises(RegistryError, match=r"my_kernel\.py declares no KERNEL"):

@@ -1,12 +1,14 @@
 """Alerts and summaries in files: each write is whole or not at all."""
 
+import errno
 import os
 import stat
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from tasks.errors import ChannelError
+from tasks.errors import ChannelError, UsageError
 from tasks.letters import Letter
 
 
@@ -47,6 +49,23 @@ class JsonLinesChannel:
                 os.close(handle)
         except OSError as error:
             raise ChannelError(f"cannot write {self._path}: {error.strerror}; see --alert-json") from None
+
+
+def refuse_unwritable(path: Path | None, option: str) -> None:
+    """Raise before anything is measured for a file that could not be written then; leaves nothing behind.
+
+    Raises:
+        UsageError: it cannot be written; names the option that asks for it.
+    """
+    if path is None:
+        return
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder = next(above for above in path.absolute().parents if above.exists())
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}; give {option} another file") from None
 
 
 def write_whole(path: Path, text: str, option: str) -> None:
