@@ -250,4 +250,6 @@ def _tell_wall_time(night: Night) -> str:
     seconds = round((night.run.finished_at - night.run.started_at).total_seconds())
     if seconds < 0:
         return "unknown: the clock went back meanwhile"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"
+    hours, minutes = seconds // 3600, seconds % 3600 // 60
+    told = [f"{hours} h" if hours else "", f"{minutes} min" if seconds >= 60 else "", f"{seconds % 60} s"]
+    return " ".join(filter(None, told))

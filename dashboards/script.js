@@ -225,6 +225,7 @@ function followNights(frame, nights) {
     event.preventDefault();
     show((Math.max(at, step > 0 ? at : 0) + step + nights.length) % nights.length);
   });
+  document.addEventListener("keydown", (event) => event.key === "Escape" && show(-1));
 }
 
 /* What is on the page as a file */

@@ -314,7 +314,7 @@ def list_names(arguments: argparse.Namespace, console: Console) -> int:
     from flows import listings
 
     lines = listings.list_lines(arguments.what, arguments.save_dir)
-    for line in lines:
+    for line in lines or [f"no {arguments.what} in {arguments.save_dir} yet"]:
         print_line(console, line)
     return 0
 

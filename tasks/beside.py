@@ -1,5 +1,6 @@
 """A worker beside another on the same device, whose process runs the code of another commit."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class CommitWorker(Worker):
         self._host = host
         self._folder = folder
         self._commit = commit
+        self._beside = beside
         beside.beside.append(self)
 
     def __str__(self) -> str:
@@ -36,6 +38,12 @@ class CommitWorker(Worker):
         if self._host.device.type == "cuda":
             environment["env_vars"] = {"CUDA_VISIBLE_DEVICES": self._host.device_uuid}
         return {"num_gpus": 0, "num_cpus": 0, "runtime_env": environment}
+
+    def end(self) -> None:
+        """Kill the process for good, and be forgotten by the worker that it was beside."""
+        super().end()
+        with suppress(ValueError):  # that one may be ending it a second time
+            self._beside.beside.remove(self)
 
     def host(self) -> Host:
         """The environment of the worker that it is beside, once its own process has found itself on that device.

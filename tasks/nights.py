@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from kernels.spec import Case
 from tasks.histories import Histories
 from tasks.history import Mark
 from tasks.incidents import Incident
@@ -42,3 +43,5 @@ class Night:
     """Those that stood after the run, acknowledged or not, and those that it found over."""
     marks: tuple[Mark, ...] = ()
     """What people said of any series, in order."""
+    missing_cases: Mapping[str, Case] = field(hash=False, default_factory=dict)
+    """By key, those of series that were judged and not measured."""

@@ -26,7 +26,7 @@ from tasks.records import (
     UnitCost,
     UnitResult,
 )
-from tasks.store_histories import read_histories
+from tasks.store_histories import read_cases, read_histories
 
 JOINED = """
     SELECT m.*, c.* EXCLUDE (case_key), h.* EXCLUDE (host_id)
@@ -345,7 +345,8 @@ class Store:
         bare = self.bare_night(run_id)
         run = bare.run
         verdicts = tuple(self.journal.verdicts(run.run_id))
-        known = [m.series for m in bare.measurements] + [verdict.series for verdict in verdicts]
+        measured = dict.fromkeys(m.series for m in bare.measurements)
+        known = [*measured, *(verdict.series for verdict in verdicts)]
         return replace(
             bare,
             verdicts=verdicts,
@@ -357,6 +358,7 @@ class Store:
             reference_trends=self.reference_trends(run),
             usual_references=self.usual_references(run),
             incidents=tuple(self.journal.incidents_of(run.run_id)),
+            missing_cases=read_cases(self._database, [s.case_key for s in known if s not in measured]),
         )
 
     def bare_night(self, run_id: str = "") -> Night:

@@ -1,9 +1,10 @@
-"""Histories out of the database, in four queries whatever their number."""
+"""Histories out of the database, in four queries whatever their number, and what their keys stand for."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from kernels.spec import Case
 from tasks import rows
 from tasks.database import Database
 from tasks.histories import Floats, Histories, History, Setting
@@ -69,6 +70,12 @@ def read_histories(database: Database, run: Run) -> Histories:
         },
         rates=_read_rates(database, runs, hosts),
     )
+
+
+def read_cases(database: Database, keys: Collection[str]) -> dict[str, Case]:
+    """By key, the cases that were ever measured."""
+    found = database.rows("SELECT * FROM cases WHERE case_key IN (SELECT unnest(?))", [list(keys)]) if keys else []
+    return {row["case_key"]: rows.row_to_case(row) for row in found}
 
 
 def _read_runs(database: Database, which: Sequence[object]) -> tuple[tuple[Run, ...], list[int]]:

@@ -214,7 +214,7 @@ class Worker:
         self._ended = True
         self.stop()
         _kill(self._blocker)
-        for worker in self.beside:
+        for worker in [*self.beside]:
             worker.end()
 
     def stop(self) -> None:

@@ -164,6 +164,8 @@ def test_another_device_than_the_others_is_refused(worker: Worker, tmp_path: Pat
             elsewhere.host()
     finally:
         elsewhere.end()
+    elsewhere.end()
+    assert elsewhere not in worker.beside, "as many of them would stay as there are sittings"
 
 
 def test_it_ends_with_the_worker_that_it_is_beside(worker: Worker, earlier: CommitWorker) -> None:

@@ -80,7 +80,11 @@ def test_a_night_tells_its_values_under_the_pointer_and_by_the_arrow_keys(site: 
     assert browser.ask(tip).startswith("2026-11-13 02:00 UTC: ")
     browser.press(".nights .chart", "ArrowRight")
     assert browser.ask(tip).startswith("2026-11-14")
+    line = "document.querySelector('.here').hidden"
+    assert not browser.ask(line)
     browser.press(".nights .chart", "Escape")
+    assert browser.ask(tip) == ""
+    assert browser.ask(line)
 
 
 def test_the_numbers_of_a_series_are_handed_out_whole(site: Path, browser: Browser) -> None:

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
-from records import make_points, make_series
+from records import make_case, make_measurement, make_points, make_run, make_series, make_unit, make_verdict
 
+from dashboards.arrangement import arrange_night
 from dashboards.series.chronicle import find_events, find_provenance, find_regimes, number_kinds, shorten
-from dashboards.series.views import tell_command
+from dashboards.series.render import render_series
+from dashboards.series.views import find_model, list_views, make_background, tell_command
 from flows.arguments import make_parser, read_selection
 
 from nights import make_histories  # isort: skip
@@ -16,7 +19,8 @@ from kernels.registry import find_kernel
 from tasks.cases import Selection, plan_units, resolve_shapes
 from tasks.histories import Histories, Setting
 from tasks.history import Mark
-from tasks.records import Run
+from tasks.records import Run, State
+from tasks.store import Store
 from tasks.suites import SUITES
 
 SERIES = make_series()
@@ -79,6 +83,37 @@ def test_the_two_sides_of_a_change_are_told_with_what_is_the_same() -> None:
 def test_digests_are_shortened_and_words_are_not() -> None:
     assert shorten("ab" * 20) == "abababababab"
     assert shorten("580.159.04") == "580.159.04"
+
+
+def test_the_command_names_the_folder_that_a_model_was_read_from_and_what_it_takes_to_read_it() -> None:
+    asked = {"models": ["Mixtral-8x7B", "./mine/OLMo"], "trust_remote_code": True, "model_prefix": "text_config"}
+    words = tell_command(make_run(arguments=asked), make_case(model="OLMo"), SERIES, {}).split()
+    assert words[words.index("--model") + 1] == "./mine/OLMo"
+    assert words[words.index("--model-prefix") + 1] == "text_config"
+    assert "--trust-remote-code" in words
+    assert "--allow-download" not in words
+    assert find_model("Mixtral-8x7B", make_run(arguments=asked)) == "Mixtral-8x7B"
+    assert find_model("DeepSeek-V3", make_run(arguments={"models": ["deepseek-ai/DeepSeek-V3"]})).startswith("deepseek")
+    assert find_model("Qwen3-30B-A3B", make_run()) == "Qwen3-30B-A3B"
+
+
+def test_a_missing_series_is_measured_again_as_in_the_last_run_that_had_it(tmp_path: Path) -> None:
+    commits, providers = ("a" * 40, "b" * 40), (("torch", "triton"), ("torch",))
+    with Store.open(tmp_path) as store:
+        for number, (commit, present) in enumerate(zip(commits, providers, strict=True)):
+            run = store.begin_run(make_run(f"run-{number}", number, git_commit=commit, git_dirty=not number))
+            store.commit_unit(run.run_id, make_unit([make_measurement(run.run_id, provider=name) for name in present]))
+        store.journal.commit_verdicts("run-1", [make_verdict(State.MISSING, make_series("triton"), run_id="run-1")])
+        night = store.night("run-1")
+    kernels = arrange_night(night)
+    views = {view.series.provider: view for view in list_views(night, kernels, {})}
+    assert set(night.missing_cases) == {make_case().key}
+    assert (views["torch"].commit, views["torch"].is_dirty) == (commits[1], False)
+    assert (views["triton"].commit, views["triton"].is_dirty) == (commits[0], True)
+    assert "--provider triton" in views["triton"].command
+    page = render_series(views["triton"], make_background(night, kernels, ""))[views["triton"].path].decode()
+    assert "git checkout aaaaaaaaaaaa</code> (it was measured with uncommitted changes besides)" in page
+    assert views["torch"].command == views["triton"].command.replace("triton", "torch")
 
 
 def test_the_command_of_a_point_plans_that_point_alone() -> None:

@@ -347,6 +347,16 @@ def test_everything_can_be_listed(what: str, capsys: pytest.CaptureFixture[str],
     assert all(name in listed for name in expected[what])
 
 
+@pytest.mark.parametrize("what", ["runs", "branches"])
+def test_a_list_of_nothing_is_a_line_that_says_so(
+    what: str, capsys: pytest.CaptureFixture[str], elsewhere: Path
+) -> None:
+    with Store.open(elsewhere / "results") as store:
+        store.publish()
+    assert main(["list", what]) == 0
+    assert capsys.readouterr().out == f"no {what} in results yet\n"
+
+
 def test_a_prefect_home_that_cannot_be_written_is_one_line_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     run = subprocess.run(

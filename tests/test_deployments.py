@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -192,19 +194,27 @@ def test_the_form_of_every_deployment_describes_each_of_its_fields(host: Host) -
         assert bare == []
 
 
-def test_the_nightly_is_scheduled_every_night_one_at_a_time(host: Host) -> None:
-    nightly = host.read("deployments/name/nightly/nightly")
-    assert [schedule["schedule"]["cron"] for schedule in nightly["schedules"]] == ["0 2 * * *"]
-    assert nightly["global_concurrency_limit"]["limit"] == 1
-    assert nightly["concurrency_options"]["collision_strategy"] == "ENQUEUE"
-    wanted = {"id": {"any_": [nightly["id"]]}}
+@pytest.mark.parametrize(
+    ("name", "cron", "moments", "days"),
+    [("nightly", "0 2 * * *", "02:00", timedelta(1)), ("retune", "0 6 * * 0", "Sunday 06:00", timedelta(7))],
+)
+def test_what_has_a_schedule_is_scheduled_one_at_a_time(
+    name: str, cron: str, moments: str, days: timedelta, host: Host
+) -> None:
+    deployment = host.read(f"deployments/name/{name}/{name}")
+    assert [schedule["schedule"]["cron"] for schedule in deployment["schedules"]] == [cron]
+    assert deployment["global_concurrency_limit"]["limit"] == 1
+    assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+    wanted = {"id": {"any_": [deployment["id"]]}}
     deadline, runs = time.monotonic() + 30, []
     while len(runs) < 2 and time.monotonic() < deadline:
         time.sleep(0.5)
         runs = host.find("flow_runs", deployments=wanted, flow_runs={"state": {"type": {"any_": ["SCHEDULED"]}}})
-    assert len(runs) >= 2
-    assert {run["expected_start_time"][11:16] for run in runs} == {"02:00"}
-    assert {run["parameters"]["suite"] for run in runs} == {"nightly"}
+    starts = sorted(datetime.fromisoformat(run["expected_start_time"]) for run in runs)
+    assert len(starts) >= 2
+    assert all(f"{start:%A %H:%M}".endswith(moments) for start in starts)
+    assert {later - start for start, later in pairwise(starts)} == {days}
+    assert all(run["parameters"] == deployment["parameters"] for run in runs)
 
 
 def test_systemd_takes_the_units(host: Host, tmp_path: Path) -> None:

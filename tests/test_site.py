@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections import Counter
 from dataclasses import replace
+from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -25,6 +26,9 @@ from nights import (
     silu_layer,
 )
 
+from dashboards.arrangement import arrange_night
+from dashboards.pages import render_index
+from dashboards.series.views import make_background
 from dashboards.site import write_site
 from kernels.spec import Case
 from tasks.errors import UsageError
@@ -261,11 +265,19 @@ def test_everything_that_needs_a_look_is_listed_with_its_evidence(night: Night, 
 def test_the_run_is_told_from_commit_to_weights(pages: dict[str, Page]) -> None:
     words = pages["index.html"].words
     for part in (
-        *("run-3", "nightly-h200", "252e9d4c0f", "with uncommitted changes", "2026-11-20 02:00 UTC", "0 h 41 min 12 s"),
+        *("run-3", "nightly-h200", "252e9d4c0f", "with uncommitted changes", "2026-11-20 02:00 UTC"),
         *("measure", "2210.7", "NVIDIA H200", "580.159.04", "2.11.0", "3.6.0", "0.26.0", "AMD EPYC"),
-        *("640.00 MB", "3.21", "ab12ab12ab12", "Fused mixture of experts"),
+        *("Took 41 min 12 s", "640.00 MB", "3.21", "ab12ab12ab12", "Fused mixture of experts"),
     ):
         assert part in words, part
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(59, "59 s"), (145, "2 min 25 s"), (3600, "1 h 0 min 0 s")])
+def test_how_long_a_run_took_is_told_without_what_is_zero_before_it(seconds: int, told: str, night: Night) -> None:
+    run = replace(night.run, finished_at=night.run.started_at + timedelta(seconds=seconds))
+    kernels = arrange_night(night)
+    page = render_index(replace(night, run=run), kernels, [], make_background(night, kernels, ""))
+    assert f"<dd>{told}, complete</dd>" in page
 
 
 def test_every_row_tells_status_reason_and_verdict(night: Night, pages: dict[str, Page]) -> None:

@@ -60,7 +60,6 @@ def render_series(view: SeriesView, background: Background) -> Files:
         within=within,
         first=_start(view, background, 0),
         last=_start(view, background, len(view.history) - 1),
-        commit=histories.runs[view.history.nights[-1]].git_commit,
         references=make_safe(device) if (device := view.series.device_name) in background.references else "",
         data=Markup(tell_data(view)),
     )

@@ -4,6 +4,7 @@ import hashlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from tasks.records import Run, Series
 
 SIZES_OF_LIMITS = {"--limit-k": ("hidden_size", "k"), "--limit-n": ("intermediate_size", "n")}
 """Options of the command line, and which size of a layer they ask for."""
+
+PERMISSIONS = {"--trust-remote-code": "trust_remote_code", "--allow-download": "allow_download"}
+"""Options that a model may need to be read, and the argument of a run that says so."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,6 +91,11 @@ class SeriesView:
     marks: tuple[Mark, ...]
     siblings: tuple[Sibling, ...]
     command: str
+    """"" where nobody knows its case."""
+    commit: str
+    """That the command is of; "" where there was none."""
+    is_dirty: bool
+    """Whether what was measured had uncommitted changes besides."""
     is_told: bool
     """Whether somebody has to look at it: its charts are kept as pictures too."""
 
@@ -165,6 +174,8 @@ def _view_row(
     columns = night.trends.columns
     history = columns[row.series]
     check = row.measurement.check if row.measurement else None
+    case = check.case if check else night.missing_cases.get(row.series.case_key)
+    run = night.run if check else night.trends.runs[history.nights[-1]]
     floors_us = np.full(len(history), np.nan)
     if check and row.floor_us:
         gemm_dtype = kernel.gemm_dtype.get(layer.scheme, "")
@@ -198,7 +209,9 @@ def _view_row(
         samples_us=row.measurement.samples_us if row.measurement else (),
         marks=marks,
         siblings=siblings,
-        command=tell_command(night.run, check.case, row.series, kernel.defaults) if check else "",
+        command=tell_command(run, case, row.series, kernel.defaults) if case else "",
+        commit=run.git_commit,
+        is_dirty=run.git_dirty,
         is_told=row.is_loud,
     )
 
@@ -227,7 +240,7 @@ def tell_command(run: Run, case: Case, series: Series, defaults: Mapping[str, st
     layer = case.layer
     words = ["kernel-nightly", "run", "--suite", run.suite, "--kernel", layer.kernel, "--scheme", layer.scheme]
     if layer.model != "grid":
-        words += ["--model", layer.model, "--tp-size", str(layer.tp_size)]
+        words += ["--model", find_model(layer.model, run), "--tp-size", str(layer.tp_size)]
         words += ["--enable-expert-parallel"] if layer.ep_size > 1 else []
     for option, names in SIZES_OF_LIMITS.items():
         words += [word for name in names if name in layer.sizes for word in (option, str(layer.sizes[name]))]
@@ -236,4 +249,13 @@ def tell_command(run: Run, case: Case, series: Series, defaults: Mapping[str, st
     options = [f"{name}={value}" for name, value in {**defaults, **case.options}.items()]
     words += ["--option", *options] if options else []
     words += ["--timer", series.timer, "--provider", series.provider, "--seed", str(run.seed)]
+    words += ["--model-prefix", str(prefix)] if (prefix := run.arguments.get("model_prefix")) else []
+    words += [option for option, name in PERMISSIONS.items() if run.arguments.get(name)]
     return shlex.join(words)
+
+
+def find_model(model: str, run: Run) -> str:
+    """What --model takes for the model of a layer: the folder or the repository that the run was given, or its name."""
+    asked = run.arguments.get("models")
+    words = [str(word) for word in asked] if isinstance(asked, list) else []
+    return next((word for word in words if Path(word).expanduser().resolve().name == model), model)
