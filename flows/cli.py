@@ -195,12 +195,16 @@ def starting_early(device_type: str, address: str, *, compiles_ahead: bool = Fal
     from flows.server import starting_server
     from tasks.ahead import AheadBench
     from tasks.channels.secrets import hide_secrets
-    from tasks.pool import start_workers
+    from tasks.pool import abandon_workers, start_workers
 
-    with starting_server():
-        yield
-        with hide_secrets(os.environ):
-            start_workers(device_type, address, companion=AheadBench if compiles_ahead else None)
+    try:
+        with starting_server():
+            yield
+            with hide_secrets(os.environ):
+                start_workers(device_type, address, companion=AheadBench if compiles_ahead else None)
+    except BaseException:
+        abandon_workers()
+        raise
 
 
 def set_prefect_defaults() -> None:

@@ -290,6 +290,15 @@ def start_workers(
     _ahead[device_type, address] = WorkerPool(workers, companions)
 
 
+def abandon_workers() -> None:
+    """End what `start_workers` started and no run will open: who still greets a worker when the process ends, and Ray
+    with it, would start a fresh one, and Ray for it."""
+    while _ahead:
+        _, pool = _ahead.popitem()
+        pool.close()
+    leave_ray()
+
+
 @contextmanager
 def open_workers(device_type: str, address: str = "") -> Iterator[WorkerPool]:
     """One worker per GPU of the cluster, or one per machine for the CPU, started now if not ahead; Ray is ended after.

@@ -7,7 +7,9 @@ file leaves out with class defaults, and a default of the family is not a dimens
 import json
 import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ _TOP_K = ("num_experts_per_tok", "moe_top_k", "moe_topk", "moe_k")
 _HIDDEN_SIZE = ("hidden_size", "d_model")
 _EXPERT_INTERMEDIATE_SIZE = ("moe_intermediate_size", "expert_ffn_hidden_size")
 _INTERMEDIATE_SIZE = ("intermediate_size", "ffn_hidden_size")
+
+_MODELING_CODE = "transformers.models.auto.modeling_auto"
+"""What a config class imports to name its models in its own docstring, which it goes without where that is missing."""
 
 _SAME_FAMILY = {"kimi_k2": "deepseek_v3"}
 """Families whose config class is a copy of another's, which transformers has; vLLM reads them as that one too."""
@@ -262,12 +267,26 @@ def _load_config(source: _Source, raw: dict[str, Any], trust_remote_code: bool) 
     try:
         family = _SAME_FAMILY.get(raw.get("model_type", ""), raw.get("model_type"))
         if family in CONFIG_MAPPING and not trust_remote_code:
-            return CONFIG_MAPPING[family].from_dict({**raw, "model_type": family})
+            with _without_modeling_code():
+                return CONFIG_MAPPING[family].from_dict({**raw, "model_type": family})
         return AutoConfig.from_pretrained(
             source.location, trust_remote_code=trust_remote_code, local_files_only=source.is_local
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, StrictDataclassError) as error:
         raise ModelConfigError(f"transformers cannot read the config of {source.name}: {_first_line(error)}") from error
+
+
+@contextmanager
+def _without_modeling_code() -> Iterator[None]:
+    """Have the import of modeling code fail, unless it is here already: most of it is torch's compiler, for seconds."""
+    if _MODELING_CODE in sys.modules:
+        yield
+        return
+    sys.modules[_MODELING_CODE] = None  # type: ignore[assignment]  # Python's own way to say so
+    try:
+        yield
+    finally:
+        del sys.modules[_MODELING_CODE]
 
 
 def _intermediate_size_fields(text: _TextConfig) -> tuple[str, ...]:

@@ -22,6 +22,16 @@ from flows.cli import end_quietly
 end_quietly()
 torch.set_num_threads(1)  # with tensors as small as the tests' a second one is only waited for
 
+LONGEST = (
+    *("nightly", "deployments", "replay", "cluster", "moe_schemes", "database", "site", "pool", "compile", "measure"),
+    *("full_disk", "search", "branch", "workers", "moe_compile", "nvfp4_moe", "ahead", "faults", "cli", "retrial"),
+    *("mxfp4_moe", "events", "evidence", "clock", "lanes", "w4_triton", "sittings", "beside", "mxfp4_triton"),
+)
+"""Files that take the longest, which begin first so that all workers end together: those that start processes among
+those that wait or compute by themselves."""
+AT_THE_END = ("bench", "story")
+"""Files that compare times of this machine, which is quiet when the others have ended."""
+
 CONVERTED_BY_TORCH = {
     "bf16": (torch.bfloat16, torch.uint16, np.uint16),
     "fp8e4nv": (torch.float8_e4m3fn, torch.uint8, np.uint8),
@@ -77,8 +87,17 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)
 
 
+def place(item: pytest.Item) -> int:
+    """Where its file stands in the order of files."""
+    name = item.path.stem.removeprefix("test_")
+    if name in AT_THE_END:
+        return len(LONGEST) + 1 + AT_THE_END.index(name)
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none."""
+    """Order the files, and skip what needs a GPU where there is none."""
+    items.sort(key=place)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

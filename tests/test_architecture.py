@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import AT_THE_END, LONGEST
 
 import kernels
 
@@ -181,6 +182,12 @@ def test_every_file_has_a_test_file_or_a_reason(path: Path) -> None:
 
 def test_no_reason_outlives_its_file() -> None:
     assert [path for path in TESTED_ELSEWHERE if not (ROOT / path).is_file()] == []
+
+
+def test_every_file_that_has_a_place_in_the_order_of_tests_is_there_and_has_one() -> None:
+    placed = [*LONGEST, *AT_THE_END]
+    assert [name for name in placed if not (ROOT / "tests" / f"test_{name}.py").is_file()] == []
+    assert len(set(placed)) == len(placed)
 
 
 def test_no_source_file_checks_its_input_with_assert() -> None:

@@ -19,7 +19,7 @@ from prefect.testing.utilities import prefect_test_harness
 from flows.nightly import attempt, measure_unit, wait_for
 from kernels.spec import Layer
 from tasks.errors import WorkerCrashed, WorkerError, WorkerLost
-from tasks.pool import WorkerPool, open_workers
+from tasks.pool import WorkerPool, abandon_workers, open_workers, start_workers
 from tasks.records import WorkUnit
 from tasks.workers import Worker, list_nodes, start_ray
 
@@ -259,6 +259,19 @@ def test_a_pool_is_closed_while_its_workers_start(pools: list[WorkerPool]) -> No
     pool.close()
     assert time.monotonic() - start < 4
     assert pool.losses == ["the run is ending: its workers were killed"]
+
+
+def test_workers_that_no_run_will_open_are_ended_and_nobody_starts_them_again(
+    local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[list[str]] = []
+    monkeypatch.setattr(
+        "tasks.pool.leave_ray",
+        lambda: left.append([thread.name for thread in threading.enumerate() if thread.name.endswith("(_greet)")]),
+    )
+    start_workers("cpu", bench=SlowlyStartingBench, companion=None)
+    abandon_workers()
+    assert left == [[]], "Ray is left after the last who speaks with it"
 
 
 def test_gpus_that_are_not_there_are_told_in_one_line() -> None:
