@@ -4,6 +4,7 @@ They stand in one file so that worker processes, which import the plain function
 """
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -90,14 +91,17 @@ def persist(session: Session, unit: WorkUnit, result: UnitResult) -> None:
 @task(name="retune stale configs", cache_policy=NO_CACHE)
 def retune_stale_configs(session: Session, save_dir: Path, seconds: float) -> list[staleness.TunedSet]:
     """The sets of configurations of tonight's shapes; what is stale is retuned while the seconds last."""
+    store, run, workers, deadline = session.store, session.run, session.workers, time.monotonic() + seconds
     with session.clock.measure("find stale configs"):
-        sets = upkeep.list_sets(session.store, session.run, session.tell)
+        files = upkeep.read_files(session.tell)
+        sets = upkeep.list_sets(store, run, files)
+        if seconds:
+            sets = upkeep.compare_neighbours(sets, files, store, run, workers, deadline, session.tell)
     upkeep.tell_sets(sets, session.tell)
     if seconds:
         with session.clock.measure("retune stale configs"):
-            upkeep.retune_stale(
-                sets, session.store, session.run, session.workers, session.console, save_dir, upkeep.Budget(seconds)
-            )
+            budget = upkeep.Budget(max(0.0, deadline - time.monotonic()))
+            upkeep.retune_stale(sets, store, run, workers, session.console, save_dir, budget)
     return sets
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +25,16 @@ from tasks.store import Store
 from tasks.suites import SUITES
 from tasks.tuning.plan import Effort
 from tasks.tuning.retuning import BATCH_SIZES, FOLDER, Request, Retuned, Used, launcher_of, provenance_of, retune
-from tasks.tuning.staleness import TUNED, key_of
-from tasks.tuning.upkeep import Budget, choose_budget, list_sets, retune_stale, tell_sets
+from tasks.tuning.staleness import TUNED, SetState, key_of
+from tasks.tuning.upkeep import (
+    Budget,
+    choose_budget,
+    compare_neighbours,
+    list_sets,
+    read_files,
+    retune_stale,
+    tell_sets,
+)
 from tasks.workers import Worker, start_ray
 
 pytestmark = pytest.mark.timeout(240)
@@ -221,7 +230,7 @@ def test_what_a_night_finds_stale_is_retuned_once_while_the_budget_lasts(place: 
     budget = Budget(60.0, FEW, (16, 64))
     with Store.open(tmp_path) as store:
         run = measure_night(store, 120.0)
-        sets = list_sets(store, run, told.append)
+        sets = list_sets(store, run, read_files(told.append))
         tell_sets(sets, told.append)
         arguments = (sets, store, run, place.pool, console, tmp_path)
         assert retune_stale(*arguments, replace(budget, seconds=0.0)) == 0
@@ -231,7 +240,7 @@ def test_what_a_night_finds_stale_is_retuned_once_while_the_budget_lasts(place: 
         assert tuned is not None
         assert tuned.provenance == now
         before = place.num_questions
-        again = (list_sets(store, run, lambda _: None), *arguments[1:])
+        again = (list_sets(store, run, read_files(lambda _: None)), *arguments[1:])
         assert retune_stale(*again, budget) == 0
         assert place.num_questions == before, "a search with the same code has ended"
         assert retune_stale(*again, replace(budget, batch_sizes=(16, 64, 256))) == 1, "but not of this batch size"
@@ -247,13 +256,35 @@ def test_what_a_night_finds_stale_is_retuned_once_while_the_budget_lasts(place: 
     assert (tmp_path / FOLDER / FILE).is_file()
 
 
+def test_an_entry_that_loses_to_its_neighbour_tonight_makes_a_set_stale(place: Place, tmp_path: Path) -> None:
+    surface, case, told = Surface(5), Case(LAYER, 64), list[str]()
+    own, near = SHIPPED["64"], SHIPPED["1"]
+    gain = surface.true_us(own, 64) / surface.true_us(near, 64) - 1
+    assert gain > 0.02, "as the surface has it"
+    with Store.open(tmp_path) as store:
+        run = store.begin_run(make_run("tonight", status="complete"))
+        measured = make_measurement("tonight", case, "vllm-triton-tuned", (100.0,) * 6)
+        store.commit_unit("tonight", make_unit([measured], host=replace(HOST, host_id=make_host().host_id)))
+        files = read_files(told.append)
+        sets = list_sets(store, run, files)
+        assert [tuned.state for tuned in sets] == [SetState.UNKNOWN, SetState.MISSING][: len(sets)]
+        late = (sets, files, store, run, place.pool, time.monotonic(), told.append)
+        assert compare_neighbours(*late) == sets
+        found = compare_neighbours(*late[:5], time.monotonic() + 60.0, told.append)
+    [stale] = [tuned for tuned in found if tuned.state is SetState.STALE]
+    [loss] = stale.losses
+    assert loss.relative_loss == pytest.approx(gain, abs=0.02)
+    assert stale.reasons == (f"{loss.rival} beats it by {loss.relative_loss:.1%} at M=64",)
+    assert place.pool.devices() == {H200.name: 1}, "the worker is back"
+
+
 def test_a_folder_that_cannot_be_listed_is_named_and_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(TUNED_FOLDER_VARIABLE, str(tmp_path / "nowhere"))
     told = list[str]()
     with Store.open(tmp_path) as store:
-        [tuned] = list_sets(store, measure_night(store, 90.0), told.append)
+        [tuned] = list_sets(store, measure_night(store, 90.0), read_files(told.append))
     assert tuned.key.provider == "vllm-triton-shipped"
     why = "No such file or directory; give a folder of tuned configurations"
     assert told == [f"not read: cannot list {tmp_path / 'nowhere'}: {why}"]

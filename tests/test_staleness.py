@@ -42,9 +42,8 @@ def measure_both(num_tokens: int, shipped_us: float, default_us: float) -> list[
 def list_sets(
     night: list[Measurement],
     known: Callable[[SetKey], Provenance | None] = lambda _: NOW,
-    neighbours: list[Measurement] | None = None,
 ) -> list[TunedSet]:
-    return list_tuned_sets(night, known, lambda _: NOW, neighbours or [])
+    return list_tuned_sets(night, known, lambda _: NOW)
 
 
 def test_a_shipped_set_that_loses_to_the_default_is_stale_and_says_what_that_costs() -> None:
@@ -103,11 +102,6 @@ def test_what_failed_or_another_provider_says_nothing() -> None:
     assert (found.state, found.losses) == (SetState.FRESH, ())
     assert list_sets([failed]) == []
     assert list_sets([]) == []
-
-
-def test_a_neighbour_that_is_faster_makes_a_set_stale() -> None:
-    [found] = list_sets(measure_both(16, 100.0, 110.0), neighbours=[measure(SHIPPED, 16, 80.0)])
-    assert found.reasons == ("a neighbour beats it by 25.0% at M=16",)
 
 
 def test_the_users_set_is_compared_with_the_shipped_one_too() -> None:

@@ -33,6 +33,11 @@ def list_config_files(folder: Path) -> list[Reading]:
     return [read_config_file(path) for path in paths]
 
 
+def find_entry(file: ConfigFile, batch_size: int) -> Config:
+    """The entry that vLLM takes of a file that has any: of the nearest batch size, the first of two."""
+    return file.configs[min(file.configs, key=lambda size: abs(size - batch_size))]
+
+
 def format_config_file(file: ConfigFile) -> str:
     """The text as vLLM's tuner writes it: triton_version first, batch sizes ascending, indented by 4."""
     version = {"triton_version": file.triton_version} if file.triton_version else {}

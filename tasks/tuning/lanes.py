@@ -82,9 +82,11 @@ def opening_lanes(
     """A layer of one provider and timer on workers of one kind of device, and processes beside them that compile.
 
     Raises:
-        TuningError: the weights cannot be generated; WorkerError: no worker is left.
+        TuningError: the weights cannot be generated; WorkerError: no worker is idle, or is left.
         EmptySpaceError: the provider's space has no configuration for the layer.
     """
+    if not workers:
+        raise WorkerError(f"no worker is idle: {unit.layer.label} cannot be tuned now")
     [provider], middle = unit.providers, unit.cases[len(unit.cases) // 2]
     device = workers[0].host().device
     candidates = prune(space_of(middle, provider), problem_of(middle, provider, device.arch)).configs

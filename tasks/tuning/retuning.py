@@ -17,13 +17,13 @@ from kernels.moe.vllm_config_files import Config, ConfigFile, Reading
 from kernels.moe.vllm_triton import NOTES
 from kernels.source import hash_sources
 from kernels.spec import Case
-from tasks.errors import TuningError, WorkerError, WorkerRaised
+from tasks.errors import TuningError, WorkerRaised
 from tasks.notebook import Notebook, Search
 from tasks.pool import WorkerPool
 from tasks.progress import SearchProgress
 from tasks.provenance import read_git_state
 from tasks.records import Host, WorkUnit
-from tasks.tuning.files import read_older, write_config_file
+from tasks.tuning.files import find_entry, read_older, write_config_file
 from tasks.tuning.lanes import opening_lanes
 from tasks.tuning.plan import Effort, Outcome, Task
 from tasks.tuning.search import run_search
@@ -111,8 +111,6 @@ def retune(request: Request, pool: WorkerPool, device_name: str, notebook: Noteb
     if key.provider == TUNED and older.exists():
         written = read_older(older)  # before hours are spent on what could not be written
     with pool.lend(device_name) as workers:
-        if not workers:
-            raise WorkerError(f"no worker on {device_name} is idle: nothing can be tuned there")
         unit = replace(request.unit, providers=(request.launcher,))
         with opening_lanes(workers, pool.start_companions(workers), unit, request.seed) as lanes:
             used = find_used(lanes.workers[0], unit.cases, request.launcher)
@@ -159,14 +157,7 @@ class Used:
 
     def find_incumbent(self, batch_size: int) -> Config | None:
         """The entry that vLLM takes."""
-        return find_entry(self.file, batch_size)
-
-
-def find_entry(file: ConfigFile | None, batch_size: int) -> Config | None:
-    """The entry of a file that vLLM takes: of the nearest batch size, the first of two."""
-    if file is None or not file.configs:
-        return None
-    return file.configs[min(file.configs, key=lambda size: abs(size - batch_size))]
+        return find_entry(self.file, batch_size) if self.file else None
 
 
 def find_used(worker: Worker, cases: Sequence[Case], launcher: str) -> Used:
@@ -201,7 +192,8 @@ def make_task(
         written: the file that an earlier search wrote; seeds: what other searches found.
     """
     space, problem = space_of(case, launcher), problem_of(case, launcher, host.device.arch)
-    incumbent, entry = used.find_incumbent(case.num_tokens), find_entry(written, case.num_tokens)
+    incumbent = used.find_incumbent(case.num_tokens)
+    entry = find_entry(written, case.num_tokens) if written and written.configs else None
     known = [space.canonicalize(config, problem) for config in seeds]
     return Task(
         batch_size=case.num_tokens,

@@ -11,7 +11,7 @@ A set holds the configurations of one kernel for one shape on one GPU, one for e
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from kernels.moe.vllm_config_files import ConfigFile
@@ -88,7 +88,6 @@ def list_tuned_sets(
     measurements: Iterable[Measurement],
     known: Callable[[SetKey], Provenance | None],
     current: Callable[[SetKey], Provenance],
-    neighbours: Iterable[Measurement] = (),
 ) -> list[TunedSet]:
     """Every set of tonight's shapes, what costs most first.
 
@@ -96,10 +95,8 @@ def list_tuned_sets(
         measurements: of one night.
         known: what a set was tuned with; None if there is no such set. One that was measured exists.
         current: what it would be tuned with now.
-        neighbours: measurements of the sets' providers on the same cases, with configurations of other sets.
     """
     night = _by_case(measurements)
-    others = _by_case(neighbours)
     cases: dict[SetKey, list[str]] = {}
     measured: set[SetKey] = set()
     for name, by_provider in night.items():
@@ -114,10 +111,15 @@ def list_tuned_sets(
                 measured.add(key)
     sets = []
     for key, names in cases.items():
-        losses = [loss for name in names if (loss := find_loss(key.provider, night[name], others.get(name, {})))]
+        losses = [loss for name in names if (loss := find_loss(key.provider, night[name]))]
         provenance = known(key) or (Provenance() if key in measured else None)
         state, reasons = judge_set(provenance, current(key), losses)
         sets.append(TunedSet(key, state, reasons, tuple(sorted(losses, key=lambda loss: loss.case.num_tokens))))
+    return sort_sets(sets)
+
+
+def sort_sets(sets: Iterable[TunedSet]) -> list[TunedSet]:
+    """What costs most first."""
     return sorted(sets, key=lambda tuned: (-tuned.lost_us, tuned.key))
 
 
@@ -125,11 +127,7 @@ def judge_set(
     provenance: Provenance | None, current: Provenance, losses: Iterable[Loss]
 ) -> tuple[SetState, tuple[str, ...]]:
     """The state of a set, and why."""
-    reasons = [
-        f"{loss.rival} beats it by {loss.relative_loss:.1%} at M={loss.case.num_tokens}"
-        for loss in losses
-        if loss.is_beyond_noise
-    ]
+    reasons = [tell_loss(loss) for loss in losses if loss.is_beyond_noise]
     if provenance is None:
         return SetState.MISSING, ("the shape has none", *reasons)
     was, now = provenance.triton_version, current.triton_version
@@ -144,6 +142,21 @@ def judge_set(
     if was is None:
         return SetState.UNKNOWN, ("it does not say which Triton it was tuned with",)
     return SetState.FRESH, ()
+
+
+def add_losses(tuned: TunedSet, losses: Iterable[Loss]) -> TunedSet:
+    """A set that turned out to lose on more cases, each beyond noise."""
+    added = tuple(losses)
+    if not added:
+        return tuned
+    by_size = sorted((*tuned.losses, *added), key=lambda loss: loss.case.num_tokens)
+    reasons = tuned.reasons if tuned.state is SetState.STALE else ()  # "it does not say" matters no more
+    return replace(tuned, state=SetState.STALE, reasons=(*reasons, *map(tell_loss, added)), losses=tuple(by_size))
+
+
+def tell_loss(loss: Loss) -> str:
+    """E.g. "the default beats it by 4.2% at M=16"."""
+    return f"{loss.rival} beats it by {loss.relative_loss:.1%} at M={loss.case.num_tokens}"
 
 
 def tell_source(was: str, now: str) -> str:
@@ -162,16 +175,15 @@ Timers = Mapping[str, Measurement]
 """Measurements of one provider on one case, by timer."""
 
 
-def find_loss(provider: str, night: Mapping[str, Timers], neighbours: Mapping[str, Timers]) -> Loss | None:
+def find_loss(provider: str, night: Mapping[str, Timers]) -> Loss | None:
     """What a set loses on one case to the fastest of its rivals.
 
     Args:
-        night, neighbours: by provider.
+        night: by provider.
     """
     own = night.get(provider, {})
-    rivals = {words: night.get(name, {}) for name, words in RIVALS[provider].items()}
-    rivals["a neighbour"] = neighbours.get(provider, {})
-    losses = [loss for words, timers in rivals.items() if (loss := compare(own, timers, words))]
+    rivals = ((words, night.get(name, {})) for name, words in RIVALS[provider].items())
+    losses = [loss for words, timers in rivals if (loss := compare(own, timers, words))]
     return max(losses, key=lambda loss: (loss.is_beyond_noise, loss.lost_us), default=None)
 
 

@@ -1,13 +1,13 @@
 """The tuning of a night: every set that its measurements tell of, and the stale ones retuned while a budget lasts."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from kernels.moe.vllm_config_files import Reading
+from kernels.moe.vllm_config_files import ConfigFile, Reading
 from kernels.moe.vllm_configs import TUNED_FOLDER_VARIABLE, shipped_folder, tuned_folder
 from kernels.spec import Case
 from kernels.timing.timers import timers_for
@@ -16,9 +16,11 @@ from tasks.entries import Suite
 from tasks.errors import TunedFileError, TuningError, UsageError, WorkerError
 from tasks.notebook import Notebook
 from tasks.pool import WorkerPool
-from tasks.records import Measurement, Run, WorkUnit
+from tasks.records import Measurement, Run, Status, WorkUnit
 from tasks.store import Store
 from tasks.tuning.files import list_config_files
+from tasks.tuning.lanes import opening_lanes
+from tasks.tuning.neighbours import time_neighbours
 from tasks.tuning.plan import Effort
 from tasks.tuning.retuning import BATCH_SIZES, FOLDER, THOROUGH, Request, launcher_of, provenance_of, retune, set_key_of
 from tasks.tuning.sets import Provenance, SetKey
@@ -27,15 +29,20 @@ from tasks.tuning.staleness import (
     RIVALS,
     SHIPPED,
     TUNED,
+    Loss,
     SetState,
     TunedSet,
+    add_losses,
     is_tunable,
     key_of,
     known_from_files,
     list_tuned_sets,
+    sort_sets,
 )
 
 Tell = Callable[[str], None]
+Files = Mapping[str, Sequence[ConfigFile]]
+"""By the provider that reads them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +69,15 @@ def choose_budget(suite: Suite, selection: Selection, asked: float | None) -> fl
     return suite.tuning_seconds if selection == Selection() else 0.0
 
 
-def list_sets(store: Store, run: Run, tell: Tell) -> list[TunedSet]:
-    """Every set of the run's shapes, what costs most first; tells of files that cannot be used."""
+def list_sets(store: Store, run: Run, files: Files) -> list[TunedSet]:
+    """Every set of the run's shapes, what costs most first."""
     measurements = store.measurements(run.run_id)
     cases, hosts = map_cases(measurements), {host.device.name: host for host in store.hosts(run.run_id)}
 
     def current(key: SetKey) -> Provenance:
         return provenance_of(cases[key], launcher_of(key.provider), hosts[key.device_name])
 
-    return list_tuned_sets(measurements, find_known(store.notebook, tell), current)
+    return list_tuned_sets(measurements, find_known(store.notebook, files), current)
 
 
 def map_cases(measurements: Sequence[Measurement]) -> dict[SetKey, Case]:
@@ -84,8 +91,8 @@ def map_cases(measurements: Sequence[Measurement]) -> dict[SetKey, Case]:
     return found
 
 
-def find_known(notebook: Notebook, tell: Tell) -> Callable[[SetKey], Provenance | None]:
-    """What sets were tuned with: as files say, and for what was tuned here as the store does."""
+def read_files(tell: Tell) -> Files:
+    """What vLLM has and the user tuned; tells of what cannot be used."""
     readings: dict[str, list[Reading]] = {}
     for provider, folder in {SHIPPED: shipped_folder(), TUNED: tuned_folder()}.items():
         try:
@@ -95,19 +102,65 @@ def find_known(notebook: Notebook, tell: Tell) -> Callable[[SetKey], Provenance 
     for reading in (reading for found in readings.values() for reading in found):
         for fault in reading.faults:
             tell(f"not read: {fault.line}")
-    files = {provider: [reading.file for reading in found if reading.file] for provider, found in readings.items()}
-    by_place = {(provider, file.key): file for provider, found in files.items() for file in found}
+    return {provider: [reading.file for reading in found if reading.file] for provider, found in readings.items()}
+
+
+def find_file(files: Files, key: SetKey) -> ConfigFile | None:
+    """The file of a set; None where it has none, or nothing of it can be used."""
+    found = (file for file in files.get(key.provider, ()) if file.key == key.config_key and file.configs)
+    return next(found, None)
+
+
+def find_known(notebook: Notebook, files: Files) -> Callable[[SetKey], Provenance | None]:
+    """What sets were tuned with: as files say, and for what was tuned here as the store does."""
     from_files = known_from_files(files)
 
     def known(key: SetKey) -> Provenance | None:
         tuned = notebook.find_tuned(key)
         if key.provider == OURS:
             return tuned.provenance if tuned else None
-        file = by_place.get((key.provider, key.config_key)) if key.provider == TUNED else None
+        file = find_file(files, key) if key.provider == TUNED else None
         is_ours = file and tuned and all(file.configs.get(size) == config for size, config in tuned.configs.items())
         return tuned.provenance if is_ours and tuned else from_files(key)
 
     return known
+
+
+def compare_neighbours(
+    sets: Sequence[TunedSet], files: Files, store: Store, run: Run, pool: WorkerPool, deadline: float, tell: Tell
+) -> list[TunedSet]:
+    """The same sets; those that nothing beat so far are held against their own neighbours until the deadline.
+
+    Args:
+        deadline: as time.monotonic counts.
+    """
+    cases = map_cases(store.measurements(run.run_id))
+    hosts = {host.device.name: host for host in store.hosts(run.run_id)}
+    compared = []
+    for tuned in sets:
+        key, losses = tuned.key, list[Loss]()
+        file = find_file(files, key) if tuned.state in (SetState.FRESH, SetState.UNKNOWN) else None
+        if file and time.monotonic() < deadline:
+            case, device_type = cases[key], hosts[key.device_name].device.type
+            unit = make_unit(case, key.provider, device_type, list_batch_sizes(store.measurements(run.run_id), key))
+            try:
+                with pool.lend(key.device_name) as workers, opening_lanes(workers, (), unit, run.seed) as lanes:
+                    losses = time_neighbours(file, unit.cases, lanes)
+            except (TuningError, WorkerError) as failure:
+                tell(f"not compared: {key.label}: {failure}")
+        compared.append(add_losses(tuned, losses))
+    return sort_sets(compared)
+
+
+def list_batch_sizes(measurements: Sequence[Measurement], key: SetKey) -> list[int]:
+    """Those at which a set was timed."""
+    timed = (m for m in measurements if m.status is Status.OK and m.check.provider == key.provider)
+    layers = (
+        (m.check.case.num_tokens, key_of(m.check.case.layer, key.provider, m.device.name))
+        for m in timed
+        if is_tunable(m.check.case.layer, key.provider)
+    )
+    return sorted({size for size, own in layers if own == key})
 
 
 def tell_sets(sets: Sequence[TunedSet], tell: Tell) -> None:
@@ -141,7 +194,7 @@ def retune_stale(
         if tuned.state is not SetState.STALE or key in done:
             continue
         if left <= 0:
-            tell(f"not retuned: {tuned.key.label}: the {budget.seconds:g} s of tuning are spent")
+            tell(f"not retuned: {tuned.key.label}: the {budget.seconds:.0f} s of tuning are spent")
             continue
         found, now = store.notebook.find_tuned(key), provenance_of(case, key.provider, hosts[key.device_name])
         if found and found.provenance == now and found.configs.keys() >= set(budget.batch_sizes):
