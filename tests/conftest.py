@@ -23,9 +23,10 @@ end_quietly()
 torch.set_num_threads(1)  # with tensors as small as the tests' a second one is only waited for
 
 LONGEST = (
-    *("nightly", "deployments", "replay", "cluster", "moe_schemes", "database", "site", "pool", "compile", "measure"),
-    *("full_disk", "search", "branch", "workers", "moe_compile", "nvfp4_moe", "ahead", "faults", "cli", "retrial"),
-    *("mxfp4_moe", "events", "evidence", "clock", "lanes", "w4_triton", "sittings", "beside", "mxfp4_triton"),
+    *("nightly", "deployments", "replay", "cluster", "moe_schemes", "database", "recipes", "site", "pool", "compile"),
+    *("measure", "full_disk", "search", "branch", "workers", "moe_compile", "nvfp4_moe", "ahead", "faults", "cli"),
+    *("retrial", "mxfp4_moe", "events", "evidence", "clock", "lanes", "w4_triton", "sittings", "beside"),
+    "mxfp4_triton",
 )
 """Files that take the longest, which begin first so that all workers end together: those that start processes among
 those that wait or compute by themselves."""

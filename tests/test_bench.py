@@ -300,16 +300,10 @@ def test_a_slower_provider_shows_in_the_ratio_of_rounds(bench: Bench, use_provid
 
     use_providers("silu_mul_fp8", {"once": prepare, "five times": prepare_five_times})
     bench.load_layer(SILU, 7)
-
-    def find_ratio() -> float:
-        readings = bench.time(case, contenders("once", "five times"), "wall", 0.005).providers
-        both = (as_measurement(bench, case, name, readings[name]) for name in ("five times", "once"))
-        ratio = find_paired_ratio(*both)
-        assert ratio is not None
-        return ratio.median
-
-    # on a busy machine what takes longer is interrupted more: one quiet moment of five is enough
-    assert any(3 < find_ratio() < 8 for _ in range(5))
+    readings = bench.time(case, contenders("once", "five times"), "wall", 0.005).providers
+    ratio = find_paired_ratio(*(as_measurement(bench, case, name, readings[name]) for name in ("five times", "once")))
+    assert ratio is not None
+    assert 3 < ratio.median < 30  # five at best; on a busy machine what takes longer is interrupted more
 
 
 def test_the_seconds_of_a_worker_are_told_by_activity_and_once(bench: Bench) -> None:
