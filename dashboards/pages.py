@@ -22,6 +22,7 @@ from dashboards.templating import render
 from tasks.nights import Night
 from tasks.records import Point, State
 from tasks.references import SLOW_MACHINE
+from tasks.tuning.listed import count_sets
 
 MOST_TO_LOOK_AT = 200
 """Rows of the front page; of more, the worst, and a link to all."""
@@ -92,6 +93,8 @@ def render_index(night: Night, kernels: Sequence[KernelRows], maps: Sequence[Hea
         attention=attention[:MOST_TO_LOOK_AT],
         num_attention=len(attention),
         jumps=_list_jumps(night, kernels),
+        listed_sets=[listed for listed in night.tuned_sets if not listed.is_fresh],
+        set_counts=count_sets(night.tuned_sets),
         coverage=[_cover(kernel) for kernel in kernels],
         wall_time=_tell_wall_time(night),
         longest_stage=max([*seconds, 1e-9]),

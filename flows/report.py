@@ -16,6 +16,7 @@ from dashboards.rows import KernelRows, LayerRows, Row, group
 from dashboards.trials import summarize_trials, tell_slow_clocks
 from dashboards.words import tell_change, tell_figure, tell_half_width, tell_size
 from flows.answers import print_incidents
+from flows.tuned import print_sets
 from tasks.lines import STYLES, print_line
 from tasks.nights import Night
 from tasks.records import State, Status
@@ -46,6 +47,7 @@ def print_report(console: Console, night: Night) -> None:
                 console.print(layer_table(layer))
             for line in layer_lines(layer):
                 print_line(console, f"  {line}", "dim")
+    print_sets(console, night.tuned_sets)
     shown = [incident for incident in night.incidents if not incident.resolved_run]
     if shown:
         print_line(console, "\nincidents", "bold")

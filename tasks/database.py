@@ -37,6 +37,7 @@ TABLES = (
     "searches",
     "tuning_trials",
     "tuned_configs",
+    "tuned_sets",
     "comparisons",
     "sittings",
 )

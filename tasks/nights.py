@@ -18,6 +18,7 @@ from tasks.records import (
     Verdict,
     WeightsReceipt,
 )
+from tasks.tuning.listed import ListedSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,5 +44,7 @@ class Night:
     """Those that stood after the run, acknowledged or not, and those that it found over."""
     marks: tuple[Mark, ...] = ()
     """What people said of any series, in order."""
+    tuned_sets: tuple[ListedSet, ...] = ()
+    """What costs most first; () for a run that has listed none."""
     missing_cases: Mapping[str, Case] = field(hash=False, default_factory=dict)
     """By key, those of series that were judged and not measured."""

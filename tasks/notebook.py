@@ -1,4 +1,5 @@
-"""What searches for configurations asked and were answered, and what they found: the third part of the store."""
+"""What searches for configurations asked and were answered, what they found, and which sets runs have listed: the third
+part of the store."""
 
 import json
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from kernels.moe.vllm_config_files import Config
 from tasks.database import Database, Row
 from tasks.records import Status
 from tasks.rows import to_utc
+from tasks.tuning.listed import ListedSet, key_to_row, listed_to_row, row_to_listed
 from tasks.tuning.plan import Outcome
 from tasks.tuning.sets import Provenance, SetKey
 from tasks.tuning.trials import Answer, Kept, Question, Trial
@@ -90,6 +92,18 @@ class Notebook:
         provenance = Provenance(first["source_sha256"], first["triton_version"], first["space_sha256"])
         return Tuned(provenance, {row["batch_size"]: json.loads(row["config"]) for row in found})
 
+    def keep_sets(self, run_id: str, sets: Sequence[ListedSet]) -> None:
+        """Commit the sets that a run has listed, what costs most first; a run that is resumed lists them anew."""
+        with self._database.transaction():
+            self._database.execute("DELETE FROM tuned_sets WHERE run_id = ?", [run_id])
+            lines = [listed_to_row(run_id, place, listed) for place, listed in enumerate(sets)]
+            self._database.insert("tuned_sets", lines)
+
+    def listed_sets(self, run_id: str) -> list[ListedSet]:
+        """The sets that a run has listed, what costs most first."""
+        found = self._database.rows("SELECT * FROM tuned_sets WHERE run_id = ? ORDER BY place", [run_id])
+        return list(map(row_to_listed, found))
+
     def list_seeds(self, key: SetKey, provenance: Provenance, batch_size: int) -> list[Config]:
         """What other searches found for a batch size: of the shape with other code, then of other shapes.
 
@@ -114,19 +128,10 @@ def kernel_of(key: SetKey) -> list[str]:
 
 
 def search_to_row(search: Search) -> Row:
-    key, provenance = search.key, search.provenance
+    provenance = search.provenance
     return {
         "search_id": search.search_id,
-        "kernel": key.kernel,
-        "provider": key.provider,
-        "num_experts": key.num_experts,
-        "intermediate_size": key.intermediate_size,
-        "hidden_size": key.hidden_size,
-        "top_k": key.top_k,
-        "scheme": key.scheme,
-        "block_n": key.block_shape[0],
-        "block_k": key.block_shape[1],
-        "device_name": key.device_name,
+        **key_to_row(search.key),
         "layer_key": search.layer_key,
         "batch_sizes": list(search.batch_sizes),
         "source_sha256": provenance.source_sha256 or "",

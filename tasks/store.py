@@ -358,6 +358,7 @@ class Store:
             reference_trends=self.reference_trends(run),
             usual_references=self.usual_references(run),
             incidents=tuple(self.journal.incidents_of(run.run_id)),
+            tuned_sets=tuple(self.notebook.listed_sets(run.run_id)),
             missing_cases=read_cases(self._database, [s.case_key for s in known if s not in measured]),
         )
 

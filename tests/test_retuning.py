@@ -232,6 +232,9 @@ def test_what_a_night_finds_stale_is_retuned_once_while_the_budget_lasts(place: 
         run = measure_night(store, 120.0)
         sets = list_sets(store, run, read_files(told.append))
         tell_sets(sets, told.append)
+        [listed] = store.night(run.run_id).tuned_sets
+        assert (listed.key, listed.state, listed.reasons) == (sets[0].key, "stale", sets[0].reasons)
+        assert listed.lost_us == sets[0].lost_us > 0
         arguments = (sets, store, run, place.pool, console, tmp_path)
         assert retune_stale(*arguments, replace(budget, seconds=0.0)) == 0
         assert retune_stale(*arguments, budget) == 1
@@ -271,6 +274,7 @@ def test_an_entry_that_loses_to_its_neighbour_tonight_makes_a_set_stale(place: P
         late = (sets, files, store, run, place.pool, time.monotonic(), told.append)
         assert compare_neighbours(*late) == sets
         found = compare_neighbours(*late[:5], time.monotonic() + 60.0, told.append)
+        assert [listed.state for listed in store.notebook.listed_sets("tonight")] == [tuned.state for tuned in found]
     [stale] = [tuned for tuned in found if tuned.state is SetState.STALE]
     [loss] = stale.losses
     assert loss.relative_loss == pytest.approx(gain, abs=0.02)

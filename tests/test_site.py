@@ -25,6 +25,7 @@ from nights import (
     moe_layer,
     silu_layer,
 )
+from test_listed import LISTED
 
 from dashboards.arrangement import arrange_night
 from dashboards.pages import render_index
@@ -283,6 +284,19 @@ def test_how_long_a_run_took_is_told_without_what_is_zero_before_it(seconds: int
     kernels = arrange_night(night)
     page = render_index(replace(night, run=run), kernels, [], make_background(night, kernels, ""))
     assert f"<dd>{told}, complete</dd>" in page
+
+
+def test_the_front_page_lists_the_sets_that_are_not_fresh(night: Night, pages: dict[str, Page]) -> None:
+    kernels = arrange_night(night)
+    page = render_index(replace(night, tuned_sets=LISTED), kernels, [], make_background(night, kernels, ""))
+    section = page.partition('<h2 id="tuning">')[2].partition("<h2")[0]
+    assert "1 fresh, 1 stale, 0 unknown, 1 missing" in section
+    assert section.count("<tr><td>") == 2
+    for listed in LISTED[:2]:
+        assert listed.key.label in section
+        assert "; ".join(listed.reasons) in section
+    assert '<td class="number">1.5</td>' in section
+    assert "Tuned configurations" not in pages["index.html"].words
 
 
 def test_every_row_tells_status_reason_and_verdict(night: Night, pages: dict[str, Page]) -> None:

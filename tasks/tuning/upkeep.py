@@ -20,6 +20,7 @@ from tasks.records import Measurement, Run, Status, WorkUnit
 from tasks.store import Store
 from tasks.tuning.files import list_config_files
 from tasks.tuning.lanes import opening_lanes
+from tasks.tuning.listed import ListedSet
 from tasks.tuning.neighbours import time_neighbours
 from tasks.tuning.plan import Effort
 from tasks.tuning.retuning import BATCH_SIZES, FOLDER, THOROUGH, Request, launcher_of, provenance_of, retune, set_key_of
@@ -70,14 +71,20 @@ def choose_budget(suite: Suite, selection: Selection, asked: float | None) -> fl
 
 
 def list_sets(store: Store, run: Run, files: Files) -> list[TunedSet]:
-    """Every set of the run's shapes, what costs most first."""
+    """Every set of the run's shapes, what costs most first; kept with the run."""
     measurements = store.measurements(run.run_id)
     cases, hosts = map_cases(measurements), {host.device.name: host for host in store.hosts(run.run_id)}
 
     def current(key: SetKey) -> Provenance:
         return provenance_of(cases[key], launcher_of(key.provider), hosts[key.device_name])
 
-    return list_tuned_sets(measurements, find_known(store.notebook, files), current)
+    return keep_sets(store, run, list_tuned_sets(measurements, find_known(store.notebook, files), current))
+
+
+def keep_sets(store: Store, run: Run, sets: list[TunedSet]) -> list[TunedSet]:
+    """Put them into the store, in place of those that were listed of the run before."""
+    store.notebook.keep_sets(run.run_id, [ListedSet(s.key, str(s.state), s.reasons, s.lost_us) for s in sets])
+    return sets
 
 
 def map_cases(measurements: Sequence[Measurement]) -> dict[SetKey, Case]:
@@ -149,7 +156,7 @@ def compare_neighbours(
             except (TuningError, WorkerError) as failure:
                 tell(f"not compared: {key.label}: {failure}")
         compared.append(add_losses(tuned, losses))
-    return sort_sets(compared)
+    return keep_sets(store, run, sort_sets(compared))
 
 
 def list_batch_sizes(measurements: Sequence[Measurement], key: SetKey) -> list[int]:
