@@ -53,4 +53,4 @@ def list_prints() -> Iterator[tuple[str, str]]:
 
 def test_lines_are_printed_in_one_place_and_elsewhere_only_tables() -> None:
     elsewhere = [(path, call) for path, call in list_prints() if path != "tasks/lines.py"]
-    assert [found for found in elsewhere if "markup=False" not in found[1] and "table" not in found[1]] == []
+    assert [found for found in elsewhere if "table" not in found[1]] == []

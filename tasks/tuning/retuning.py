@@ -18,6 +18,7 @@ from kernels.moe.vllm_triton import NOTES
 from kernels.source import hash_sources
 from kernels.spec import Case
 from tasks.errors import TuningError, WorkerRaised
+from tasks.lines import print_line
 from tasks.notebook import Notebook, Search
 from tasks.pool import WorkerPool
 from tasks.progress import SearchProgress
@@ -115,7 +116,7 @@ def retune(request: Request, pool: WorkerPool, device_name: str, notebook: Noteb
         with opening_lanes(workers, pool.start_companions(workers), unit, request.seed) as lanes:
             used = find_used(lanes.workers[0], unit.cases, request.launcher)
             for line in used.faults:
-                console.print(f"not read: {line}", soft_wrap=True, highlight=False, markup=False)
+                print_line(console, f"not read: {line}")
             provenance = provenance_of(unit.cases[0], request.launcher, lanes.host)
             tasks = [
                 make_task(case, request.launcher, lanes.host, used, written, notebook.list_seeds(key, provenance, size))
@@ -124,8 +125,7 @@ def retune(request: Request, pool: WorkerPool, device_name: str, notebook: Noteb
             search = make_search(request, key, provenance, tasks)
             kept = notebook.begin(search)
             if kept:
-                told = f"{key.label}: {len(kept)} answers of this search were kept; it goes on from there"
-                console.print(told, soft_wrap=True, highlight=False, markup=False)
+                print_line(console, f"{key.label}: {len(kept)} answers of this search were kept; it goes on from there")
             numbers = iter(range(len(kept), 10**9))
             bench = Replay(lanes, kept, lambda asked, answer: notebook.keep(search, next(numbers), asked, answer))
             space, num_devices = space_of(unit.cases[0], request.launcher), len(lanes.workers)

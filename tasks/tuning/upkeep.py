@@ -14,6 +14,7 @@ from kernels.timing.timers import timers_for
 from tasks.cases import Selection
 from tasks.entries import Suite
 from tasks.errors import TunedFileError, TuningError, UsageError, WorkerError
+from tasks.lines import print_line
 from tasks.notebook import Notebook
 from tasks.pool import WorkerPool
 from tasks.records import Measurement, Run, Status, WorkUnit
@@ -193,7 +194,7 @@ def retune_stale(
     deadline, done = time.monotonic() + budget.seconds, dict[SetKey, bool]()
 
     def tell(line: str) -> None:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        print_line(console, line)
 
     for tuned in sets:
         case, left = cases[tuned.key], deadline - time.monotonic()
