@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.backend_bases import RendererBase
-from matplotlib.backends.backend_mixed import MixedModeRenderer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch
@@ -13,29 +13,42 @@ from matplotlib.path import Path
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D
+from matplotlib.typing import ColorType
 from numpy.typing import ArrayLike
 
-from dashboards.svg import GRID, INK
+from dashboards.svg import GRID, INK, TEXT_SIZE, Pen
 from tasks.histories import Floats
 
-TEXT_SIZE = 11
 MIDDLE = 4
 """Pixels from the middle of a word to its foot."""
 
 
-class Word(Text):
+class Word(Artist):
     """A text on one line: an SVG aligns it itself; to measure it would take longer than all the rest."""
 
+    def __init__(self, x: float, y: float, text: str, align: Literal["left", "center", "right"], colour: str) -> None:
+        super().__init__()
+        self.x, self.y, self.text, self.align = x, y, text, align
+        self._colour: ColorType = colour
+
+    def get_color(self) -> ColorType:
+        return self._colour
+
+    def set_color(self, colour: ColorType) -> None:
+        self._colour = colour
+
     def draw(self, renderer: RendererBase) -> None:
-        if not isinstance(renderer, MixedModeRenderer):  # a picture: nobody else aligns the word
-            super().draw(renderer)
-            return
-        context = renderer.new_gc()
-        context.set_foreground(self.get_color())
-        x, y = self.get_transform().transform(self.get_position())
-        foot = renderer.get_canvas_width_height()[1] - y
-        renderer.draw_text(context, x, foot, self.get_text(), self.get_fontproperties(), 0, mtext=self)
-        context.restore()
+        renderer.open_group("text", self.get_gid())
+        if isinstance(renderer, Pen):
+            renderer.write(self.x, self.y, self.text, self.align, str(self._colour))
+        else:  # a picture: nobody else aligns the word
+            look: dict[str, Any] = {"color": self._colour, "ha": self.align, "fontsize": TEXT_SIZE}
+            text = Text(self.x, self.y, self.text, va="baseline", **look)
+            text.set_transform(self.get_transform())
+            if figure := self.get_figure():
+                text.set_figure(figure)
+            text.draw(renderer)
+        renderer.close_group("text")
 
 
 class Paper:
@@ -50,7 +63,9 @@ class Paper:
 
     def line(self, xs: ArrayLike, ys: ArrayLike, colour: str = INK, gid: str = "", **look: Any) -> None:
         """A line through points; what is not a number is a gap."""
-        line = Line2D(np.asarray(xs), np.asarray(ys), color=colour, **{"linewidth": 1.3, **look})
+        line = Line2D(
+            np.asarray(xs), np.asarray(ys), color=colour, **{"linewidth": 1.3, "solid_capstyle": "butt", **look}
+        )
         self._add(line, gid)
 
     def rules(self, ends: Sequence[tuple[float, float, float, float]]) -> None:
@@ -97,9 +112,9 @@ class Paper:
         gid: str = "",
     ) -> None:
         """A word whose `align` end is at x and whose middle is at y."""
-        self._add(Word(x, y - MIDDLE, text, color=colour, ha=align, va="baseline", fontsize=TEXT_SIZE), gid)
+        self._add(Word(x, y - MIDDLE, text, align, colour), gid)
 
-    def _add(self, artist: Line2D | PathPatch | Text, gid: str) -> None:
+    def _add(self, artist: Artist, gid: str) -> None:
         artist.set_transform(self._scale)
         if gid:
             artist.set_gid(gid)

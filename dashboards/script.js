@@ -174,16 +174,26 @@ function walkPoints(event) {
   showTip(points[(at + step + points.length + (at < 0 && step < 0 ? 1 : 0)) % points.length]);
 }
 
-/* The nights of one series: the CSV in its page, where an empty cell repeats the one above and an empty night is the next */
+/* The nights of one series: lines of night, steps of the median from the line before, steps down to p20 and up to p80,
+   relative error, floor. An empty cell repeats the one above, and an empty night is the next */
 
-function readNights(text) {
-  const [header, ...lines] = text.trim().split("\n").map((line) => line.split(","));
-  let before = [];
-  return lines.map((cells) => {
-    before = cells.map((cell, place) => cell || (place ? before[place] : String(Number(before[0]) + 1)));
-    const [run, started, commit] = NIGHTS[before[0]];
-    const values = before.map((cell) => (cell === "none" ? "" : cell));
-    return { run, started, commit, ...Object.fromEntries(header.map((name, place) => [name, values[place]])) };
+function readNights(text, decimals) {
+  const tellTime = (steps) => (steps / 10 ** decimals).toFixed(decimals);
+  let [night, median, error, floor] = [-1, 0, "", ""];
+  return text.trim().split("\n").map((line) => {
+    const cells = line.split(",");
+    night = cells[0] ? Number(cells[0]) : night + 1;
+    median += Number(cells[1]);
+    [error, floor] = [cells[4] || error, cells[5] || floor];
+    const [run, started, commit] = NIGHTS[night];
+    return {
+      night, run, started, commit,
+      median_us: tellTime(median),
+      p20_us: tellTime(median - cells[2]),
+      p80_us: tellTime(median + Number(cells[3])),
+      relative_error: error === "none" ? "" : error,
+      share: floor === "none" ? "" : (floor / tellTime(median)).toPrecision(3),
+    };
   });
 }
 
@@ -285,7 +295,7 @@ for (const chart of document.querySelectorAll(".chart")) {
 }
 const data = document.getElementById("data");
 if (data) {
-  const nights = readNights(data.textContent);
+  const nights = readNights(data.textContent, Number(data.dataset.decimals));
   followNights(document.querySelector(".nights-of"), nights);
   const columns = Object.keys(nights[0]).filter((name) => name !== "night");
   for (const place of document.querySelectorAll(".saves[data-name]")) {

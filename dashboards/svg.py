@@ -1,18 +1,20 @@
 """A matplotlib figure -> an SVG that lives inside an HTML page: themed by CSS, unique ids, a title on every point."""
 
-import io
-import re
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from xml.etree import ElementTree
+from html import escape
 
-import matplotlib
-from matplotlib.backends.backend_svg import FigureCanvasSVG
+import numpy as np
+from matplotlib.backend_bases import GraphicsContextBase, RendererBase
+from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path
-from matplotlib.transforms import Affine2D
+from matplotlib.transforms import Affine2D, Transform
+from matplotlib.typing import ColorType
+
+from dashboards.paths import tell_outline, tell_path
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p")
 """One more than there are colours, so that colour and marker together repeat after 72 slots only."""
@@ -25,9 +27,10 @@ BAD = "#010203"
 GOOD = "#010204"
 THEME = {INK: "currentColor", GRID: "var(--grid)", SURFACE: "var(--surface)", BAD: "var(--bad)", GOOD: "var(--good)"}
 THEME |= {f"#0103{slot:02x}": f"var(--series-{slot})" for slot in range(NUM_COLOURS)}
-LONG_PATH = 1000
-"""Characters of a path from which on it is told step by step: a year of nights in half the bytes."""
-_PATH_COMMANDS = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C", Path.CLOSEPOLY: "Z"}
+INK_RGB: tuple[float, ...] = to_rgb(INK)
+THEME_OF_RGB: dict[tuple[float, ...], str] = {to_rgb(stand_in): variable for stand_in, variable in THEME.items()}
+TEXT_SIZE = 11
+ANCHORS = {"center": "middle", "right": "end"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,126 +76,117 @@ class Drawing:
         return finish_svg(self.figure, self.chart_id, self.label, self.tags)
 
 
+class Pen(RendererBase):
+    """What matplotlib's artists draw with on a page.
+
+    Its own writes a file for printers; to cut that down to what a page needs took longer than all the drawing.
+    """
+
+    def __init__(self, figure: Figure, chart_id: str, tags: Mapping[str, Tag]) -> None:
+        super().__init__()
+        self.width, self.height = (float(inches) * 72 for inches in figure.get_size_inches())
+        self.parts: list[str] = []
+        """Of the SVG, in order."""
+        self._chart_id = chart_id
+        self._tags = tags
+        self._open: list[Tag | None] = []
+        self._markers: dict[str, str] = {}
+        self._flip = Affine2D().scale(1, -1).translate(0, self.height)
+
+    def open_group(self, _kind: str, gid: str | None = None) -> None:
+        """An artist begins; one that has a tag says whose it is."""
+        tag = self._tags.get(gid or "")
+        self._open.append(tag)
+        if tag:
+            self.parts.append(f'<g data-provider="{escape(tag.provider)}">')
+
+    def close_group(self, _kind: str) -> None:
+        """An artist ends."""
+        if self._open.pop():
+            self.parts.append("</g>")
+
+    def draw_path(
+        self, gc: GraphicsContextBase, path: Path, transform: Transform, rgbFace: ColorType | None = None
+    ) -> None:
+        """A line, or an area."""
+        steps = tell_path(path, transform + self._flip) if len(path.vertices) > 1 else ""
+        if steps:
+            self.parts.append(f'<path d="{steps}" style="{tell_style(gc, rgbFace)}"/>')
+
+    def draw_markers(
+        self,
+        gc: GraphicsContextBase,
+        marker_path: Path,
+        marker_trans: Transform,
+        path: Path,
+        trans: Transform,
+        rgbFace: ColorType | None = None,
+    ) -> None:
+        """The same shape at many points, each with its title if the artist has them."""
+        outline = tell_outline(marker_path, marker_trans + Affine2D().scale(1, -1))
+        if outline not in self._markers:
+            self._markers[outline] = f"{self._chart_id}-{len(self._markers)}"
+            self.parts.append(f'<defs><path id="{self._markers[outline]}" d="{outline}"/></defs>')
+        tag = self._open[-1]
+        tips = iter(tag.tips if tag else ())
+        self.parts.append(f'<g style="{tell_style(gc, rgbFace)}">')
+        for x, y in (trans + self._flip).transform(path.vertices).tolist():
+            if math.isfinite(x + y):
+                place = f'x="{x:.5g}" y="{y:.5g}" href="#{self._markers[outline]}"'
+                tip = next(tips, None)
+                title = "/>" if tip is None else f' class="point"><title>{escape(tip)}</title></use>'
+                self.parts.append(f"<use {place}{title}")
+        self.parts.append("</g>")
+
+    def write(self, x: float, y: float, text: str, align: str, colour: str) -> None:
+        """A word that begins, has its middle or ends at a place, which is where its letters stand."""
+        anchor = f' text-anchor="{ANCHORS[align]}"' if align in ANCHORS else ""
+        fill = f' style="fill:{THEME.get(colour, colour)}"' if colour != INK else ""
+        self.parts.append(f'<text x="{x:.5g}" y="{self.height - y:.5g}"{anchor}{fill}>{escape(text)}</text>')
+
+
+def tell_style(gc: GraphicsContextBase, face: ColorType | None) -> str:
+    """How something is drawn, in CSS, without what an SVG of a page has by itself."""
+    told = []
+    *stroke, opacity = to_rgba(gc.get_rgb())
+    if face is None:
+        told.append("fill:none")
+    else:
+        *fill, opacity = to_rgba(face)
+        told += [f"fill:{THEME_OF_RGB[tuple(fill)]}"] if tuple(fill) != INK_RGB else []
+    told += [f"opacity:{opacity:g}"] if opacity != 1 else []
+    if width := gc.get_linewidth():
+        told.append(f"stroke:{THEME_OF_RGB[tuple(stroke)]}")
+        told += [f"stroke-width:{width:g}"] if width != 1 else []
+        dashes = gc.get_dashes()[1]
+        told += [] if dashes is None else [f"stroke-dasharray:{','.join(f'{length:g}' for length in np.ravel(dashes))}"]
+    return ";".join(told)
+
+
 def finish_svg(figure: Figure, chart_id: str, label: str, tags: Mapping[str, Tag]) -> str:
-    """Save a figure as an SVG element for an HTML page, the same bytes for the same figure.
+    """A figure as an SVG element for an HTML page, the same bytes for the same figure.
 
     Args:
         chart_id: unique in the page; every id of the SVG starts with it.
         label: what the chart shows, for those who cannot see it.
         tags: gid of an artist -> its provider and the titles of its points.
     """
-    raw = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kernel-nightly"}):
-        FigureCanvasSVG(figure).print_svg(raw, metadata={"Date": None})  # type: ignore[no-untyped-call]
-    root = ElementTree.fromstring(raw.getvalue())
-    _strip_namespaces(root)
-    for child in [child for child in root if child.tag == "metadata" or child.find("style") is not None]:
-        root.remove(child)
-    _tag_artists(root, tags)
-    _prefix_ids(root, chart_id)
-    for name in ("width", "height", "version"):
-        del root.attrib[name]
-    root.attrib |= {"role": "img", "aria-label": label, "tabindex": "0", "class": "chart"}
-    _apply_theme(root)
-    return ElementTree.tostring(root, encoding="unicode")
+    pen = Pen(figure, chart_id, tags)
+    figure.draw(pen)
+    return (
+        f'<svg viewBox="0 0 {pen.width:g} {pen.height:g}" role="img" aria-label="{escape(label)}" tabindex="0"'
+        f' class="chart" fill="{THEME[INK]}" font-size="{TEXT_SIZE}" stroke-linejoin="round">{"".join(pen.parts)}</svg>'
+    )
 
 
 def draw_key(mark: Mark, dashed: bool) -> str:
     """The sample of a provider's line and marker that stands in a legend."""
     style = MarkerStyle(mark.marker)
-    outline = style.get_path().transformed(style.get_transform() + Affine2D().scale(9, -9))
-    steps = []
-    for points, code in outline.iter_segments(curves=True):
-        command = _PATH_COMMANDS[code]
-        steps.append(command if command == "Z" else command + " ".join(f"{value:.2f}" for value in points))
+    outline = tell_outline(style.get_path(), style.get_transform() + Affine2D().scale(9, -9))
     colour = THEME[mark.colour]
     dash = ' stroke-dasharray="4 2"' if dashed else ""
     return (
         '<svg class="key" viewBox="-14 -6 28 12" aria-hidden="true">'
         f'<path d="M-14 0L14 0" style="stroke:{colour}"{dash}/>'
-        f'<path d="{"".join(steps)}" style="fill:{colour};stroke:var(--surface)"/></svg>'
+        f'<path d="{outline}" style="fill:{colour};stroke:var(--surface)"/></svg>'
     )
-
-
-def _strip_namespaces(root: ElementTree.Element) -> None:
-    """HTML knows SVG's names without namespaces, and `href` without xlink."""
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-        for name in [name for name in element.attrib if "}" in name]:
-            element.attrib[name.rpartition("}")[2]] = element.attrib.pop(name)
-
-
-def _tag_artists(root: ElementTree.Element, tags: Mapping[str, Tag]) -> None:
-    """Put provider and titles on the groups that carry a gid."""
-    for group in root.iter("g"):
-        tag = tags.get(group.get("id", ""))
-        if tag is None:
-            continue
-        group.set("data-provider", tag.provider)
-        for shape in group.iterfind("defs/path"):
-            shape.attrib.pop("style", None)  # the point's own style says the same, and there CSS can change it
-        points = list(group.iter("use")) or list(group.iter("path"))
-        for point, tip in zip(points, tag.tips, strict=False):
-            point.set("class", "point")
-            ElementTree.SubElement(point, "title").text = tip
-
-
-def _prefix_ids(root: ElementTree.Element, chart_id: str) -> None:
-    """Make ids and the references to them unique in the page; drop the ids that nothing refers to."""
-    used = {match for e in root.iter() for value in e.attrib.values() for match in re.findall(r"#([\w.-]+)", value)}
-    for element in root.iter():
-        if element.get("id") in used:
-            element.set("id", f"{chart_id}-{element.get('id')}")
-        else:
-            element.attrib.pop("id", None)
-        for name in ("href", "clip-path"):
-            if name in element.attrib:
-                element.set(name, element.attrib[name].replace("#", f"#{chart_id}-"))
-
-
-def _apply_theme(root: ElementTree.Element) -> None:
-    """Stand-in colours -> CSS variables, the page's font, and two decimals where matplotlib writes six."""
-    for element in root.iter():
-        style = re.sub(r" font-family: [^;]*;", "", element.get("style", ""))
-        if style:
-            element.set("style", re.sub(r"#01\w{4}\b", lambda found: THEME.get(found[0], found[0]), style))
-        if len(element.get("d", "")) > LONG_PATH:
-            element.set("d", shorten_path(element.attrib["d"]))
-        for name in {"d", "x", "y", "transform"} & element.attrib.keys():
-            element.set(name, re.sub(r"(\.\d\d)\d+", r"\1", " ".join(element.attrib[name].split())))
-        for child in element:
-            child.tail = None
-        if len(element):
-            element.text = None
-
-
-def shorten_path(path: str) -> str:
-    """The same path in steps of tenths of a pixel, level ones in one; a path with curves as it is."""
-    words = path.split()
-    short, place, at, level = list[str](), (0, 0), 0, 0
-    while at < len(words):
-        command = words[at]
-        if command in "zZ":
-            short.append("z")
-            at += 1
-            continue
-        if command not in "ML":
-            return path
-        x, y = round(float(words[at + 1]) * 10), round(float(words[at + 2]) * 10)
-        if command == "M":
-            short.append(f"M{tell_tenths(x)} {tell_tenths(y)}")
-        elif y == place[1]:
-            level += x - place[0]
-            if words[at + 3 : at + 4] != ["L"] or round(float(words[at + 5]) * 10) != y:
-                short.append(f"h{tell_tenths(level)}")
-                level = 0
-        else:
-            short.append(f"l{tell_tenths(x - place[0])} {tell_tenths(y - place[1])}")
-        place, at = (x, y), at + 3
-    return "".join(short).replace(" -", "-")
-
-
-@cache
-def tell_tenths(tenths: int) -> str:
-    """A number of tenths as short as it goes: 2.5, .5, -.5."""
-    return f"{tenths / 10:g}".replace("0.", ".") if abs(tenths) < 10 else f"{tenths / 10:g}"

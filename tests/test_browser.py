@@ -96,7 +96,12 @@ def test_the_numbers_of_a_series_are_handed_out_whole(site: Path, browser: Brows
     header, *lines = told.splitlines()
     assert header == "run,started,commit,median_us,p20_us,p80_us,relative_error,share"
     assert len(lines) == 8
-    assert all(line.count(",") == 7 and line.split(",")[4] for line in lines)
+    for line in lines:
+        *_, median_us, low_us, high_us, _, share = line.split(",")
+        assert 0 < float(low_us) <= float(median_us) <= float(high_us)
+        assert not share or 0 < float(share) <= 1
+    label = browser.ask("document.querySelector('.nights .chart').getAttribute('aria-label')")
+    assert f"last {float(median_us):.4g} us." in label
 
 
 def test_a_point_of_a_comparison_tells_its_value(site: Path, browser: Browser) -> None:

@@ -99,7 +99,7 @@ def test_a_case_that_was_not_timed_leaves_a_gap_in_the_curve() -> None:
     ]
     path = curve.find("path")
     assert path is not None
-    assert str(path.get("d")).count("M ") == 2
+    assert str(path.get("d")).count("M") == 2
     assert len(titles(svg)) == 4
 
 

@@ -12,8 +12,9 @@ from records import make_points, make_series
 from dashboards.paper import Paper
 from dashboards.series.calendar import make_calendar
 from dashboards.series.chronicle import Event, find_regimes
+from dashboards.series.render import find_decimals, tell_data
 from dashboards.series.sheets import draw_history, draw_samples, draw_spread, measure_spread
-from dashboards.svg import Drawing, shorten_path
+from dashboards.svg import Drawing
 from tasks.histories import Histories
 
 SERIES = make_series()
@@ -65,6 +66,16 @@ def test_samples_are_drawn_in_order_and_counted() -> None:
     assert "last of 1" in words(draw_samples([10.0]))
 
 
-def test_a_long_path_is_the_same_in_steps() -> None:
-    assert shorten_path("M 1.04 2 L 2.06 2 L 3 2 L 3.5 1.75 M 5 5 L 5 4 z") == "M1 2h2l.5-.2M5 5l0-1z"
-    assert shorten_path("M 0 0 Q 1 1 2 2") == "M 0 0 Q 1 1 2 2"
+def test_numbers_are_told_as_steps_and_what_repeats_is_left_out() -> None:
+    points = [replace(point, relative_error=0.01) for point in make_points([100.0, 100.5, 99.0, 99.0])]
+    history = make_histories({SERIES: points[:2] + points[3:]}).columns[SERIES]
+    history = replace(
+        history, nights=np.array([0, 1, 3]), p20_us=history.median_us - 0.25, p80_us=history.median_us + 1
+    )
+    floors_us = np.array([50.0, 50.0, np.nan])
+    assert find_decimals(history) == 3
+    assert tell_data(history, floors_us, 3).splitlines() == [
+        "0,100000,250,1000,0.01,50",
+        ",500,250,1000",
+        "3,-1500,250,1000,,none",
+    ]

@@ -354,6 +354,15 @@ def test_the_csv_holds_the_same_medians_to_the_last_digit(site: Path, night: Nig
         assert line["reason"] == measurement.check.reason
 
 
+def test_charts_that_are_kept_as_pictures_too_follow_the_theme(site: Path) -> None:
+    pictures = sorted((site / "figures").glob("*-nights.png"))
+    assert pictures
+    for picture in pictures:
+        page = (site / "series" / f"{picture.name.removesuffix('-nights.png')}.html").read_text(encoding="utf-8")
+        assert "var(--series-0)" in page
+        assert "#0066b3" not in page
+
+
 def test_the_csv_tells_rates_shares_and_errors(site: Path, night: Night) -> None:
     with (site / "data-fused_moe.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))

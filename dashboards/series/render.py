@@ -1,5 +1,6 @@
 """The page of one series: charts, what happened to it, where its numbers come from, and the numbers themselves."""
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,7 +15,7 @@ from dashboards.series.chronicle import Regime, find_events, find_provenance, fi
 from dashboards.series.views import Background, SeriesView
 from dashboards.svg import finish_svg
 from dashboards.templating import render
-from tasks.histories import Floats
+from tasks.histories import Floats, History
 
 Files = dict[str, bytes]
 
@@ -39,10 +40,12 @@ def render_series(view: SeriesView, background: Background) -> Files:
         papers["spread"] = sheets.draw_spread(view.history, regimes)
     if view.samples_us:
         papers["samples"] = sheets.draw_samples(view.samples_us)
+    charts = {name: _finish(paper, name, view, regimes) for name, paper in papers.items()}
     stem = view.path.rpartition("/")[2].removesuffix(".html")
     files: Files = {}
     if view.is_told:
         files = {f"figures/{stem}-{name}.png": draw_picture(paper.figure) for name, paper in papers.items()}
+    decimals = find_decimals(view.history)
     between, within = sheets.measure_spread(view.history, regimes)
     page = render(
         "series.html.jinja",
@@ -50,7 +53,7 @@ def render_series(view: SeriesView, background: Background) -> Files:
         view=view,
         suite=background.suite,
         pages=background.pages,
-        charts={name: _finish(paper, name, view, regimes) for name, paper in papers.items()},
+        charts=charts,
         stem=stem,
         frame=(sheets.LEFT, sheets.WIDTH - sheets.RIGHT),
         regimes=[_tell_regime(regime, view, background) for regime in regimes],
@@ -61,7 +64,8 @@ def render_series(view: SeriesView, background: Background) -> Files:
         first=_start(view, background, 0),
         last=_start(view, background, len(view.history) - 1),
         references=make_safe(device) if (device := view.series.device_name) in background.references else "",
-        data=Markup(tell_data(view)),
+        decimals=decimals,
+        data=Markup(tell_data(view.history, view.floors_us, decimals)),
     )
     return {view.path: page.encode(), **files}
 
@@ -89,28 +93,32 @@ def _tell_regime(regime: Regime, view: SeriesView, background: Background) -> Re
     return RegimeLine(first, last, regime.last - regime.first + 1, regime)
 
 
-def tell_data(view: SeriesView) -> str:
-    """The numbers of the nights as CSV that the page's script reads and hands out.
+def tell_data(history: History, floors_us: Floats, decimals: int) -> str:
+    """The numbers of the nights as lines that the page's script reads and hands out as CSV.
 
-    To save bytes on ten thousand pages, an empty cell repeats the one above it, and an empty night is the next one.
+    To save bytes on ten thousand pages, an empty cell repeats the one above it, an empty night is the next one, and
+    times are whole steps of the last decimal: from the median of the night before, down to p20 and up to p80.
     """
-    history = view.history
-    names = ("median_us", "p20_us", "p80_us", "relative_error", "share")
     nights = history.nights
     follows = np.diff(nights, prepend=-2) == 1
     column = ["" if is_next else str(night) for night, is_next in zip(nights.tolist(), follows, strict=True)]
-    figures = (
-        [f"{value:.5g}" for value in history.median_us.tolist()],
-        [f"{value:.4g}" for value in history.p20_us.tolist()],
-        [f"{value:.4g}" for value in history.p80_us.tolist()],
-        _repeat(history.relative_error, "%.4g"),
-        _repeat(view.floors_us / history.median_us, "%.3g"),
-    )
-    lines = [",".join(cells) for cells in zip(column, *figures, strict=True)]
-    return "\n".join([",".join(("night", *names)), *lines])
+    times = (history.median_us, history.p20_us, history.p80_us)
+    median, low, high = (np.rint(of_nights * 10**decimals).astype(np.int64) for of_nights in times)
+    steps = (map(str, told.tolist()) for told in (np.diff(median, prepend=0), median - low, high - median))
+    told = (column, *steps, _repeat(history.relative_error, "%.4g"), _repeat(floors_us, "%.5g"))
+    return "\n".join(",".join(cells).rstrip(",") for cells in zip(*told, strict=True))
+
+
+def find_decimals(history: History) -> int:
+    """With which the shortest time has five digits."""
+    return max(0, 4 - math.floor(math.log10(max(float(history.median_us.min()), 1e-6))))
 
 
 def _repeat(values: Floats, form: str) -> list[str]:
     """Cells, empty where the one above is the same; of what is not known, none."""
-    told = [form % value if np.isfinite(value) else "none" for value in values]
-    return [cell if not row or told[row - 1] != cell else "" for row, cell in enumerate(told)]
+    changes = np.flatnonzero(np.diff(np.nan_to_num(values, nan=-1.0), prepend=-2.0))
+    cells, before = [""] * len(values), ""
+    for row in changes.tolist():
+        told = form % values[row] if np.isfinite(values[row]) else "none"
+        cells[row], before = "" if told == before else told, told
+    return cells
