@@ -21,8 +21,13 @@ def tell_outline(path: Path, transform: Transform) -> str:
 
 
 def tell_path(path: Path, transform: Transform) -> str:
-    """Straight lines in steps of tenths of a pixel, level ones in one; what is not a number is a gap."""
+    """Straight lines in steps of tenths of a pixel, level ones in one; what is not a number is a gap.
+
+    "" for a single point, which has no line.
+    """
     points = transform.transform(path.vertices)
+    if len(points) < 2:
+        return ""
     is_known = np.isfinite(points).all(axis=1)
     tenths = np.rint(10 * np.where(is_known[:, None], points, 0)).astype(int).tolist()
     if path.codes is None:

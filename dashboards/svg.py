@@ -109,8 +109,7 @@ class Pen(RendererBase):
         self, gc: GraphicsContextBase, path: Path, transform: Transform, rgbFace: ColorType | None = None
     ) -> None:
         """A line, or an area."""
-        steps = tell_path(path, transform + self._flip) if len(path.vertices) > 1 else ""
-        if steps:
+        if steps := tell_path(path, transform + self._flip):
             self.parts.append(f'<path d="{steps}" style="{tell_style(gc, rgbFace)}"/>')
 
     def draw_markers(

@@ -17,6 +17,7 @@ def test_what_is_not_a_number_is_a_gap() -> None:
     line = Path([(math.nan, 1), (0, 1), (5, 1), (math.nan, math.nan), (6, 2), (7, 3)])
     assert tell_path(line, IdentityTransform()) == "M0 1h5M6 2l1 1"
     assert tell_path(Path([(math.nan, math.nan)] * 2), IdentityTransform()) == ""
+    assert tell_path(Path([(1, 1)]), IdentityTransform()) == ""
 
 
 def test_an_area_is_closed_and_the_next_one_begins_where_it_is() -> None:

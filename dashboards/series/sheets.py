@@ -24,6 +24,8 @@ ENOUGH_NIGHTS = 6
 """From which on a level, and how nights scatter around it, mean anything."""
 MOST_WORDS = 6
 """Changes that are told in words; of more, the largest."""
+WORD_WIDTH = 45
+"""Pixels that a change in percent takes, and a little more."""
 MOST_SAMPLES = 600
 """Drawn of one night; of more, evenly chosen ones."""
 
@@ -68,8 +70,8 @@ def draw_times(panel: Panel, places: Floats, history: History, regimes: Sequence
         if number < MOST_WORDS and regime.relative_change is not None:
             colour = BAD if regime.relative_change > 0 else GOOD
             at_left = x > panel.left + 0.85 * panel.width
-            level = float(panel.y(np.array([regime.median_us]))[0])
-            y = min(max(level + 12, panel.bottom + 8), panel.bottom + panel.height - 8)
+            beside = (xs >= x - WORD_WIDTH) & (xs < x) if at_left else (xs >= x) & (xs <= x + WORD_WIDTH)
+            y = min(float(np.max(ys[beside], initial=panel.bottom)) + 12, panel.bottom + panel.height - 8)
             text = f"{regime.relative_change:+.1%}"
             paper.write(x + (-5 if at_left else 5), y, text, "right" if at_left else "left", colour)
     paper.line([xs[-1]], [ys[-1]], LINE, "last", marker="o", markersize=7, markeredgecolor=INK)
