@@ -34,9 +34,9 @@ function isWanted(wanted, value) {
 
 function matches(row, wanted) {
   const text = (wanted.get("text") || "").toLowerCase();
-  const label = row.closest("section")?.querySelector("h2")?.textContent ?? "";
+  const tellRow = () => (row.closest("section")?.querySelector("h2")?.textContent ?? "") + " " + row.textContent;
   return FILTERS.every((name) => isWanted(wanted.get(name), row.dataset[name]))
-    && (label + " " + row.textContent).toLowerCase().includes(text);
+    && (!text || tellRow().toLowerCase().includes(text));
 }
 
 function applyFilter() {
