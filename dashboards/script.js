@@ -256,6 +256,7 @@ function savePicture(chart, name) {
   const copy = chart.cloneNode(true);
   const [from, to] = [chart, copy].map((root) => [root, ...root.querySelectorAll("*")]);
   from.forEach((element, place) => {
+    if (element.closest("defs")) return; // the shape of markers, which have each its own style
     const style = getComputedStyle(element);
     for (const part of ["fill", "stroke", "color", "opacity", "font-family", "font-size"]) to[place].style.setProperty(part, style.getPropertyValue(part));
   });
