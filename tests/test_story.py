@@ -40,7 +40,8 @@ OFTEN = 'Launch(lambda: [quantize_silu_mul(inputs["y"], scheme_of(case)) for _ i
 """Four times as slow: a busy machine alone makes it twice as slow now and then."""
 EARLIER_NIGHTS, JUDGED_NIGHTS = 80, 2
 """Noise is known the better the more nights there are; verdicts are kept of the last ones, and of the real one."""
-NOISE = 0.01
+NOISE = 0.2
+"""Of the nights before, as of this machine's own: the story's runs may find it busy, or quiet again."""
 SITE_OF_THE_SLOW_NIGHT = "site of the slow night"
 REASON = "four passes are needed"
 
