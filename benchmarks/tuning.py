@@ -60,7 +60,7 @@ def opening(request: Request, pool: WorkerPool) -> Iterator[Opened]:
     [device_name] = pool.devices()
     with (
         pool.lend(device_name) as workers,
-        opening_lanes(workers, pool.start_companions(workers), request.unit, request.seed) as lanes,
+        opening_lanes(workers, pool.start_companions, request.unit, request.seed) as lanes,
     ):
         used = find_used(lanes.workers[0], request.unit.cases, request.launcher)
         yield Opened(request, lanes, used, device_name, lanes.host.device.arch)

@@ -8,6 +8,7 @@ from tuners import DEFAULT, H200, LAYER
 from kernels.moe.vllm_config_files import Config, ConfigFile
 from kernels.spec import Case
 from tasks.records import Status
+from tasks.tuning.files import find_entry
 from tasks.tuning.neighbours import list_neighbours, time_neighbours
 from tasks.tuning.staleness import TUNED, SetState, TunedSet, add_losses, key_of
 from tasks.tuning.trials import Answer, Question, Trial
@@ -51,6 +52,9 @@ def test_neighbours_are_two_on_each_side_that_differ_each_once() -> None:
     assert list_neighbours(file, 1) == {2: config_of(2), 4: config_of(4)}
     assert list_neighbours(file, 4096) == {16: config_of(4), 32: config_of(1)}
     assert list_neighbours(file_of({1: 4, 2: 4}), 1) == {}
+    upside_down = file_of({64: 64, 32: 32})
+    assert find_entry(upside_down, 48) == config_of(64)
+    assert list_neighbours(upside_down, 48) == {32: config_of(32)}, "of two that are as near the file's first is taken"
 
 
 def test_the_best_neighbour_beyond_noise_is_a_loss_and_what_is_wrong_or_within_it_is_none() -> None:

@@ -34,8 +34,13 @@ def list_config_files(folder: Path) -> list[Reading]:
 
 
 def find_entry(file: ConfigFile, batch_size: int) -> Config:
-    """The entry that vLLM takes of a file that has any: of the nearest batch size, the first of two."""
-    return file.configs[min(file.configs, key=lambda size: abs(size - batch_size))]
+    """The entry that vLLM takes of a file that has any."""
+    return file.configs[find_place(file, batch_size)]
+
+
+def find_place(file: ConfigFile, batch_size: int) -> int:
+    """The batch size of that entry: the nearest, of two the one that the file has first."""
+    return min(file.configs, key=lambda size: abs(size - batch_size))
 
 
 def format_config_file(file: ConfigFile) -> str:

@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -25,6 +25,14 @@ MOST_TOGETHER = 16
 """Configurations that are timed in turn: each keeps a CUDA graph and its tensors meanwhile."""
 LIMITS = Limits(check_seconds=60.0, timing_seconds_per_provider=10.0)
 """Of one call to a worker: the first, and as much more for each configuration. What is compiled ahead takes seconds."""
+
+
+StartCompanions = Callable[[Sequence[Worker]], Sequence[Companion]]
+
+
+def start_none(_workers: Sequence[Worker]) -> Sequence[Companion]:
+    """Where so little is timed that processes which compile would come too late."""
+    return ()
 
 
 def forget(_crash: Crash) -> None:
@@ -77,10 +85,12 @@ class ConfigBench(UnitBench):
 
 @contextmanager
 def opening_lanes(
-    workers: Sequence[Worker], companions: Sequence[Companion], unit: WorkUnit, seed: int
+    workers: Sequence[Worker], start_companions: StartCompanions, unit: WorkUnit, seed: int
 ) -> Iterator["Lanes"]:
     """A layer of one provider and timer on workers of one kind of device, and processes beside them that compile.
 
+    Args:
+        start_companions: called once nothing else can go wrong before they are sure to be ended.
     Raises:
         TuningError: the weights cannot be generated; WorkerError: no worker is idle, or is left.
         EmptySpaceError: the provider's space has no configuration for the layer.
@@ -90,6 +100,7 @@ def opening_lanes(
     [provider], middle = unit.providers, unit.cases[len(unit.cases) // 2]
     device = workers[0].host().device
     candidates = prune(space_of(middle, provider), problem_of(middle, provider, device.arch)).configs
+    companions = start_companions(workers)
     with closing(Compilers(companions, device)) as compilers:
         compilers.warm(middle, provider, draw_sample(candidates, len(companions), random.Random(seed)))
         yield Lanes(load_layer([ConfigBench(worker, unit, seed) for worker in workers]), compilers)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from kernels.moe.vllm_config_files import Config, ConfigFile
 from kernels.spec import Case
 from tasks.tuning.contest import FIRST_LOOK, find_ratio
-from tasks.tuning.files import find_entry
+from tasks.tuning.files import find_entry, find_place
 from tasks.tuning.space import config_key
 from tasks.tuning.staleness import NOISE, Loss
 from tasks.tuning.trials import Bench, Question, Trial
@@ -21,7 +21,7 @@ REACH = 2
 def list_neighbours(file: ConfigFile, batch_size: int) -> dict[int, Config]:
     """Entries next to the one that vLLM takes, by the batch size they are for; those that differ from it, each once."""
     sizes = sorted(file.configs)
-    at = min(range(len(sizes)), key=lambda place: abs(sizes[place] - batch_size))
+    at = sizes.index(find_place(file, batch_size))
     found: dict[str, int] = {}
     for size in sizes[max(0, at - REACH) : at + REACH + 1]:
         found.setdefault(config_key(file.configs[size]), size)

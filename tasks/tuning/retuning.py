@@ -113,7 +113,7 @@ def retune(request: Request, pool: WorkerPool, device_name: str, notebook: Noteb
         written = read_older(older)  # before hours are spent on what could not be written
     with pool.lend(device_name) as workers:
         unit = replace(request.unit, providers=(request.launcher,))
-        with opening_lanes(workers, pool.start_companions(workers), unit, request.seed) as lanes:
+        with opening_lanes(workers, pool.start_companions, unit, request.seed) as lanes:
             used = find_used(lanes.workers[0], unit.cases, request.launcher)
             for line in used.faults:
                 print_line(console, f"not read: {line}")

@@ -20,7 +20,7 @@ from tasks.pool import WorkerPool
 from tasks.records import Measurement, Run, Status, WorkUnit
 from tasks.store import Store
 from tasks.tuning.files import list_config_files
-from tasks.tuning.lanes import opening_lanes
+from tasks.tuning.lanes import opening_lanes, start_none
 from tasks.tuning.listed import ListedSet
 from tasks.tuning.neighbours import time_neighbours
 from tasks.tuning.plan import Effort
@@ -142,17 +142,17 @@ def compare_neighbours(
     Args:
         deadline: as time.monotonic counts.
     """
-    cases = map_cases(store.measurements(run.run_id))
-    hosts = {host.device.name: host for host in store.hosts(run.run_id)}
+    measurements = store.measurements(run.run_id)
+    cases, hosts = map_cases(measurements), {host.device.name: host for host in store.hosts(run.run_id)}
     compared = []
     for tuned in sets:
         key, losses = tuned.key, list[Loss]()
         file = find_file(files, key) if tuned.state in (SetState.FRESH, SetState.UNKNOWN) else None
         if file and time.monotonic() < deadline:
             case, device_type = cases[key], hosts[key.device_name].device.type
-            unit = make_unit(case, key.provider, device_type, list_batch_sizes(store.measurements(run.run_id), key))
+            unit = make_unit(case, key.provider, device_type, list_batch_sizes(measurements, key))
             try:
-                with pool.lend(key.device_name) as workers, opening_lanes(workers, (), unit, run.seed) as lanes:
+                with pool.lend(key.device_name) as workers, opening_lanes(workers, start_none, unit, run.seed) as lanes:
                     losses = time_neighbours(file, unit.cases, lanes)
             except (TuningError, WorkerError) as failure:
                 tell(f"not compared: {key.label}: {failure}")
@@ -163,12 +163,8 @@ def compare_neighbours(
 def list_batch_sizes(measurements: Sequence[Measurement], key: SetKey) -> list[int]:
     """Those at which a set was timed."""
     timed = (m for m in measurements if m.status is Status.OK and m.check.provider == key.provider)
-    layers = (
-        (m.check.case.num_tokens, key_of(m.check.case.layer, key.provider, m.device.name))
-        for m in timed
-        if is_tunable(m.check.case.layer, key.provider)
-    )
-    return sorted({size for size, own in layers if own == key})
+    own = (m.check.case for m in timed if key_of(m.check.case.layer, key.provider, m.device.name) == key)
+    return sorted({case.num_tokens for case in own})
 
 
 def tell_sets(sets: Sequence[TunedSet], tell: Tell) -> None:
