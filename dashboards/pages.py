@@ -22,7 +22,7 @@ from dashboards.templating import render
 from tasks.nights import Night
 from tasks.records import Point, State
 from tasks.references import SLOW_MACHINE
-from tasks.tuning.listed import count_sets
+from tasks.tuning.listed import tell_states
 
 MOST_TO_LOOK_AT = 200
 """Rows of the front page; of more, the worst, and a link to all."""
@@ -94,7 +94,7 @@ def render_index(night: Night, kernels: Sequence[KernelRows], maps: Sequence[Hea
         num_attention=len(attention),
         jumps=_list_jumps(night, kernels),
         listed_sets=[listed for listed in night.tuned_sets if not listed.is_fresh],
-        set_counts=count_sets(night.tuned_sets),
+        set_counts=tell_states([listed.state for listed in night.tuned_sets]),
         coverage=[_cover(kernel) for kernel in kernels],
         wall_time=_tell_wall_time(night),
         longest_stage=max([*seconds, 1e-9]),

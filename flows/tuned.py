@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tasks.lines import print_line
-from tasks.tuning.listed import ListedSet, count_sets
+from tasks.tuning.listed import ListedSet, tell_states
 
 MOST_SETS = 20
 """Of more, those that cost most; the site has all."""
@@ -22,7 +22,7 @@ def print_sets(console: Console, sets: tuple[ListedSet, ...]) -> None:
         console.print(make_set_table(told[:MOST_SETS]))
     if len(told) > MOST_SETS:
         print_line(console, f"  and {len(told) - MOST_SETS} more, which the site has", "dim")
-    print_line(console, f"sets: {count_sets(sets)}")
+    print_line(console, f"sets: {tell_states([listed.state for listed in sets])}")
 
 
 def make_set_table(sets: list[ListedSet]) -> Table:

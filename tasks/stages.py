@@ -97,6 +97,7 @@ def retune_stale_configs(session: Session, save_dir: Path, seconds: float) -> li
         sets = upkeep.list_sets(store, run, files)
         if seconds:
             sets = upkeep.compare_neighbours(sets, files, store, run, workers, deadline, session.tell)
+        upkeep.keep_sets(store, run, sets)
     upkeep.tell_sets(sets, session.tell)
     if seconds:
         with session.clock.measure("retune stale configs"):

@@ -12,13 +12,14 @@ import ray
 import tuners
 from tuners import DEFAULT, H200, LAYER, BreakingBench, DigestCompanion, SurfaceBench
 
+from kernels.errors import KernelError
 from kernels.spec import Case
 from tasks.errors import TuningError, WorkerError, WorkerLost
 from tasks.measure import Limits
 from tasks.records import Status, WorkUnit
 from tasks.tuning import compilers as compiling
 from tasks.tuning.compilers import Compilers
-from tasks.tuning.lanes import MOST_TOGETHER, ConfigBench, Lanes, load_layer
+from tasks.tuning.lanes import MOST_TOGETHER, ConfigBench, Lanes, load_layer, opening_lanes
 from tasks.tuning.trials import Question, Trial
 from tasks.workers import Companion, Worker, list_nodes, start_ray
 
@@ -166,6 +167,15 @@ def test_who_is_lost_while_weights_are_made_is_left_out_until_none_is_left(opene
     assert (gone[0].is_retired, opened[0].is_retired) == (True, False)
     with pytest.raises(WorkerError, match=r"no worker is left to tune Mixtral-8x7B .* on"):
         load_layer(lost)
+
+
+def test_what_cannot_be_tuned_starts_no_processes_that_compile(opened: list[Worker]) -> None:
+    started = list[object]()
+    other = replace(UNIT, cases=(Case(replace(LAYER, kernel="silu_mul_fp8"), 16),))
+    for workers, unit, error in (([], UNIT, WorkerError), (opened, other, KernelError)):
+        with pytest.raises(error), opening_lanes(workers, started.append, unit, 0):
+            pass
+    assert started == []
 
 
 def test_weights_that_cannot_be_made_end_it_with_the_reason(opened: list[Worker]) -> None:

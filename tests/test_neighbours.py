@@ -10,7 +10,8 @@ from kernels.spec import Case
 from tasks.records import Status
 from tasks.tuning.files import find_entry
 from tasks.tuning.neighbours import list_neighbours, time_neighbours
-from tasks.tuning.staleness import TUNED, SetState, TunedSet, add_losses, key_of
+from tasks.tuning.sets import SetState
+from tasks.tuning.staleness import TUNED, TunedSet, add_losses, key_of
 from tasks.tuning.trials import Answer, Question, Trial
 
 KEY = key_of(LAYER, TUNED, H200.name)

@@ -25,11 +25,13 @@ from tasks.store import Store
 from tasks.suites import SUITES
 from tasks.tuning.plan import Effort
 from tasks.tuning.retuning import BATCH_SIZES, FOLDER, Request, Retuned, Used, launcher_of, provenance_of, retune
-from tasks.tuning.staleness import TUNED, SetState, key_of
+from tasks.tuning.sets import SetState
+from tasks.tuning.staleness import TUNED, key_of
 from tasks.tuning.upkeep import (
     Budget,
     choose_budget,
     compare_neighbours,
+    keep_sets,
     list_sets,
     read_files,
     retune_stale,
@@ -232,6 +234,7 @@ def test_what_a_night_finds_stale_is_retuned_once_while_the_budget_lasts(place: 
         run = measure_night(store, 120.0)
         sets = list_sets(store, run, read_files(told.append))
         tell_sets(sets, told.append)
+        keep_sets(store, run, sets)
         [listed] = store.night(run.run_id).tuned_sets
         assert (listed.key, listed.state, listed.reasons) == (sets[0].key, "stale", sets[0].reasons)
         assert listed.lost_us == sets[0].lost_us > 0
@@ -274,6 +277,7 @@ def test_an_entry_that_loses_to_its_neighbour_tonight_makes_a_set_stale(place: P
         late = (sets, files, store, run, place.pool, time.monotonic(), told.append)
         assert compare_neighbours(*late) == sets
         found = compare_neighbours(*late[:5], time.monotonic() + 60.0, told.append)
+        keep_sets(store, run, found)
         assert [listed.state for listed in store.notebook.listed_sets("tonight")] == [tuned.state for tuned in found]
     [stale] = [tuned for tuned in found if tuned.state is SetState.STALE]
     [loss] = stale.losses

@@ -9,6 +9,7 @@ from records import GPU, make_case, make_measurement, make_trial
 from kernels.moe.vllm_config_files import ConfigFile, ConfigKey
 from kernels.spec import Case, Layer
 from tasks.records import Measurement, Status
+from tasks.tuning.sets import SetState
 from tasks.tuning.staleness import (
     DEFAULT,
     NOISE,
@@ -19,7 +20,6 @@ from tasks.tuning.staleness import (
     TUNED,
     Provenance,
     SetKey,
-    SetState,
     TunedSet,
     judge_set,
     key_of,

@@ -1,12 +1,10 @@
 """The sets of configurations that a run has listed, and how the database spells them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.database import Row
-from tasks.tuning.sets import SetKey
-
-STATES = ("fresh", "stale", "unknown", "missing")
-"""Those of tasks/tuning/staleness.py, which says what they mean and needs torch for it."""
+from tasks.tuning.sets import SetKey, SetState
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +12,7 @@ class ListedSet:
     """A set as a run has found it, before anything was retuned."""
 
     key: SetKey
-    state: str
-    """One of STATES."""
+    state: SetState
     reasons: tuple[str, ...]
     lost_us: float
     """Over all cases where more than noise is lost."""
@@ -23,12 +20,12 @@ class ListedSet:
     @property
     def is_fresh(self) -> bool:
         """Whether there is nothing to tell of it."""
-        return self.state == STATES[0]
+        return self.state is SetState.FRESH
 
 
-def count_sets(sets: tuple[ListedSet, ...]) -> str:
-    """How many there are of each state, in words."""
-    return ", ".join(f"{sum(listed.state == state for listed in sets)} {state}" for state in STATES)
+def tell_states(states: Sequence[SetState]) -> str:
+    """How many there are of each, in words."""
+    return ", ".join(f"{states.count(state)} {state}" for state in SetState)
 
 
 def key_to_row(key: SetKey) -> Row:
@@ -69,4 +66,4 @@ def row_to_listed(row: Row) -> ListedSet:
         block_shape=(row["block_n"], row["block_k"]),
         device_name=row["device_name"],
     )
-    return ListedSet(key, row["state"], tuple(row["reasons"]), row["lost_us"])
+    return ListedSet(key, SetState(row["state"]), tuple(row["reasons"]), row["lost_us"])

@@ -1,8 +1,18 @@
-"""What a set of tuned configurations is for, and what it was tuned with."""
+"""What a set of tuned configurations is for, what it was tuned with, and how it stands."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from kernels.moe.vllm_config_files import ConfigKey
+
+
+class SetState(StrEnum):
+    """What is known of a set."""
+
+    FRESH = "fresh"
+    STALE = "stale"
+    UNKNOWN = "unknown"
+    MISSING = "missing"
 
 
 @dataclass(frozen=True, slots=True)

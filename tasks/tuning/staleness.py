@@ -12,14 +12,13 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 
 from kernels.moe.vllm_config_files import ConfigFile
 from kernels.moe.vllm_schemes import VLLM_SCHEMES
 from kernels.spec import Case, Layer
 from tasks.intervals import Interval, find_paired_ratio
 from tasks.records import Measurement, Status
-from tasks.tuning.sets import Provenance, SetKey
+from tasks.tuning.sets import Provenance, SetKey, SetState
 from tasks.tuning.spaces import W4_FORMATS
 
 SHIPPED, TUNED, DEFAULT, OURS = "vllm-triton-shipped", "vllm-triton-tuned", "vllm-triton-default", "triton"
@@ -34,15 +33,6 @@ RIVALS: Mapping[str, Mapping[str, str]] = {
 """By provider of a set, the providers that launch the same kernel with other configurations."""
 OUR_KERNELS = ("fused_moe", "mxfp4_gemm", *W4_FORMATS)
 """Kernels whose Triton provider takes tuned configurations."""
-
-
-class SetState(StrEnum):
-    """What is known of a set."""
-
-    FRESH = "fresh"
-    STALE = "stale"
-    UNKNOWN = "unknown"
-    MISSING = "missing"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,18 +21,17 @@ from tasks.records import Measurement, Run, Status, WorkUnit
 from tasks.store import Store
 from tasks.tuning.files import list_config_files
 from tasks.tuning.lanes import opening_lanes, start_none
-from tasks.tuning.listed import ListedSet
+from tasks.tuning.listed import ListedSet, tell_states
 from tasks.tuning.neighbours import time_neighbours
 from tasks.tuning.plan import Effort
 from tasks.tuning.retuning import BATCH_SIZES, FOLDER, THOROUGH, Request, launcher_of, provenance_of, retune, set_key_of
-from tasks.tuning.sets import Provenance, SetKey
+from tasks.tuning.sets import Provenance, SetKey, SetState
 from tasks.tuning.staleness import (
     OURS,
     RIVALS,
     SHIPPED,
     TUNED,
     Loss,
-    SetState,
     TunedSet,
     add_losses,
     is_tunable,
@@ -72,20 +71,19 @@ def choose_budget(suite: Suite, selection: Selection, asked: float | None) -> fl
 
 
 def list_sets(store: Store, run: Run, files: Files) -> list[TunedSet]:
-    """Every set of the run's shapes, what costs most first; kept with the run."""
+    """Every set of the run's shapes, what costs most first."""
     measurements = store.measurements(run.run_id)
     cases, hosts = map_cases(measurements), {host.device.name: host for host in store.hosts(run.run_id)}
 
     def current(key: SetKey) -> Provenance:
         return provenance_of(cases[key], launcher_of(key.provider), hosts[key.device_name])
 
-    return keep_sets(store, run, list_tuned_sets(measurements, find_known(store.notebook, files), current))
+    return list_tuned_sets(measurements, find_known(store.notebook, files), current)
 
 
-def keep_sets(store: Store, run: Run, sets: list[TunedSet]) -> list[TunedSet]:
+def keep_sets(store: Store, run: Run, sets: Sequence[TunedSet]) -> None:
     """Put them into the store, in place of those that were listed of the run before."""
-    store.notebook.keep_sets(run.run_id, [ListedSet(s.key, str(s.state), s.reasons, s.lost_us) for s in sets])
-    return sets
+    store.notebook.keep_sets(run.run_id, [ListedSet(s.key, s.state, s.reasons, s.lost_us) for s in sets])
 
 
 def map_cases(measurements: Sequence[Measurement]) -> dict[SetKey, Case]:
@@ -157,7 +155,7 @@ def compare_neighbours(
             except (TuningError, WorkerError) as failure:
                 tell(f"not compared: {key.label}: {failure}")
         compared.append(add_losses(tuned, losses))
-    return keep_sets(store, run, sort_sets(compared))
+    return sort_sets(compared)
 
 
 def list_batch_sizes(measurements: Sequence[Measurement], key: SetKey) -> list[int]:
@@ -173,8 +171,7 @@ def tell_sets(sets: Sequence[TunedSet], tell: Tell) -> None:
         if tuned.state is not SetState.FRESH:
             lost = f"; {tuned.lost_us:.1f} us lost" if tuned.lost_us else ""
             tell(f"{tuned.state} configs: {tuned.key.label}: {'; '.join(tuned.reasons)}{lost}")
-    counts = ", ".join(f"{sum(tuned.state is state for tuned in sets)} {state}" for state in SetState)
-    tell(f"tuning: {len(sets)} sets of configurations: {counts}")
+    tell(f"tuning: {len(sets)} sets of configurations: {tell_states([tuned.state for tuned in sets])}")
 
 
 def retune_stale(
