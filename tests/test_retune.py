@@ -1,15 +1,20 @@
 """`kernel-nightly retune` as a user types it: what it tunes, and one line for what it cannot."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from test_commands import PAGES, list_ours
 
+from flows import retune as flow
 from flows.arguments import make_parser, read_selection
 from flows.cli import main
 from tasks.cases import Selection
-from tasks.errors import UsageError
+from tasks.errors import TuningError, UsageError
 from tasks.tuning.requests import list_requests
+from tasks.tuning.retuning import Request, Retuned, set_key_of
 
 MIXTRAL = ("--model", "Mixtral-8x7B", "--tp-size", "2")
 
@@ -75,6 +80,33 @@ def test_every_layer_and_provider_is_a_request_and_vllms_three_are_one(tmp_path:
     assert [request.launcher for request in list_requests(dense, "cuda", tmp_path, 0, 60.0)] == ["triton"] * 4
     with pytest.raises(UsageError, match="cannot be tuned"):
         list_requests(Selection(models=("Mixtral-8x7B",), kernels=("silu_mul_fp8",)), "cuda", tmp_path, 0, 60.0)
+
+
+def test_a_layer_that_cannot_be_tuned_costs_no_other_and_workers_see_no_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[object]()
+
+    @contextmanager
+    def open_workshop(*_: object) -> Iterator[None]:
+        seen.append(os.environ.get("KERNEL_NIGHTLY_WEBHOOK_URL"))
+        yield
+
+    def tune(_workshop: object, request: Request) -> list[Retuned]:
+        if request.unit.layer.tp_size == 2:
+            raise TuningError("its weights do not fit")
+        key = set_key_of(request.unit.cases[0], request.launcher, "NVIDIA H200")
+        return [Retuned(key, (), "### what was found\n", tmp_path / "s.md", None)]
+
+    monkeypatch.setenv("KERNEL_NIGHTLY_WEBHOOK_URL", "https://example.com/secret")
+    monkeypatch.setattr(flow, "open_workshop", open_workshop)
+    monkeypatch.setattr(flow, "retune_layer", tune)
+    monkeypatch.setattr(flow, "choose_device", lambda device, address: ("cuda", address))
+    both = Selection(models=("Mixtral-8x7B",), tp_sizes=(2, 4), batch_sizes=(1,))
+    with pytest.raises(TuningError, match="1 of 2 layers could not be tuned: its weights do not fit"):
+        flow.retune.fn(both, save_dir=tmp_path, markdown=tmp_path / "found.md")
+    assert seen == [None]
+    assert "### what was found" in (tmp_path / "found.md").read_text()
 
 
 def test_every_command_that_is_shown_can_be_planned(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -18,9 +19,11 @@ from kernels.moe.vllm_config_files import ConfigFile, read_config_file
 from kernels.moe.vllm_configs import TUNED_FOLDER_VARIABLE
 from kernels.spec import Case
 from tasks.cases import Selection
+from tasks.clock import Clock
 from tasks.errors import TunedFileError, TuningError, UsageError
 from tasks.pool import WorkerPool
 from tasks.records import Run, WorkUnit
+from tasks.stages import retune_stale_configs
 from tasks.store import Store
 from tasks.suites import SUITES
 from tasks.tuning.plan import Effort
@@ -284,6 +287,18 @@ def test_an_entry_that_loses_to_its_neighbour_tonight_makes_a_set_stale(place: P
     assert loss.relative_loss == pytest.approx(gain, abs=0.02)
     assert stale.reasons == (f"{loss.rival} beats it by {loss.relative_loss:.1%} at M=64",)
     assert place.pool.devices() == {H200.name: 1}, "the worker is back"
+
+
+def test_the_stage_of_a_night_lists_keeps_and_tells_them(place: Place, tmp_path: Path) -> None:
+    told = list[str]()
+    with Store.open(tmp_path) as store:
+        run = measure_night(store, 120.0)
+        session = SimpleNamespace(
+            store=store, run=run, workers=place.pool, console=Console(quiet=True), clock=Clock(), tell=told.append
+        )
+        sets = retune_stale_configs.fn(session, tmp_path, 0.0)
+        assert [listed.key for listed in store.night(run.run_id).tuned_sets] == [tuned.key for tuned in sets]
+    assert told[-1] == "tuning: 1 sets of configurations: 0 fresh, 1 stale, 0 unknown, 0 missing"
 
 
 def test_a_folder_that_cannot_be_listed_is_named_and_ends_nothing(
