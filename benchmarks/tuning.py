@@ -4,6 +4,7 @@
                                                                   call it again until none is left
     python benchmarks/tuning.py search --out DIR                  the search, with its wall seconds
     python benchmarks/tuning.py compare --out DIR                 shipped, default, found and the sweep's best, in turn
+    python benchmarks/tuning.py sweep compare --out DIR           both, with the same workers
 
 A shape is --model, --tp-size and --scheme: Mixtral-8x7B TP2 in fp8_w8a8 without them. The sweep takes what pruning
 leaves of the space, and shares its compilers and its timing with the search, so that the two differ in what they ask.
@@ -12,9 +13,11 @@ leaves of the space, and shares its compilers and its timing with the search, so
 import argparse
 import json
 import statistics
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +25,9 @@ from typing import Any
 
 from rich.console import Console
 
+from kernels.moe.vllm_config_files import Config
 from kernels.moe.vllm_configs import shipped_folder
+from kernels.spec import Case
 from tasks.cases import Selection
 from tasks.pool import WorkerPool, open_workers, start_workers
 from tasks.store import Store
@@ -36,9 +41,11 @@ from tasks.tuning.spaces import problem_of, space_of
 from tasks.tuning.trials import Answer, Question
 
 SWEEP_TRIALS = 2
-TOGETHER = 8 * MOST_TOGETHER
+TOGETHER = 4 * MOST_TOGETHER
 """Configurations of one question: while a group of them is timed the next ones are compiled."""
-FINALISTS = 5
+ASKED_TOGETHER = 2
+"""Questions for each GPU: while one waits for compilers the other is timed."""
+FINALISTS = 8
 """Of the sweep at each batch size: one of them is the best, whoever was lucky."""
 COMPARE_TRIALS = 24
 
@@ -72,9 +79,33 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def sweep(opened: Opened, path: Path, seconds: float) -> None:
+def sweep(opened: Opened, path: Path, seconds: float, num_trials: int) -> None:
     """Time every configuration that the file lacks, on all GPUs, until the seconds are spent; a line each."""
-    deadline, done = time.monotonic() + seconds, read_lines(path)
+    deadline, questions = time.monotonic() + seconds, list_questions(opened, read_lines(path), num_trials)
+    num_gpus, is_free = len(opened.lanes.workers), threading.Lock()
+    num_threads = ASKED_TOGETHER * num_gpus
+
+    def go_on() -> None:
+        while time.monotonic() < deadline:
+            with is_free:
+                if not questions:
+                    return
+                question = questions.popleft()
+            [answer] = opened.lanes.measure([question])
+            with is_free:
+                write_answer(path, question, answer, num_gpus / num_threads)
+
+    with ThreadPoolExecutor(num_threads) as threads:
+        for ended in [threads.submit(go_on) for _ in range(num_threads)]:
+            ended.result()
+    lines, left = read_lines(path), sum(len(question.configs) for question in questions)
+    spent = sum(line["seconds"] for line in lines)
+    failed = sum(not line["samples_us"] for line in lines)
+    print(f"{len(lines)} configurations in {spent:.0f} s of a GPU so far, {failed} of them failed; {left} are left")
+
+
+def list_questions(opened: Opened, done: list[dict[str, Any]], num_trials: int) -> deque[Question]:
+    """What of the pruned space is not done yet, one batch size after the other."""
     known = {(line["batch_size"], config_key(line["config"])) for line in done}
     questions = deque[Question]()
     for case in opened.request.unit.cases:
@@ -82,23 +113,16 @@ def sweep(opened: Opened, path: Path, seconds: float) -> None:
         candidates = prune(space, problem_of(case, opened.request.launcher, opened.arch)).configs
         new = [config for config in candidates if (case.num_tokens, config_key(config)) not in known]
         groups = (tuple(new[first : first + TOGETHER]) for first in range(0, len(new), TOGETHER))
-        questions += [Question(case.num_tokens, group, SWEEP_TRIALS) for group in groups]
-    while questions and time.monotonic() < deadline:
-        asked = [questions.popleft() for _ in range(min(len(opened.lanes.workers), len(questions)))]
-        for question, answer in zip(asked, opened.lanes.measure(asked), strict=True):
-            write_answer(path, question, answer, len(opened.lanes.workers))
-    lines, left = read_lines(path), sum(len(question.configs) for question in questions)
-    spent = sum(line["seconds"] for line in lines)
-    failed = sum(not line["samples_us"] for line in lines)
-    print(f"{len(lines)} configurations in {spent:.0f} s of a GPU so far, {failed} of them failed; {left} are left")
+        questions += [Question(case.num_tokens, group, num_trials) for group in groups]
+    return questions
 
 
-def write_answer(path: Path, question: Question, answer: Answer, num_gpus: int) -> None:
-    """Append a line for each configuration, with its share of the seconds of a GPU."""
+def write_answer(path: Path, question: Question, answer: Answer, share: float) -> None:
+    """Append a line for each configuration, with its part of the seconds of a GPU; the answer had a share of them."""
     with path.open("a") as file:
         for trial in answer.trials:
             told = {"batch_size": question.batch_size, "config": trial.config, "samples_us": trial.samples_us}
-            spent = {"seconds": answer.seconds * num_gpus / len(question.configs)}
+            spent = {"seconds": answer.seconds * share / len(question.configs)}
             file.write(json.dumps({**told, "status": trial.status, "reason": trial.reason, **spent}) + "\n")
 
 
@@ -125,48 +149,65 @@ def compare(opened: Opened, out: Path, swept: Path) -> None:
     key = set_key_of(opened.request.unit.cases[0], opened.request.launcher, opened.device_name)
     with Store.open(out) as store:
         tuned = store.notebook.find_tuned(key)
-    lines = read_lines(swept)
-    print(f"{'M':>6} {'shipped':>10} {'default':>10} {'found':>10} {'best':>10}  found/best (99 %)")
-    for case in opened.request.unit.cases:
-        size = case.num_tokens
-        space, problem = space_of(case, opened.request.launcher), problem_of(case, opened.request.launcher, opened.arch)
-        finalists = sorted(
-            (line for line in lines if line["batch_size"] == size and line["samples_us"]),
-            key=lambda line: statistics.median(line["samples_us"]),
-        )[:FINALISTS]
-        named = {
-            "shipped": opened.used.find_incumbent(size),
-            "default": opened.used.defaults[size],
-            "found": tuned.configs.get(size) if tuned else None,
-            **{f"best {place}": line["config"] for place, line in enumerate(finalists)},
-        }
-        configs = {name: space.canonicalize(config, problem) for name, config in named.items() if config}
-        asked = Question(size, tuple(distinct(configs.values())), COMPARE_TRIALS, is_checked=True)
+    found, lines = tuned.configs if tuned else {}, read_lines(swept)
+
+    def ask(case: Case) -> tuple[dict[str, Config], Answer]:
+        configs = name_configs(opened, case, found.get(case.num_tokens), lines)
+        asked = Question(case.num_tokens, tuple(distinct(configs.values())), COMPARE_TRIALS, is_checked=True)
         [answer] = opened.lanes.measure([asked])
-        trials = {config_key(trial.config): trial for trial in answer.trials}
-        times = {name: trials[config_key(config)].samples_us for name, config in configs.items()}
-        swept_best = [each for name, each in times.items() if name.startswith("best") and each]
-        best = min(swept_best, key=statistics.median, default=())
-        shown = [times.get("shipped"), times.get("default"), times.get("found"), best]
-        cells = " ".join(f"{statistics.median(each):10.1f}" if each else f"{'-':>10}" for each in shown)
-        ratio = find_ratio(times["found"], best) if times.get("found") and best else None
-        told = f"{ratio.median:.4f} ({ratio.low:.4f} to {ratio.high:.4f})" if ratio else ""
-        print(f"{size:6} {cells}  {told}")
-        with (out / "compare.jsonl").open("a") as file:
-            file.write(
-                json.dumps({"batch_size": size, "layer": case.layer.key, "configs": configs, "us": times}) + "\n"
-            )
+        return configs, answer
+
+    print(f"{'M':>6} {'shipped':>10} {'default':>10} {'found':>10} {'best':>10}  found/best (99 %)")
+    with ThreadPoolExecutor(len(opened.lanes.workers)) as threads:
+        for case, (configs, answer) in zip(
+            opened.request.unit.cases, threads.map(ask, opened.request.unit.cases), strict=True
+        ):
+            trials = {config_key(trial.config): trial for trial in answer.trials}
+            times = {name: trials[config_key(config)].samples_us for name, config in configs.items()}
+            print(format_row(case.num_tokens, times))
+            row = {"batch_size": case.num_tokens, "layer": case.layer.key, "configs": configs, "us": times}
+            with (out / "compare.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def name_configs(opened: Opened, case: Case, found: Config | None, lines: list[dict[str, Any]]) -> dict[str, Config]:
+    """What is compared at a batch size, by who proposes it."""
+    launcher, size = opened.request.launcher, case.num_tokens
+    space, problem = space_of(case, launcher), problem_of(case, launcher, opened.arch)
+    finalists = sorted(
+        (line for line in lines if line["batch_size"] == size and line["samples_us"]),
+        key=lambda line: statistics.median(line["samples_us"]),
+    )[:FINALISTS]
+    named = {
+        "shipped": opened.used.find_incumbent(size),
+        "default": opened.used.defaults[size],
+        "found": found,
+        **{f"best {place}": line["config"] for place, line in enumerate(finalists)},
+    }
+    return {name: space.canonicalize(config, problem) for name, config in named.items() if config}
+
+
+def format_row(size: int, times: Mapping[str, Sequence[float]]) -> str:
+    """Medians, and what was found against the sweep's best."""
+    swept_best = [each for name, each in times.items() if name.startswith("best") and each]
+    best = min(swept_best, key=statistics.median, default=())
+    shown = [times.get("shipped"), times.get("default"), times.get("found"), best]
+    cells = " ".join(f"{statistics.median(each):10.1f}" if each else f"{'-':>10}" for each in shown)
+    ratio = find_ratio(times["found"], best) if times.get("found") and best else None
+    told = f"{ratio.median:.4f} ({ratio.low:.4f} to {ratio.high:.4f})" if ratio else ""
+    return f"{size:6} {cells}  {told}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("sweep", "search", "compare"))
+    parser.add_argument("steps", nargs="+", choices=("sweep", "search", "compare"), metavar="sweep|search|compare")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="Mixtral-8x7B")
     parser.add_argument("--tp-size", type=int, default=2)
     parser.add_argument("--scheme", default="fp8_w8a8")
     parser.add_argument("--provider", default="vllm-triton-tuned")
     parser.add_argument("--batch-size", nargs="+", type=int, default=[])
+    parser.add_argument("--trials", type=int, default=SWEEP_TRIALS, help="of each configuration of a sweep")
     parser.add_argument("--seconds", type=float, default=500.0, help="of a sweep, or of a search's proposals")
     arguments = parser.parse_args()
     selection = Selection(
@@ -183,13 +224,14 @@ def main() -> None:
     start_workers("cuda")
     with open_workers("cuda") as pool:
         print(f"{dict(pool.devices())}, vLLM's files in {shipped_folder() or 'no folder'}")
-        if arguments.step == "search":
+        if "search" in arguments.steps:
             search(request, pool, arguments.out)
+        if {"sweep", "compare"}.isdisjoint(arguments.steps):
             return
         with opening(request, pool) as opened:
-            if arguments.step == "sweep":
-                sweep(opened, swept, arguments.seconds)
-            else:
+            if "sweep" in arguments.steps:
+                sweep(opened, swept, arguments.seconds, arguments.trials)
+            if "compare" in arguments.steps:
                 compare(opened, arguments.out, swept)
 
 
