@@ -45,6 +45,8 @@ TOGETHER = 4 * MOST_TOGETHER
 """Configurations of one question: while a group of them is timed the next ones are compiled."""
 ASKED_TOGETHER = 2
 """Questions for each GPU: while one waits for compilers the other is timed."""
+FEW_ROWS, MANY_TOKENS = 32, 1024
+"""Tiles of so few rows come last where there are so many tokens: a sweep that is stopped lacks what is slow there."""
 FINALISTS = 8
 """Of the sweep at each batch size: one of them is the best, whoever was lucky."""
 COMPARE_TRIALS = 24
@@ -105,16 +107,19 @@ def sweep(opened: Opened, path: Path, seconds: float, num_trials: int) -> None:
 
 
 def list_questions(opened: Opened, done: list[dict[str, Any]], num_trials: int) -> deque[Question]:
-    """What of the pruned space is not done yet, one batch size after the other."""
+    """What of the pruned space is not done yet, one batch size after the other; last what FEW_ROWS says."""
     known = {(line["batch_size"], config_key(line["config"])) for line in done}
-    questions = deque[Question]()
+    likely, unlikely = deque[Question](), deque[Question]()
     for case in opened.request.unit.cases:
         space = space_of(case, opened.request.launcher)
         candidates = prune(space, problem_of(case, opened.request.launcher, opened.arch)).configs
         new = [config for config in candidates if (case.num_tokens, config_key(config)) not in known]
-        groups = (tuple(new[first : first + TOGETHER]) for first in range(0, len(new), TOGETHER))
-        questions += [Question(case.num_tokens, group, num_trials) for group in groups]
-    return questions
+        last = [c for c in new if c["BLOCK_SIZE_M"] <= FEW_ROWS and case.num_tokens >= MANY_TOKENS]
+        first = [config for config in new if config not in last]
+        for questions, configs in ((likely, first), (unlikely, last)):
+            groups = (tuple(configs[start : start + TOGETHER]) for start in range(0, len(configs), TOGETHER))
+            questions += [Question(case.num_tokens, group, num_trials) for group in groups]
+    return likely + unlikely
 
 
 def write_answer(path: Path, question: Question, answer: Answer, share: float) -> None:
