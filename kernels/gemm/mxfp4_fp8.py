@@ -1,0 +1,235 @@
+"""MXFP4 x MXFP4 as a product on FP8 tensor cores, which loses nothing: see kernels/gemm/mxfp4_fp8_kernels.py.
+
+Weights stay in 4 bits and are unpacked in registers. Launches: rotate and round activations (dynamic; prequantized ones
+are unpacked by two), the product, the sum over its splits, and a product on 16-bit tensor cores of those rows of
+activations that FP8 cannot hold exactly, which looks at a flag for each row and mostly returns.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+import triton
+from torch.utils.weak import WeakIdKeyDictionary
+
+from kernels.configs import read_config
+from kernels.errors import ConfigError
+from kernels.gemm.mxfp4_fp8_kernels import (
+    LARGEST_SHIFT,
+    LEAST_SHIFT,
+    check_rows_kernel,
+    mxfp4_fp8_gemm_kernel,
+    rotate_to_fp8_kernel,
+    rows_to_fp8_kernel,
+)
+from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
+from kernels.gemm.mxfp4_kernels import sum_splits_kernel
+from kernels.gemm.mxfp4_triton import default_config, multiply_rows_triton
+from kernels.gemm.w4_words import pack_words_once
+from kernels.quantize.fp4 import E8M0_NAN, MXFP4_GROUP_SIZE, e8m0_values
+from kernels.quantize.fp8 import FP8_DTYPE
+from kernels.requirements import missing_capability
+from kernels.spec import Case, Device, Launch, Outputs, Tensors
+
+
+MANY_TOKENS = 1024
+"""What the product of the rows that FP8 cannot hold is launched for."""
+WIDEST_SPAN_OF_WEIGHTS = LARGEST_SHIFT.value - LEAST_SHIFT.value
+
+
+@dataclass(frozen=True, slots=True)
+class Fp8Rows:
+    """Rows of MXFP4 as FP8 codes times a power of two, and those that this cannot hold."""
+
+    codes: torch.Tensor
+    """[M, k] float8_e4m3fn."""
+    scale: torch.Tensor
+    """[M] float32."""
+    values: torch.Tensor
+    """[M, k] bfloat16, written where is_wide."""
+    is_wide: torch.Tensor
+    """[M] int32."""
+
+
+def empty_rows(m: int, k: int, device: torch.device) -> Fp8Rows:
+    """Room for m rows of k columns."""
+    return Fp8Rows(
+        codes=torch.empty(m, k, dtype=FP8_DTYPE, device=device),
+        scale=torch.empty(m, device=device),
+        values=torch.empty(m, k, dtype=torch.bfloat16, device=device),
+        is_wide=torch.empty(m, dtype=torch.int32, device=device),
+    )
+
+
+def rotate_to_fp8(x: torch.Tensor, hadamard_size: int) -> Fp8Rows:
+    """What quantize_mxfp4(rotate_hadamard(x, hadamard_size)) stands for; x [M, k] bfloat16 or float16, contiguous."""
+    m, k = x.shape
+    rows, groups = empty_rows(m, k, x.device), triton.next_power_of_2(k // hadamard_size)
+    rotate_to_fp8_kernel[(m,)](
+        x, rows.codes, rows.scale, rows.values, rows.is_wide, k,
+        HADAMARD_SIZE=hadamard_size, RSQRT_SIZE=hadamard_size**-0.5, GROUPS=max(groups, 16),
+        num_warps=4 if k <= 4096 else 8 if k <= 16384 else 16,
+    )  # fmt: skip
+    return rows
+
+
+def rows_to_fp8(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Rows:
+    """What codes [M, k / 2] with scales [M, k / 32] stand for."""
+    m, k = codes.shape[0], 2 * codes.shape[1]
+    rows, largest = empty_rows(m, k, codes.device), torch.empty(m, dtype=torch.uint8, device=codes.device)
+    check_rows_kernel[(m,)](
+        codes, scales, largest, rows.scale, rows.values, rows.is_wide, k,
+        GROUPS=triton.next_power_of_2(k // MXFP4_GROUP_SIZE),
+    )  # fmt: skip
+    unpack_to_fp8(codes, scales, largest, rows.codes)
+    return rows
+
+
+def unpack_to_fp8(codes: torch.Tensor, scales: torch.Tensor, largest: torch.Tensor, out: torch.Tensor) -> None:
+    """out [N, k] float8_e4m3fn: codes [N, k / 2] times 2 ** (scale - largest + 6), largest [N] uint8."""
+    n, k = out.shape
+    block_k = min(triton.next_power_of_2(k), 1024)
+    rows = 4096 // block_k
+    rows_to_fp8_kernel[(triton.cdiv(n, rows), triton.cdiv(k, block_k))](
+        codes, scales, largest, out, n, k, BLOCK_SIZE_K=block_k, ROWS=rows
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Fp8Words:
+    """MXFP4 weights as the FP8 kernel reads them: codes stay 4 bits, scales become shifts of exponents.
+
+    Of each row and step of 128 columns there are 64 bytes, all rows of a step one after the other. Four bytes hold
+    columns c to c + 3 of the step's first half in the nibbles of two, and those of its second half in two more: as
+    prmt takes selectors.
+    """
+
+    words: torch.Tensor
+    """[steps, N, 64] int8."""
+    shifts: torch.Tensor
+    """[steps, N] int32: a byte for each group of 32, 0 to 11."""
+    factor: torch.Tensor
+    """[N] float32: of whole sums, a power of two."""
+
+
+def pack_fp8_words(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Words:
+    """Repack weights; columns are padded with zeros to whole steps.
+
+    Args:
+        codes: [N, k / 2] uint8, the first of two e2m1 codes in the low nibble.
+        scales: [N, k / 32] uint8, e8m0.
+    Raises:
+        ConfigError: a row's scales span too much for one power of two beside FP8.
+    """
+    steps = -(-codes.shape[1] // 64)
+    is_nan = scales == E8M0_NAN
+    is_used = ((codes.unflatten(1, (-1, MXFP4_GROUP_SIZE // 2)) & 0x77) != 0).any(2) & ~is_nan
+    largest = torch.where(is_used, scales, 0).amax(1)
+    below = torch.where(is_used, largest[:, None].int() - scales, 0)
+    span = 0 if below.is_meta else int(below.max())  # who compiles ahead has shapes and no values
+    if span > WIDEST_SPAN_OF_WEIGHTS:
+        raise ConfigError(
+            f"a row of the weights has scales that span {span} powers of two, "
+            f"{WIDEST_SPAN_OF_WEIGHTS} at most fit beside FP8: use triton"
+        )
+    padded = torch.nn.functional.pad(codes, (0, 64 * steps - codes.shape[1]))
+    halves = padded.unflatten(1, (steps, 2, 16, 2))  # [N, steps, half, four columns, two bytes of two nibbles]
+    words = halves.transpose(2, 3).flatten(2).transpose(0, 1).contiguous().view(torch.int8)
+    shifts = (WIDEST_SPAN_OF_WEIGHTS - below).to(torch.uint8)
+    shifts = torch.nn.functional.pad(shifts, (0, 4 * steps - shifts.shape[1])).view(torch.int32)
+    factor = e8m0_values(largest) * 2.0**-LARGEST_SHIFT.value
+    return Fp8Words(words, shifts.T.contiguous(), torch.where(is_nan.any(1), torch.nan, factor))
+
+
+_packed = WeakIdKeyDictionary()
+
+
+def pack_fp8_words_once(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Words:
+    """pack_fp8_words, kept as long as the codes are."""
+    if codes not in _packed:
+        _packed[codes] = pack_fp8_words(codes, scales)
+    words: Fp8Words = _packed[codes]
+    return words
+
+
+@dataclass(frozen=True, slots=True)
+class Mxfp4Fp8Config:
+    """Launch configuration of the FP8 product."""
+
+    BLOCK_SIZE_M: int
+    """Tokens of a tile."""
+    BLOCK_SIZE_N: int
+    """Output features of a tile."""
+    GROUP_SIZE_M: int
+    """Tiles of tokens that share a tile of weights in L2."""
+    SPLIT_K: int
+    """Programs that share the sum of a tile; another launch adds their parts."""
+    PROMOTE: bool
+    """Add the sum over each 128 columns to a float32 sum outside of the tensor core."""
+    num_warps: int
+    num_stages: int
+
+
+def default_fp8_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
+    """As wide as registers allow.
+
+    Args:
+        m, n, k: tokens, output features, input features.
+    """
+    return Mxfp4Fp8Config(128, 128, 8, 1, PROMOTE=True, num_warps=8, num_stages=3)
+
+
+def prepare_fp8(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+    """Pick the default configuration."""
+    config = default_fp8_config(case.num_tokens, case.layer.sizes["n"], case.layer.sizes["k"])
+    return launch_fp8(case, weights, inputs, config)
+
+
+def prepare_fp8_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
+    """Take a given configuration."""
+    return launch_fp8(case, weights, inputs, read_config(Mxfp4Fp8Config, config, case))
+
+
+def launch_fp8(case: Case, weights: Tensors, inputs: Tensors, config: Mxfp4Fp8Config) -> Launch:
+    """The launch with a given configuration."""
+    w, w_scale = weights["w"], weights["w_scale"]
+    packed, words = pack_fp8_words_once(w, w_scale), pack_words_once("mxfp4", w, w_scale)
+    hadamard_size = HADAMARD_SIZES[case.layer.scheme]
+    stand_in = default_config(MANY_TOKENS, *w.shape)
+
+    def run() -> Outputs:
+        if "x_codes" in inputs:
+            x = rows_to_fp8(inputs["x_codes"], inputs["x_scale"])
+        else:
+            x = rotate_to_fp8(inputs["x"], hadamard_size)
+        out = multiply_fp8_triton(x, packed, inputs["x"].dtype, config)
+        multiply_rows_triton(x.values, words, out, stand_in, x.is_wide)
+        return (out,)
+
+    return Launch(run, asdict(config))
+
+
+def multiply_fp8_triton(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mxfp4Fp8Config) -> torch.Tensor:
+    """x @ w.T [M, n], wrong in rows of x that are wide."""
+    (m, k), n = x.codes.shape, w.words.shape[1]
+    block_m, block_n, split_k = config.BLOCK_SIZE_M, config.BLOCK_SIZE_N, config.SPLIT_K
+    out = torch.empty(m, n, dtype=dtype, device=x.codes.device)
+    parts = out if split_k == 1 else torch.empty(split_k, m, n, device=out.device)
+    mxfp4_fp8_gemm_kernel[(triton.cdiv(m, block_m) * triton.cdiv(n, block_n), split_k)](
+        x.codes, x.scale, w.words, w.shifts, w.factor, parts, m, n, k, triton.cdiv(k, 128 * split_k),
+        EVEN_N=n % block_n == 0, EVEN_K=k % 128 == 0, BLOCK_SIZE_M=block_m, BLOCK_SIZE_N=block_n,
+        GROUP_SIZE_M=config.GROUP_SIZE_M, PROMOTE=config.PROMOTE,
+        num_warps=config.num_warps, num_stages=config.num_stages,
+    )  # fmt: skip
+    if split_k > 1:
+        sum_splits_kernel[(triton.cdiv(m * n, 1024),)](parts, out, m * n, SPLIT_K=split_k, BLOCK_SIZE=1024)
+    return out
+
+
+def unsupported_fp8(case: Case, device: Device) -> str | None:
+    """FP8 tensor cores came with sm_89, prmt and wgmma from registers make it worth while on sm_90."""
+    scheme = case.layer.scheme
+    reason = unsupported_activations(case)
+    if reason is None and scheme not in HADAMARD_SIZES:
+        reason = f"multiplies MXFP4 activations, {scheme} leaves them in 16 bits"
+    return reason or missing_capability(device, (8, 9))
