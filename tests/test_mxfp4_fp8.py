@@ -104,9 +104,7 @@ def test_every_code_under_every_shift_is_exact() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, on rows that nobody wrote and nobody reads
-@pytest.mark.parametrize(
-    "config", [CONFIG, replace(CONFIG, SPLIT_K=2, PROMOTE=False)], ids=["promoted", "split"]
-)
+@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, SPLIT_K=2, PROMOTE=False)], ids=["promoted", "split"])
 @pytest.mark.parametrize("activations", ["dynamic", "prequantized"])
 def test_the_product_is_the_formula_with_wide_rows_and_nan(activations: str, config: Mxfp4Fp8Config) -> None:
     case = Case(case_of().layer, 5, {"activations": activations})

@@ -31,7 +31,6 @@ from kernels.quantize.fp8 import FP8_DTYPE
 from kernels.requirements import missing_capability
 from kernels.spec import Case, Device, Launch, Outputs, Tensors
 
-
 MANY_TOKENS = 1024
 """What the product of the rows that FP8 cannot hold is launched for."""
 WIDEST_SPAN_OF_WEIGHTS = LARGEST_SHIFT.value - LEAST_SHIFT.value

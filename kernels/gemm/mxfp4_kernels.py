@@ -1,4 +1,4 @@
-"""The Triton kernels of the MXFP4 linear layer: round activations to MXFP4, the matrix product, the sum over its splits.
+"""The Triton kernels of the MXFP4 linear layer: round activations, the matrix product, the sum over its splits.
 
 Rounded activations are written as the 16-bit values that their codes stand for: an e2m1 value times a power of two is
 exact in bfloat16, and the product (kernels/gemm/w4_tile.py) multiplies on 16-bit tensor cores, on every architecture.
@@ -62,7 +62,7 @@ def rotate_groups(x, HADAMARD_SIZE: tl.constexpr, RSQRT_SIZE: tl.constexpr):
 
 @triton.jit
 def round_groups(x, GROUPS: tl.constexpr, HADAMARD_SIZE: tl.constexpr):
-    """quantize_mxfp4 of x [GROUPS, HADAMARD_SIZE]: e2m1 values [GROUPS, HADAMARD_SIZE / 32, 32] and e8m0 codes, int32."""
+    """quantize_mxfp4 of x [GROUPS, HADAMARD_SIZE]: e2m1 values [GROUPS, HADAMARD_SIZE / 32, 32], e8m0 codes int32."""
     groups = tl.reshape(x, (GROUPS, HADAMARD_SIZE // GROUP_SIZE, GROUP_SIZE))
     # As integers, magnitudes of floats are in order and NaN is the largest: a maximum of floats would drop it.
     exponent = tl.max(groups.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 2) >> 23  # [GROUPS, HADAMARD_SIZE / 32]

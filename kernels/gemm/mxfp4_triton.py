@@ -97,7 +97,7 @@ def mxfp4_gemm_triton(x: torch.Tensor, w: W4Words, dtype: torch.dtype, config: M
     Returns:
         [M, n].
     """
-    (m, k), n = x.shape, w.num_rows
+    m, n = len(x), w.num_rows
     out = torch.empty(m, n, dtype=dtype, device=x.device)
     if config.SPLIT_K == 1:
         multiply_rows_triton(x, w, out, config)

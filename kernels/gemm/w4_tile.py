@@ -19,77 +19,77 @@ HAS_ASM: tl.constexpr = tl.constexpr(not triton.knobs.runtime.interpret)
 """The interpreter runs the same formulas on one word at a time."""
 
 
+# Two words in a register, which LLVM would take apart: by quarter, what unpacks both.
+E2M1_QUARTER_0: tl.constexpr = tl.constexpr("and.b32 $0, $1, 0x81C081C0;")
+E2M1_QUARTER_1: tl.constexpr = tl.constexpr("{ .reg .b32 t; shl.b32 t, $1, 3; and.b32 $0, t, 0x81C081C0; }")
+E2M1_QUARTER_2: tl.constexpr = tl.constexpr("{ .reg .b32 t; shl.b32 t, $1, 6; and.b32 $0, t, 0x81C081C0; }")
+E2M1_QUARTER_3: tl.constexpr = tl.constexpr(
+    "{ .reg .b32 s, m; shl.b32 s, $1, 1; and.b32 s, s, 0x80008000; shr.b32 m, $1, 5; "
+    "lop3.b32 s, m, 0x01000100, s, 0xEA; shr.b32 m, $1, 4; lop3.b32 $0, m, 0x00C000C0, s, 0xEA; }"
+)
+INT4_QUARTER_0: tl.constexpr = tl.constexpr("{ .reg .b32 t; shl.b32 t, $1, 4; and.b32 $0, t, 0x00F000F0; }")
+INT4_QUARTER_1: tl.constexpr = tl.constexpr("and.b32 $0, $1, 0x00F000F0;")
+INT4_QUARTER_2: tl.constexpr = tl.constexpr("{ .reg .b32 t; shr.b32 t, $1, 4; and.b32 $0, t, 0x00F000F0; }")
+INT4_QUARTER_3: tl.constexpr = tl.constexpr("{ .reg .b32 t; shr.b32 t, $1, 8; and.b32 $0, t, 0x00F000F0; }")
+
+
+@triton.jit
+def run_on_pairs(words, asm: tl.constexpr):
+    """Two words at a time, read as bfloat16."""
+    return tl.inline_asm_elementwise(asm, "=r,r", [words], dtype=tl.bfloat16, is_pure=True, pack=2)
+
+
 @triton.jit
 def quarter_of_e2m1(words, quarter: tl.constexpr):
     """Value * 2**-126 of the codes of one quarter, bfloat16; words [ROWS, 32] int16."""
-    if HAS_ASM:  # two words in a register; LLVM would take them apart
-        if quarter == 0:
-            asm: tl.constexpr = "and.b32 $0, $1, 0x81C081C0;"
-        elif quarter == 1:
-            asm: tl.constexpr = "{ .reg .b32 t; shl.b32 t, $1, 3; and.b32 $0, t, 0x81C081C0; }"
-        elif quarter == 2:
-            asm: tl.constexpr = "{ .reg .b32 t; shl.b32 t, $1, 6; and.b32 $0, t, 0x81C081C0; }"
-        else:
-            asm: tl.constexpr = (
-                "{ .reg .b32 s, m; shl.b32 s, $1, 1; and.b32 s, s, 0x80008000; shr.b32 m, $1, 5; "
-                "lop3.b32 s, m, 0x01000100, s, 0xEA; shr.b32 m, $1, 4; lop3.b32 $0, m, 0x00C000C0, s, 0xEA; }"
-            )
-        return tl.inline_asm_elementwise(asm, "=r,r", [words], dtype=tl.bfloat16, is_pure=True, pack=2)
-    wide = words.to(tl.int32)
-    if quarter == 3:
-        bits = (wide << 1) & 0x8000 | (wide >> 5) & 0x0100 | (wide >> 4) & 0x00C0
+    if not HAS_ASM:
+        wide = words.to(tl.int32)
+        last = (wide << 1) & 0x8000 | (wide >> 5) & 0x0100 | (wide >> 4) & 0x00C0
+        values = as_bfloat16(last if quarter == 3 else (wide << 3 * quarter) & 0x81C0)
+    elif quarter == 0:
+        values = run_on_pairs(words, E2M1_QUARTER_0)
+    elif quarter == 1:
+        values = run_on_pairs(words, E2M1_QUARTER_1)
+    elif quarter == 2:
+        values = run_on_pairs(words, E2M1_QUARTER_2)
     else:
-        bits = (wide << 3 * quarter) & 0x81C0
-    return bits.to(tl.int16).to(tl.bfloat16, bitcast=True)
+        values = run_on_pairs(words, E2M1_QUARTER_3)
+    return values
 
 
 @triton.jit
 def quarter_of_int4(words, quarter: tl.constexpr):
     """(code + 8) / 8 * 2**-126 of the codes of one quarter, bfloat16; words [ROWS, 32] int16."""
-    if HAS_ASM:
-        if quarter == 0:
-            asm: tl.constexpr = "and.b32 $0, $1, 0x00F000F0;"
-        elif quarter == 1:
-            asm: tl.constexpr = "{ .reg .b32 t; shl.b32 t, $1, 4; and.b32 $0, t, 0x00F000F0; }"
-        elif quarter == 2:
-            asm: tl.constexpr = "{ .reg .b32 t; shr.b32 t, $1, 4; and.b32 $0, t, 0x00F000F0; }"
-        else:
-            asm: tl.constexpr = "{ .reg .b32 t; shr.b32 t, $1, 8; and.b32 $0, t, 0x00F000F0; }"
-        return tl.inline_asm_elementwise(asm, "=r,r", [words], dtype=tl.bfloat16, is_pure=True, pack=2)
-    wide = words.to(tl.int32)
-    if quarter == 1:
-        bits = (wide << 4) & 0xF0
+    if not HAS_ASM:
+        wide = words.to(tl.int32)
+        values = as_bfloat16(((wide << 4) >> 4 * quarter) & 0xF0)
     elif quarter == 0:
-        bits = wide & 0xF0
+        values = run_on_pairs(words, INT4_QUARTER_0)
+    elif quarter == 1:
+        values = run_on_pairs(words, INT4_QUARTER_1)
+    elif quarter == 2:
+        values = run_on_pairs(words, INT4_QUARTER_2)
     else:
-        bits = (wide >> 4 * (quarter - 1)) & 0xF0
-    return bits.to(tl.int16).to(tl.bfloat16, bitcast=True)
+        values = run_on_pairs(words, INT4_QUARTER_3)
+    return values
 
 
 @triton.jit
-def as_factor(bits):
+def as_bfloat16(bits):
     """The bfloat16 of 16 bits that are in an integer."""
     return bits.to(tl.int16).to(tl.bfloat16, bitcast=True)
 
 
 @triton.jit
-def multiply(x, y):
-    """x * y in bfloat16."""
-    if HAS_ASM:
-        result = x * y
-    else:
-        result = (x.to(tl.float32) * y.to(tl.float32)).to(tl.bfloat16)
-    return result
+def multiply_add(x, y, z):
+    """x * y + z in bfloat16, of which the interpreter has no arithmetic."""
+    return x * y + z if HAS_ASM else (x.to(tl.float32) * y.to(tl.float32) + z.to(tl.float32)).to(tl.bfloat16)
 
 
 @triton.jit
-def multiply_add(x, y, z):
-    """x * y + z in bfloat16, of which the interpreter has no arithmetic."""
-    if HAS_ASM:
-        result = x * y + z
-    else:
-        result = (x.to(tl.float32) * y.to(tl.float32) + z.to(tl.float32)).to(tl.bfloat16)
-    return result
+def multiply(x, y):
+    """x * y in bfloat16."""
+    return x * y if HAS_ASM else (x.to(tl.float32) * y.to(tl.float32)).to(tl.bfloat16)
 
 
 @triton.jit
@@ -99,14 +99,14 @@ def unpack_quarter(words, scales, quarter: tl.constexpr, FORMAT: tl.constexpr, R
         bits = (scales.to(tl.int32) << 4) + 0x7000
         minus_eight = (bits - (126 << 7)) | 0x8000
         values = multiply_add(
-            quarter_of_int4(words, quarter), as_factor(bits)[:, None], as_factor(minus_eight)[:, None]
+            quarter_of_int4(words, quarter), as_bfloat16(bits)[:, None], as_bfloat16(minus_eight)[:, None]
         )
     elif FORMAT == "mxfp4":
-        factor = as_factor(((scales >> 8 * quarter) & 255) << 7)[:, None]
+        factor = as_bfloat16(((scales >> 8 * quarter) & 255) << 7)[:, None]
         values = multiply(quarter_of_e2m1(words, quarter), factor)
     else:
         both = (scales >> 16 * quarter).to(tl.int32)
-        factors = tl.join(as_factor(((both & 255) << 4) + 0x7000), as_factor((((both >> 8) & 255) << 4) + 0x7000))
+        factors = tl.join(as_bfloat16(((both & 255) << 4) + 0x7000), as_bfloat16((((both >> 8) & 255) << 4) + 0x7000))
         values = multiply(tl.reshape(quarter_of_e2m1(words, quarter), (ROWS, 2, 16)), factors[:, :, None])
         values = tl.reshape(values, (ROWS, QUARTER))
     return values

@@ -81,7 +81,8 @@ def pack_words(weight_format: str, codes: torch.Tensor, scales: torch.Tensor) ->
 
 def interleave_gate_up(w1: torch.Tensor) -> torch.Tensor:
     """[E, 2 N, ...] with gate rows before up rows, as rows of both in turn."""
-    return w1.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+    rows: torch.Tensor = w1.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+    return rows
 
 
 _packed = WeakIdKeyDictionary()
@@ -103,7 +104,8 @@ def pack_words_once(
         _packed[codes] = pack_words(weight_format, codes[None], scales[None])
     if codes not in _packed:
         _packed[codes] = pack_words(weight_format, order(codes), order(scales))
-    return _packed[codes]
+    words: W4Words = _packed[codes]
+    return words
 
 
 def _pack_rows(
@@ -146,8 +148,8 @@ def _place_e2m1(codes: torch.Tensor, quarter: int) -> torch.Tensor:
 
 
 def _place_int4(codes: torch.Tensor, quarter: int) -> torch.Tensor:
-    """Shifted left by 0, 4, right by 4, 8 they are at bits 7 to 4."""
-    return codes << (4, 0, 8, 12)[quarter]
+    """In order, the first at bits 3 to 0; at bits 7 to 4 they are read."""
+    return codes << 4 * quarter
 
 
 def _mxfp4_bytes(scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

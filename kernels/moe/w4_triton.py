@@ -83,7 +83,7 @@ class W4Config:
 
 def default_config(case: Case, weight_format: str) -> W4Config:
     """By rows per expert: a few rows read weights and little else, many share what was unpacked for one."""
-    num_experts, top_k, k, n = moe_sizes(case.layer)
+    num_experts, top_k, _, _ = moe_sizes(case.layer)
     num_experts *= case.layer.ep_size
     num_pairs = case.num_tokens * top_k
     rows = num_pairs / max(num_experts if is_batched(case) else min(num_experts, num_pairs), 1)
