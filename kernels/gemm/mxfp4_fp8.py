@@ -1,12 +1,13 @@
 """MXFP4 x MXFP4 as a product on FP8 tensor cores, which loses nothing: see kernels/gemm/mxfp4_fp8_kernels.py.
 
-Weights stay in 4 bits and are unpacked in registers. Launches: rotate and round activations (dynamic; prequantized ones
-are unpacked by two), the product, the sum over its splits, and a product on 16-bit tensor cores of those rows of
-activations that FP8 cannot hold exactly, which looks at a flag for each row and mostly returns.
+Weights stay in 4 bits. Launches: rotate and round activations, or unpack prequantized ones; the product, with weights
+unpacked in registers; the sum over its splits (few tokens). With many tokens weights are unpacked into memory that is
+free again after the product, torch's row-wise scaled GEMM multiplies, and a last launch computes rows of activations
+that FP8 cannot hold: it looks at a flag for each row and mostly returns.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import triton
@@ -17,22 +18,22 @@ from kernels.errors import ConfigError
 from kernels.gemm.mxfp4_fp8_kernels import (
     LARGEST_SHIFT,
     LEAST_SHIFT,
-    check_rows_kernel,
     mxfp4_fp8_gemm_kernel,
     rotate_to_fp8_kernel,
     rows_to_fp8_kernel,
+    unpack_words_kernel,
 )
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
-from kernels.gemm.mxfp4_kernels import sum_splits_kernel
-from kernels.gemm.mxfp4_triton import default_config, multiply_rows_triton
-from kernels.gemm.w4_words import pack_words_once
+from kernels.gemm.mxfp4_triton import sum_splits_triton
 from kernels.quantize.fp4 import E8M0_NAN, MXFP4_GROUP_SIZE, e8m0_values
 from kernels.quantize.fp8 import FP8_DTYPE
 from kernels.requirements import missing_capability
 from kernels.spec import Case, Device, Launch, Outputs, Tensors
 
-MANY_TOKENS = 1024
-"""What the product of the rows that FP8 cannot hold is launched for."""
+LEAST_TOKENS_TO_UNPACK = 768
+"""From so many on, unpacked weights are read often enough to be written to memory once."""
+ROWS_TO_UNPACK, STEPS_TO_UNPACK = 32, 4
+"""A program's."""
 WIDEST_SPAN_OF_WEIGHTS = LARGEST_SHIFT.value - LEAST_SHIFT.value
 
 
@@ -75,23 +76,12 @@ def rotate_to_fp8(x: torch.Tensor, hadamard_size: int) -> Fp8Rows:
 def rows_to_fp8(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Rows:
     """What codes [M, k / 2] with scales [M, k / 32] stand for."""
     m, k = codes.shape[0], 2 * codes.shape[1]
-    rows, largest = empty_rows(m, k, codes.device), torch.empty(m, dtype=torch.uint8, device=codes.device)
-    check_rows_kernel[(m,)](
-        codes, scales, largest, rows.scale, rows.values, rows.is_wide, k,
+    rows = empty_rows(m, k, codes.device)
+    rows_to_fp8_kernel[(m,)](
+        codes, scales, rows.codes, rows.scale, rows.values, rows.is_wide, k,
         GROUPS=triton.next_power_of_2(k // MXFP4_GROUP_SIZE),
     )  # fmt: skip
-    unpack_to_fp8(codes, scales, largest, rows.codes)
     return rows
-
-
-def unpack_to_fp8(codes: torch.Tensor, scales: torch.Tensor, largest: torch.Tensor, out: torch.Tensor) -> None:
-    """out [N, k] float8_e4m3fn: codes [N, k / 2] times 2 ** (scale - largest + 6), largest [N] uint8."""
-    n, k = out.shape
-    block_k = min(triton.next_power_of_2(k), 1024)
-    rows = 4096 // block_k
-    rows_to_fp8_kernel[(triton.cdiv(n, rows), triton.cdiv(k, block_k))](
-        codes, scales, largest, out, n, k, BLOCK_SIZE_K=block_k, ROWS=rows
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +145,8 @@ def pack_fp8_words_once(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Words:
 class Mxfp4Fp8Config:
     """Launch configuration of the FP8 product."""
 
+    UNPACK_FIRST: bool
+    """Unpack weights into memory and let torch multiply; the rest is then of rows of activations that are wide."""
     BLOCK_SIZE_M: int
     """Tokens of a tile."""
     BLOCK_SIZE_N: int
@@ -170,12 +162,16 @@ class Mxfp4Fp8Config:
 
 
 def default_fp8_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
-    """As wide as registers allow.
+    """By tokens: the best of about 20 configurations a case on an H200, at the sizes of Llama-3.3-70B.
 
     Args:
         m, n, k: tokens, output features, input features.
     """
-    return Mxfp4Fp8Config(128, 128, 8, 1, PROMOTE=True, num_warps=8, num_stages=3)
+    if m >= LEAST_TOKENS_TO_UNPACK and n % 16 == 0 == k % 16:
+        return Mxfp4Fp8Config(True, 128, 128, 8, 1, PROMOTE=False, num_warps=8, num_stages=3)
+    block_m = min(max(triton.next_power_of_2(m), 16), 128)
+    config = Mxfp4Fp8Config(False, block_m, 64, 8, 2 if m <= 128 and n < 32768 else 1, True, num_warps=4, num_stages=4)
+    return replace(config, BLOCK_SIZE_N=128, PROMOTE=False, num_warps=8) if m > 64 and n >= 32768 else config
 
 
 def prepare_fp8(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
@@ -191,38 +187,63 @@ def prepare_fp8_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapp
 
 def launch_fp8(case: Case, weights: Tensors, inputs: Tensors, config: Mxfp4Fp8Config) -> Launch:
     """The launch with a given configuration."""
-    w, w_scale = weights["w"], weights["w_scale"]
-    packed, words = pack_fp8_words_once(w, w_scale), pack_words_once("mxfp4", w, w_scale)
-    hadamard_size = HADAMARD_SIZES[case.layer.scheme]
-    stand_in = default_config(MANY_TOKENS, *w.shape)
+    w, dtype, hadamard_size = (
+        pack_fp8_words_once(weights["w"], weights["w_scale"]), inputs["x"].dtype, HADAMARD_SIZES[case.layer.scheme]
+    )  # fmt: skip
+    if config.UNPACK_FIRST and dtype != torch.bfloat16:
+        raise ConfigError(f"UNPACK_FIRST=True: torch's row-wise product gives bfloat16 (this is {case.layer.dtype})")
 
     def run() -> Outputs:
         if "x_codes" in inputs:
             x = rows_to_fp8(inputs["x_codes"], inputs["x_scale"])
         else:
             x = rotate_to_fp8(inputs["x"], hadamard_size)
-        out = multiply_fp8_triton(x, packed, inputs["x"].dtype, config)
-        multiply_rows_triton(x.values, words, out, stand_in, x.is_wide)
-        return (out,)
+        return (multiply_unpacked(x, w, config) if config.UNPACK_FIRST else multiply_fp8(x, w, dtype, config),)
 
     return Launch(run, asdict(config))
 
 
-def multiply_fp8_triton(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mxfp4Fp8Config) -> torch.Tensor:
-    """x @ w.T [M, n], wrong in rows of x that are wide."""
-    (m, k), n = x.codes.shape, w.words.shape[1]
-    block_m, block_n, split_k = config.BLOCK_SIZE_M, config.BLOCK_SIZE_N, config.SPLIT_K
+def multiply_fp8(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mxfp4Fp8Config) -> torch.Tensor:
+    """x @ w.T [M, n], weights unpacked in registers."""
+    m, n = len(x.codes), w.words.shape[1]
     out = torch.empty(m, n, dtype=dtype, device=x.codes.device)
-    parts = out if split_k == 1 else torch.empty(split_k, m, n, device=out.device)
-    mxfp4_fp8_gemm_kernel[(triton.cdiv(m, block_m) * triton.cdiv(n, block_n), split_k)](
-        x.codes, x.scale, w.words, w.shifts, w.factor, parts, m, n, k, triton.cdiv(k, 128 * split_k),
+    wide = "all" if config.BLOCK_SIZE_M <= 64 else "none"  # the code for wide rows takes registers from larger tiles
+    if config.SPLIT_K == 1:
+        launch_product(x, w, out, config, wide)
+    else:
+        parts = torch.empty(config.SPLIT_K, m, n, device=out.device)
+        launch_product(x, w, parts, config, wide)
+        sum_splits_triton(parts, out)
+    if wide == "none":
+        launch_product(x, w, out, replace(config, SPLIT_K=1), "only")
+    return out
+
+
+def multiply_unpacked(x: Fp8Rows, w: Fp8Words, config: Mxfp4Fp8Config) -> torch.Tensor:
+    """x @ w.T [M, n] bfloat16, weights unpacked into memory; torch sums on tensor cores alone."""
+    (_, k), n = x.codes.shape, w.words.shape[1]
+    codes = torch.empty(n, k, dtype=FP8_DTYPE, device=x.codes.device)
+    unpack_words_kernel[(triton.cdiv(n, ROWS_TO_UNPACK), triton.cdiv(len(w.words), STEPS_TO_UNPACK))](
+        w.words, w.shifts, codes, n, k, ROWS=ROWS_TO_UNPACK, STEPS=STEPS_TO_UNPACK
+    )
+    out: torch.Tensor = torch._scaled_mm(
+        x.codes, codes.T, x.scale[:, None], w.factor[None, :], out_dtype=torch.bfloat16, use_fast_accum=True
+    )
+    launch_product(x, w, out, replace(config, SPLIT_K=1), "only")
+    return out
+
+
+def launch_product(x: Fp8Rows, w: Fp8Words, out: torch.Tensor, config: Mxfp4Fp8Config, wide: str) -> None:
+    """Write x @ w.T to out [M, n], or parts of the sum to out [SPLIT_K, M, n]; wide as the kernel explains it."""
+    (m, k), n = x.codes.shape, w.words.shape[1]
+    block_m, block_n = config.BLOCK_SIZE_M, config.BLOCK_SIZE_N
+    mxfp4_fp8_gemm_kernel[(triton.cdiv(m, block_m) * triton.cdiv(n, block_n), config.SPLIT_K)](
+        x.codes, x.scale, x.values, x.is_wide, w.words, w.shifts, w.factor, out,
+        m, n, k, triton.cdiv(k, 128 * config.SPLIT_K), WIDE=wide,
         EVEN_N=n % block_n == 0, EVEN_K=k % 128 == 0, BLOCK_SIZE_M=block_m, BLOCK_SIZE_N=block_n,
-        GROUP_SIZE_M=config.GROUP_SIZE_M, PROMOTE=config.PROMOTE,
+        GROUP_SIZE_M=config.GROUP_SIZE_M, PROMOTE=config.PROMOTE, STAGES=config.num_stages,
         num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
-    if split_k > 1:
-        sum_splits_kernel[(triton.cdiv(m * n, 1024),)](parts, out, m * n, SPLIT_K=split_k, BLOCK_SIZE=1024)
-    return out
 
 
 def unsupported_fp8(case: Case, device: Device) -> str | None:

@@ -42,93 +42,73 @@ def power_of_two(exponent):
 
 
 @triton.jit
-def rotate_to_fp8_kernel(
-    x_ptr,  # [M, K] values
+def store_row(
+    e2m1,  # [GROUPS, GROUP_SIZE / 32, 32] values
+    scale,  # [GROUPS, GROUP_SIZE / 32] e8m0 codes, int32
     codes_ptr,  # [M, K] float8_e4m3fn
     scale_ptr,  # [M] float32, a power of two
     values_ptr,  # [M, K] bfloat16, written where is_wide
     is_wide_ptr,  # [M] int32
+    row,
     K,
-    HADAMARD_SIZE: tl.constexpr,
-    RSQRT_SIZE: tl.constexpr,
     GROUPS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
-    """codes * scale = dequantize_mxfp4(*quantize_mxfp4(rotate_hadamard(x))), one row of GROUPS Hadamard groups."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, GROUPS)[:, None] * HADAMARD_SIZE + tl.arange(0, HADAMARD_SIZE)[None, :]
-    x = tl.load(x_ptr + row * K + column, mask=column < K, other=0.0)
-    e2m1, scale = round_groups(rotate_groups(x, HADAMARD_SIZE, RSQRT_SIZE), GROUPS, HADAMARD_SIZE)
+    """codes * scale = e2m1 * 2**(scale - 127) of one row, GROUPS x COLUMNS values of it."""
+    column = tl.arange(0, GROUPS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     largest = tl.max(tl.max(tl.where(scale == 255, 0, scale), 1), 0)
-    is_zero = tl.max(tl.abs(e2m1), 2) == 0
-    is_wide = tl.max(tl.max(((scale < largest - WIDEST_SPAN) & (is_zero == 0)).to(tl.int32), 1), 0)
+    is_wide = tl.max(tl.max(((scale < largest - WIDEST_SPAN) & (scale > 0)).to(tl.int32), 1), 0)
     shift = tl.minimum(tl.maximum(scale - largest, -100), 0) + LARGEST_SHIFT  # NaN's scale is above all
-    codes = tl.reshape(e2m1 * power_of_two(shift)[:, :, None], (GROUPS, HADAMARD_SIZE)).to(tl.float8e4nv)
+    codes = tl.reshape(e2m1 * power_of_two(shift)[:, :, None], (GROUPS, COLUMNS)).to(tl.float8e4nv)
     tl.store(codes_ptr + row * K + column, codes, mask=column < K)
     is_nan = tl.max(tl.max(scale, 1), 0) == 255
     tl.store(scale_ptr + row, tl.where(is_nan, float("nan"), power_of_two(largest - LARGEST_SHIFT - 127)))
     tl.store(is_wide_ptr + row, is_wide)
     if is_wide:
-        exact = tl.reshape(e2m1 * e8m0_values(scale)[:, :, None], (GROUPS, HADAMARD_SIZE))
+        exact = tl.reshape(e2m1 * e8m0_values(scale)[:, :, None], (GROUPS, COLUMNS))
         tl.store(values_ptr + row * K + column, exact.to(tl.bfloat16), mask=column < K)
 
 
 @triton.jit
-def rows_to_fp8_kernel(
-    e2m1_ptr,  # [N, K / 2] e2m1 codes
-    e8m0_ptr,  # [N, K / 32]
-    largest_ptr,  # [N] uint8: of the row's scales that are not NaN
-    codes_ptr,  # [N, K] float8_e4m3fn
-    N,
+def rotate_to_fp8_kernel(
+    x_ptr,  # [M, K] values
+    codes_ptr,  # this and the next three: see store_row
+    scale_ptr,
+    values_ptr,
+    is_wide_ptr,
     K,
-    BLOCK_SIZE_K: tl.constexpr,
-    ROWS: tl.constexpr,
+    HADAMARD_SIZE: tl.constexpr,
+    RSQRT_SIZE: tl.constexpr,
+    GROUPS: tl.constexpr,
 ):
-    """codes * 2**(largest - 6 - 127) = dequantize_mxfp4(e2m1, e8m0), ROWS x BLOCK_SIZE_K a program."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    byte = tl.program_id(1) * (BLOCK_SIZE_K // 2) + tl.arange(0, BLOCK_SIZE_K // 2)
-    group = tl.program_id(1) * (BLOCK_SIZE_K // GROUP_SIZE) + tl.arange(0, BLOCK_SIZE_K // GROUP_SIZE)
-    column = tl.program_id(1) * BLOCK_SIZE_K + tl.arange(0, BLOCK_SIZE_K)
-    exists = (row < N)[:, None]
-    byte_mask, group_mask = exists & (byte < K // 2)[None, :], exists & (group < K // GROUP_SIZE)[None, :]
-    packed = tl.load(e2m1_ptr + row[:, None] * (K // 2) + byte[None, :], mask=byte_mask, other=0)
-    scale = tl.load(e8m0_ptr + row[:, None] * (K // GROUP_SIZE) + group[None, :], mask=group_mask, other=0).to(tl.int32)
-    largest = tl.load(largest_ptr + row, mask=row < N, other=0).to(tl.int32)
-    shift = tl.minimum(tl.maximum(scale - largest[:, None], -100), 0) + LARGEST_SHIFT  # NaN's scale is above all
-    pairs = tl.join(e2m1_values(packed & 15), e2m1_values(packed >> 4))
-    values = tl.reshape(pairs, (ROWS, BLOCK_SIZE_K // GROUP_SIZE, GROUP_SIZE)) * power_of_two(shift)[:, :, None]
-    codes = tl.reshape(values, (ROWS, BLOCK_SIZE_K)).to(tl.float8e4nv)
-    tl.store(codes_ptr + row[:, None] * K + column[None, :], codes, mask=exists & (column < K)[None, :])
+    """codes * scale = dequantize_mxfp4(*quantize_mxfp4(rotate_hadamard(x))), a row of GROUPS Hadamard groups."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, GROUPS)[:, None] * HADAMARD_SIZE + tl.arange(0, HADAMARD_SIZE)[None, :]
+    x = tl.load(x_ptr + row * K + column, mask=column < K, other=0.0)
+    e2m1, scale = round_groups(rotate_groups(x, HADAMARD_SIZE, RSQRT_SIZE), GROUPS, HADAMARD_SIZE)
+    store_row(e2m1, scale, codes_ptr, scale_ptr, values_ptr, is_wide_ptr, row, K, GROUPS, HADAMARD_SIZE)
 
 
 @triton.jit
-def check_rows_kernel(
+def rows_to_fp8_kernel(
     e2m1_ptr,  # [M, K / 2] e2m1 codes
     e8m0_ptr,  # [M, K / 32]
-    largest_ptr,  # [M] uint8, written: of the row's scales that are not NaN
-    scale_ptr,  # [M] float32, written
-    values_ptr,  # [M, K] bfloat16, written where is_wide
-    is_wide_ptr,  # [M] int32
+    codes_ptr,  # this and the next three: see store_row
+    scale_ptr,
+    values_ptr,
+    is_wide_ptr,
     K,
     GROUPS: tl.constexpr,
 ):
-    """What rows_to_fp8_kernel needs to know of a row, and what stands in for it where FP8 would not be exact."""
+    """codes * scale = dequantize_mxfp4(e2m1, e8m0), a row of GROUPS groups of 32."""
     row = tl.program_id(0).to(tl.int64)
     group = tl.arange(0, GROUPS)
-    column = group[:, None] * GROUP_SIZE + tl.arange(0, GROUP_SIZE)[None, :]
     byte = group[:, None] * (GROUP_SIZE // 2) + tl.arange(0, GROUP_SIZE // 2)[None, :]
     packed = tl.load(e2m1_ptr + row * (K // 2) + byte, mask=byte < K // 2, other=0)
     scale = tl.load(e8m0_ptr + row * (K // GROUP_SIZE) + group, mask=group < K // GROUP_SIZE, other=0).to(tl.int32)
-    largest = tl.max(tl.where(scale == 255, 0, scale), 0)
-    is_zero = tl.max((packed & 0x77).to(tl.int32), 1) == 0
-    is_wide = tl.max(((scale < largest - WIDEST_SPAN) & (is_zero == 0)).to(tl.int32), 0)
-    is_nan = tl.max(scale, 0) == 255
-    tl.store(largest_ptr + row, largest.to(tl.uint8))
-    tl.store(scale_ptr + row, tl.where(is_nan, float("nan"), power_of_two(largest - LARGEST_SHIFT - 127)))
-    tl.store(is_wide_ptr + row, is_wide)
-    if is_wide:
-        pairs = tl.join(e2m1_values(packed & 15), e2m1_values(packed >> 4))
-        values = tl.reshape(pairs, (GROUPS, GROUP_SIZE)) * e8m0_values(scale)[:, None]
-        tl.store(values_ptr + row * K + column, values.to(tl.bfloat16), mask=column < K)
+    pairs = tl.join(e2m1_values(packed & 15), e2m1_values(packed >> 4))
+    e2m1 = tl.reshape(pairs, (GROUPS, 1, GROUP_SIZE))
+    store_row(e2m1, scale[:, None], codes_ptr, scale_ptr, values_ptr, is_wide_ptr, row, K, GROUPS, GROUP_SIZE)
 
 
 @triton.jit
@@ -157,9 +137,74 @@ def unpack_half(words, shifts, half: tl.constexpr, ROWS: tl.constexpr):
 
 
 @triton.jit
+def unpack_words_kernel(
+    words_ptr,  # [K / 128, N, 64] int8
+    shifts_ptr,  # [K / 128, N] int32
+    out_ptr,  # [N, K] float8_e4m3fn
+    N,
+    K,
+    ROWS: tl.constexpr,
+    STEPS: tl.constexpr,
+):
+    """The e4m3 codes of ROWS rows of a few steps."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, 64)
+    exists = row < N
+    first_step = tl.program_id(1) * STEPS
+    for step in range(first_step, tl.minimum(first_step + STEPS, tl.cdiv(K, 128))):
+        words = tl.load(words_ptr + (step * N + row)[:, None] * 64 + column[None, :], mask=exists[:, None], other=0)
+        shifts = tl.load(shifts_ptr + step * N + row, mask=exists, other=0)
+        for half in tl.static_range(2):
+            columns = step * 128 + half * 64 + column
+            mask = exists[:, None] & (columns < K)[None, :]
+            codes = unpack_half(words, shifts, half, ROWS)
+            tl.store(out_ptr + row[:, None] * K + columns[None, :], codes, mask=mask)
+
+
+@triton.jit
+def multiply_shifted(
+    x_ptrs,  # [BLOCK_SIZE_M, 1], to the rows of tokens: FP8 codes, or bfloat16 values
+    w_ptrs,  # [ROWS, 1] int8, to the first words of rows
+    shift_ptrs,  # [ROWS] int32
+    first_step,
+    end_step,
+    num_rows_w,
+    K,
+    ROWS: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    BLOCK_SIZE_M: tl.constexpr,
+    PROMOTE: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """w @ x.T over some steps, [ROWS, BLOCK_SIZE_M] float32, without factors of rows."""
+    column = tl.arange(0, 64)
+    x_ptrs += first_step * 128 + column[None, :]
+    w_ptrs += first_step * num_rows_w * 64 + column[None, :]
+    shift_ptrs += first_step * num_rows_w
+    acc = tl.zeros((ROWS, BLOCK_SIZE_M), dtype=tl.float32)
+    for step in tl.range(first_step, end_step, num_stages=STAGES):
+        words = tl.load(w_ptrs)
+        shifts = tl.load(shift_ptrs)
+        part = tl.zeros((ROWS, BLOCK_SIZE_M), dtype=tl.float32) if PROMOTE else acc
+        for half in tl.static_range(2):
+            if EVEN_K:
+                x = tl.load(x_ptrs + half * 64)
+            else:
+                x = tl.load(x_ptrs + half * 64, mask=column[None, :] < K - step * 128 - half * 64, other=0.0)
+            part = tl.dot(unpack_half(words, shifts, half, ROWS).to(x.dtype), tl.trans(x), part)
+        acc = acc + part if PROMOTE else part
+        x_ptrs += 128
+        w_ptrs += num_rows_w * 64
+        shift_ptrs += num_rows_w
+    return acc
+
+
+@triton.jit
 def mxfp4_fp8_gemm_kernel(
     x_ptr,  # [M, K] float8_e4m3fn
     x_scale_ptr,  # [M] float32
+    values_ptr,  # [M, K] bfloat16, of rows that are wide
+    is_wide_ptr,  # [M] int32
     words_ptr,  # [K / 128, N, 64] int8
     shifts_ptr,  # [K / 128, N] int32
     factor_ptr,  # [N] float32
@@ -168,43 +213,54 @@ def mxfp4_fp8_gemm_kernel(
     N,
     K,
     steps_per_split,
+    WIDE: tl.constexpr,
     EVEN_N: tl.constexpr,
     EVEN_K: tl.constexpr,
     BLOCK_SIZE_M: tl.constexpr,
     BLOCK_SIZE_N: tl.constexpr,
     GROUP_SIZE_M: tl.constexpr,
     PROMOTE: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    """out[split] = (x * x_scale) @ w.T over the split's share of the columns, one tile a program."""
+    """out[split] = x @ w.T over the split's share of the columns, one tile a program.
+
+    WIDE says what becomes of rows that are wide: "none", they are wrong; "all", a tile with such a row is computed once
+    more on 16-bit tensor cores, for that row, without a pipeline, whose buffers would be taken from every tile; "only",
+    nothing else is computed.
+    """
     pid_m, pid_n = tile_of_program(tl.cdiv(M, BLOCK_SIZE_M), tl.cdiv(N, BLOCK_SIZE_N), GROUP_SIZE_M)
     offs_m = pid_m * BLOCK_SIZE_M + tl.arange(0, BLOCK_SIZE_M)
     offs_n = pid_n * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N)
+    is_stored = offs_m < M
+    if WIDE != "none":
+        is_wide = tl.load(is_wide_ptr + offs_m, mask=offs_m < M, other=0) != 0
+        has_wide = tl.max(is_wide.to(tl.int32), 0) != 0
+        if WIDE == "only":
+            is_stored = is_wide
+            if not has_wide:
+                return
     # Rows past the end read row 0 and are not stored.
     rows_x = tl.where(offs_m < M, offs_m, 0).to(tl.int64)
     rows_w = (offs_n if EVEN_N else tl.where(offs_n < N, offs_n, 0)).to(tl.int64)
     first_step = tl.program_id(1) * steps_per_split
     end_step = tl.minimum(first_step + steps_per_split, tl.cdiv(K, 128))
-    column = tl.arange(0, 64)
-    x_ptrs = x_ptr + rows_x[:, None] * K + first_step * 128 + column[None, :]
-    w_ptrs = words_ptr + (first_step * N + rows_w)[:, None] * 64 + column[None, :]
-    shift_ptrs = shifts_ptr + first_step * N + rows_w
+    w_ptrs, shift_ptrs = words_ptr + rows_w[:, None] * 64, shifts_ptr + rows_w
     acc = tl.zeros((BLOCK_SIZE_N, BLOCK_SIZE_M), dtype=tl.float32)
-    for step in range(first_step, end_step):
-        words = tl.load(w_ptrs)
-        shifts = tl.load(shift_ptrs)
-        part = tl.zeros((BLOCK_SIZE_N, BLOCK_SIZE_M), dtype=tl.float32) if PROMOTE else acc
-        for half in tl.static_range(2):
-            if EVEN_K:
-                x = tl.load(x_ptrs + half * 64)
-            else:
-                x = tl.load(x_ptrs + half * 64, mask=column[None, :] < K - step * 128 - half * 64, other=0.0)
-            part = tl.dot(unpack_half(words, shifts, half, BLOCK_SIZE_N), tl.trans(x), part)
-        acc = acc + part if PROMOTE else part
-        x_ptrs += 128
-        w_ptrs += N * 64
-        shift_ptrs += N
-    acc *= tl.load(factor_ptr + rows_w)[:, None] * tl.load(x_scale_ptr + rows_x)[None, :]
+    if WIDE != "only":
+        acc = multiply_shifted(
+            x_ptr + rows_x[:, None] * K, w_ptrs, shift_ptrs, first_step, end_step, N, K,
+            BLOCK_SIZE_N, EVEN_K, BLOCK_SIZE_M, PROMOTE, STAGES,
+        )  # fmt: skip
+        acc *= tl.load(x_scale_ptr + rows_x)[None, :]
+    if WIDE != "none":
+        if has_wide:  # noqa: SIM102
+            wide = multiply_shifted(
+                values_ptr + rows_x[:, None] * K, w_ptrs, shift_ptrs, first_step, end_step, N, K,
+                BLOCK_SIZE_N, EVEN_K, BLOCK_SIZE_M, False, 1,
+            )  # fmt: skip
+            acc = tl.where(is_wide[None, :], wide, acc)
+    acc *= tl.load(factor_ptr + rows_w)[:, None]
 
     out_ptrs = out_ptr + (tl.program_id(1) * M + offs_m.to(tl.int64))[:, None] * N + offs_n[None, :]
-    mask = (offs_m < M)[:, None] & (offs_n < N)[None, :]
+    mask = is_stored[:, None] & (offs_n < N)[None, :]
     tl.store(out_ptrs, tl.trans(acc).to(out_ptr.dtype.element_ty), mask=mask)

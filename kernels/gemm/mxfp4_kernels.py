@@ -36,16 +36,6 @@ def e8m0_values(scales):
 
 
 @triton.jit
-def round_to_e2m1(x):
-    """kernels.quantize.fp4.round_to_e2m1; x is not NaN."""
-    magnitude = tl.abs(x)
-    code = (magnitude > 0.25).to(tl.uint8) + (magnitude >= 0.75).to(tl.uint8) + (magnitude > 1.25).to(tl.uint8)
-    code += (magnitude >= 1.75).to(tl.uint8) + (magnitude > 2.5).to(tl.uint8) + (magnitude >= 3.5).to(tl.uint8)
-    code += (magnitude > 5.0).to(tl.uint8)
-    return code | ((x.to(tl.int32, bitcast=True) >> 28) & 8).to(tl.uint8)
-
-
-@triton.jit
 def rotate_groups(x, HADAMARD_SIZE: tl.constexpr, RSQRT_SIZE: tl.constexpr):
     """rotate_hadamard of groups x [GROUPS, HADAMARD_SIZE], float32.
 
@@ -61,6 +51,17 @@ def rotate_groups(x, HADAMARD_SIZE: tl.constexpr, RSQRT_SIZE: tl.constexpr):
 
 
 @triton.jit
+def nearest_e2m1(x):
+    """The nearest e2m1 value, ties to even, of x that is not NaN; what is above 6 saturates.
+
+    A binade's values are 0.5 of it apart, but below 1 as below 2: added to 1.5 * 2**22 of it, x has no bits to spare.
+    """
+    x = tl.minimum(tl.maximum(x, -6.0), 6.0)
+    binade = tl.maximum(x.to(tl.int32, bitcast=True) & 0x7F800000, 0x3F800000).to(tl.float32, bitcast=True)
+    return x + binade * 6291456.0 - binade * 6291456.0
+
+
+@triton.jit
 def round_groups(x, GROUPS: tl.constexpr, HADAMARD_SIZE: tl.constexpr):
     """quantize_mxfp4 of x [GROUPS, HADAMARD_SIZE]: e2m1 values [GROUPS, HADAMARD_SIZE / 32, 32], e8m0 codes int32."""
     groups = tl.reshape(x, (GROUPS, HADAMARD_SIZE // GROUP_SIZE, GROUP_SIZE))
@@ -68,8 +69,8 @@ def round_groups(x, GROUPS: tl.constexpr, HADAMARD_SIZE: tl.constexpr):
     exponent = tl.max(groups.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 2) >> 23  # [GROUPS, HADAMARD_SIZE / 32]
     scale = tl.where(exponent == 255, 255, tl.maximum(exponent - 2, 0))
     inverse = ((254 - scale) << 23).to(tl.float32, bitcast=True)  # 2**(127 - scale)
-    codes = round_to_e2m1(tl.where((scale == 255)[:, :, None], 0.0, groups * inverse[:, :, None]))
-    return e2m1_values(codes), scale
+    scaled = tl.where((scale == 255)[:, :, None], 0.0, groups * inverse[:, :, None])
+    return nearest_e2m1(scaled), scale
 
 
 @triton.jit
@@ -116,7 +117,6 @@ def mxfp4_gemm_kernel(
     words_ptr,  # [K / 128, N, 32]
     scales_ptr,  # [K / 128, N]
     factor_ptr,  # [N]
-    is_taken_ptr,  # [M] int32: which rows of x are multiplied and stored; None if all are
     out_ptr,  # [SPLIT_K, M, N]
     M,
     N,
@@ -132,11 +132,6 @@ def mxfp4_gemm_kernel(
     pid_m, pid_n = tile_of_program(tl.cdiv(M, BLOCK_SIZE_M), tl.cdiv(N, BLOCK_SIZE_N), GROUP_SIZE_M)
     offs_m = pid_m * BLOCK_SIZE_M + tl.arange(0, BLOCK_SIZE_M)
     offs_n = pid_n * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N)
-    is_taken = offs_m < M
-    if is_taken_ptr is not None:
-        is_taken = tl.load(is_taken_ptr + offs_m, mask=is_taken, other=0) != 0
-        if tl.max(is_taken.to(tl.int32), 0) == 0:
-            return
     # Rows past the end read row 0 and are not stored.
     rows_x = tl.where(offs_m < M, offs_m, 0).to(tl.int64)
     rows_w = (offs_n if EVEN_N else tl.where(offs_n < N, offs_n, 0)).to(tl.int64)
@@ -149,7 +144,7 @@ def mxfp4_gemm_kernel(
     acc *= tl.load(factor_ptr + rows_w)[:, None]
 
     out_ptrs = out_ptr + (tl.program_id(1) * M + offs_m.to(tl.int64))[:, None] * N + offs_n[None, :]
-    mask = is_taken[:, None] & (offs_n < N)[None, :]
+    mask = (offs_m < M)[:, None] & (offs_n < N)[None, :]
     tl.store(out_ptrs, tl.trans(acc).to(out_ptr.dtype.element_ty), mask=mask)
 
 

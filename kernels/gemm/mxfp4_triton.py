@@ -97,35 +97,22 @@ def mxfp4_gemm_triton(x: torch.Tensor, w: W4Words, dtype: torch.dtype, config: M
     Returns:
         [M, n].
     """
-    m, n = len(x), w.num_rows
+    (m, k), n, split_k = x.shape, w.num_rows, config.SPLIT_K
     out = torch.empty(m, n, dtype=dtype, device=x.device)
-    if config.SPLIT_K == 1:
-        multiply_rows_triton(x, w, out, config)
-        return out
-    parts = torch.empty(config.SPLIT_K, m, n, device=x.device)
-    multiply_rows_triton(x, w, parts, config)
-    sum_splits_kernel[(triton.cdiv(m * n, 1024),)](parts, out, m * n, SPLIT_K=config.SPLIT_K, BLOCK_SIZE=1024)
-    return out
-
-
-def multiply_rows_triton(
-    x: torch.Tensor, w: W4Words, out: torch.Tensor, config: Mxfp4GemmConfig, is_taken: torch.Tensor | None = None
-) -> None:
-    """Write x @ w.T.
-
-    Args:
-        x: [M, k].
-        w: of one matrix [n, k].
-        out: [M, n], or [SPLIT_K, M, n] for the parts of the sum.
-        is_taken: [M] int32, which rows; None for all.
-    """
-    (m, k), n = x.shape, w.num_rows
+    parts = out if split_k == 1 else torch.empty(split_k, m, n, device=x.device)
     block_m, block_n = config.BLOCK_SIZE_M, config.BLOCK_SIZE_N
-    mxfp4_gemm_kernel[(triton.cdiv(m, block_m) * triton.cdiv(n, block_n), config.SPLIT_K)](
-        x, w.words, w.scales, w.factor, is_taken, out, m, n, k, triton.cdiv(k, STEP * config.SPLIT_K),
+    mxfp4_gemm_kernel[(triton.cdiv(m, block_m) * triton.cdiv(n, block_n), split_k)](
+        x, w.words, w.scales, w.factor, parts, m, n, k, triton.cdiv(k, STEP * split_k),
         EVEN_N=n % block_n == 0, EVEN_K=k % STEP == 0, BLOCK_SIZE_M=block_m, BLOCK_SIZE_N=block_n,
         GROUP_SIZE_M=config.GROUP_SIZE_M, num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
+    return out if split_k == 1 else sum_splits_triton(parts, out)
+
+
+def sum_splits_triton(parts: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """out, the sum of parts [SPLIT_K, M, n] float32."""
+    sum_splits_kernel[(triton.cdiv(out.numel(), 1024),)](parts, out, out.numel(), SPLIT_K=len(parts), BLOCK_SIZE=1024)
+    return out
 
 
 def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:

@@ -102,11 +102,12 @@ def unpack_quarter(words, scales, quarter: tl.constexpr, FORMAT: tl.constexpr, R
             quarter_of_int4(words, quarter), as_bfloat16(bits)[:, None], as_bfloat16(minus_eight)[:, None]
         )
     elif FORMAT == "mxfp4":
-        factor = as_bfloat16(((scales >> 8 * quarter) & 255) << 7)[:, None]
+        both = (scales << 7 if quarter % 2 == 0 else scales >> 1) & 0x7F807F80
+        factor = as_bfloat16(both if quarter < 2 else both >> 16)[:, None]
         values = multiply(quarter_of_e2m1(words, quarter), factor)
     else:
-        both = (scales >> 16 * quarter).to(tl.int32)
-        factors = tl.join(as_bfloat16(((both & 255) << 4) + 0x7000), as_bfloat16((((both >> 8) & 255) << 4) + 0x7000))
+        both = (((scales >> 32 * (quarter // 2)).to(tl.int32) >> 8 * (quarter % 2)) & 0x00FF00FF) * 16 + 0x70007000
+        factors = tl.join(as_bfloat16(both), as_bfloat16(both >> 16))
         values = multiply(tl.reshape(quarter_of_e2m1(words, quarter), (ROWS, 2, 16)), factors[:, :, None])
         values = tl.reshape(values, (ROWS, QUARTER))
     return values

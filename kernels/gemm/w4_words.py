@@ -131,6 +131,8 @@ def _pack_rows(
     if weight_format == "int4":
         words_scales = scale_bytes[:, :, 0]
     else:
+        if weight_format == "nvfp4":  # two groups of a quarter lie 16 bits apart
+            scale_bytes = scale_bytes.unflatten(2, (2, 2, 2)).transpose(3, 4).flatten(2)
         words_scales = scale_bytes.contiguous().view(torch.int32 if groups == 4 else torch.int64)[:, :, 0]
     return words.to(torch.int16), words_scales, factor
 
