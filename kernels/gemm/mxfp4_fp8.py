@@ -7,7 +7,7 @@ that FP8 cannot hold: it looks at a flag for each row and mostly returns.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import torch
 import triton
@@ -22,6 +22,7 @@ from kernels.gemm.mxfp4_fp8_kernels import (
     rotate_to_fp8_kernel,
     rows_to_fp8_kernel,
     unpack_words_kernel,
+    wide_rows_kernel,
 )
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
 from kernels.gemm.mxfp4_triton import sum_splits_triton
@@ -30,10 +31,14 @@ from kernels.quantize.fp8 import FP8_DTYPE
 from kernels.requirements import missing_capability
 from kernels.spec import Case, Device, Launch, Outputs, Tensors
 
+ENOUGH_PROGRAMS = 192
+"""With fewer of them the sum is split."""
 LEAST_TOKENS_TO_UNPACK = 768
 """From so many on, unpacked weights are read often enough to be written to memory once."""
-ROWS_TO_UNPACK, STEPS_TO_UNPACK = 32, 4
-"""A program's."""
+ROWS_TO_UNPACK = 64
+"""A program's, of one step."""
+PROGRAMS_PER_TILE = 16
+"""That share the wide rows of a tile of tokens: few, since there are mostly none."""
 WIDEST_SPAN_OF_WEIGHTS = LARGEST_SHIFT.value - LEAST_SHIFT.value
 
 
@@ -68,7 +73,7 @@ def rotate_to_fp8(x: torch.Tensor, hadamard_size: int) -> Fp8Rows:
     rotate_to_fp8_kernel[(m,)](
         x, rows.codes, rows.scale, rows.values, rows.is_wide, k,
         HADAMARD_SIZE=hadamard_size, RSQRT_SIZE=hadamard_size**-0.5, GROUPS=max(groups, 16),
-        num_warps=4 if k <= 4096 else 8 if k <= 16384 else 16,
+        num_warps=4 if k <= 8192 else 8 if k <= 16384 else 16,
     )  # fmt: skip
     return rows
 
@@ -146,7 +151,7 @@ class Mxfp4Fp8Config:
     """Launch configuration of the FP8 product."""
 
     UNPACK_FIRST: bool
-    """Unpack weights into memory and let torch multiply; the rest is then of rows of activations that are wide."""
+    """Unpack weights into memory and let torch multiply; the rest is then not read."""
     BLOCK_SIZE_M: int
     """Tokens of a tile."""
     BLOCK_SIZE_N: int
@@ -169,9 +174,18 @@ def default_fp8_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
     """
     if m >= LEAST_TOKENS_TO_UNPACK and n % 16 == 0 == k % 16:
         return Mxfp4Fp8Config(True, 128, 128, 8, 1, PROMOTE=False, num_warps=8, num_stages=3)
+    if m > 64 and n >= 32768:
+        return Mxfp4Fp8Config(False, 128, 128, 8, 1, PROMOTE=False, num_warps=8, num_stages=4)
     block_m = min(max(triton.next_power_of_2(m), 16), 128)
-    config = Mxfp4Fp8Config(False, block_m, 64, 8, 2 if m <= 128 and n < 32768 else 1, True, num_warps=4, num_stages=4)
-    return replace(config, BLOCK_SIZE_N=128, PROMOTE=False, num_warps=8) if m > 64 and n >= 32768 else config
+    block_n = 128 if m <= 32 else 64
+    num_tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n)
+    split_k = 1
+    while split_k < 8 and num_tiles * split_k < ENOUGH_PROGRAMS and k >= 1024 * split_k:
+        split_k *= 2
+    split_k = max(split_k, 2 if m <= 32 and k >= 1024 else 1)
+    return Mxfp4Fp8Config(
+        False, block_m, block_n, 8, split_k, PROMOTE=True, num_warps=4, num_stages=5 if m <= 64 else 4
+    )
 
 
 def prepare_fp8(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
@@ -198,51 +212,52 @@ def launch_fp8(case: Case, weights: Tensors, inputs: Tensors, config: Mxfp4Fp8Co
             x = rows_to_fp8(inputs["x_codes"], inputs["x_scale"])
         else:
             x = rotate_to_fp8(inputs["x"], hadamard_size)
-        return (multiply_unpacked(x, w, config) if config.UNPACK_FIRST else multiply_fp8(x, w, dtype, config),)
+        return (multiply_unpacked(x, w) if config.UNPACK_FIRST else multiply_fp8(x, w, dtype, config),)
 
     return Launch(run, asdict(config))
 
 
 def multiply_fp8(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mxfp4Fp8Config) -> torch.Tensor:
     """x @ w.T [M, n], weights unpacked in registers."""
-    m, n = len(x.codes), w.words.shape[1]
+    (m, k), n, split_k = x.codes.shape, w.words.shape[1], config.SPLIT_K
+    block_m, block_n = config.BLOCK_SIZE_M, config.BLOCK_SIZE_N
+    wide_too = block_m <= 64  # larger tiles have no registers for the code that this takes
     out = torch.empty(m, n, dtype=dtype, device=x.codes.device)
-    wide = "all" if config.BLOCK_SIZE_M <= 64 else "none"  # the code for wide rows takes registers from larger tiles
-    if config.SPLIT_K == 1:
-        launch_product(x, w, out, config, wide)
-    else:
-        parts = torch.empty(config.SPLIT_K, m, n, device=out.device)
-        launch_product(x, w, parts, config, wide)
+    parts = out if split_k == 1 else torch.empty(split_k, m, n, device=out.device)
+    mxfp4_fp8_gemm_kernel[(triton.cdiv(m, block_m) * triton.cdiv(n, block_n), split_k)](
+        x.codes, x.scale, x.values, x.is_wide if wide_too else None, w.words, w.shifts, w.factor, parts,
+        m, n, k, triton.cdiv(k, 128 * split_k),
+        EVEN_N=n % block_n == 0, EVEN_K=k % 128 == 0, BLOCK_SIZE_M=block_m, BLOCK_SIZE_N=block_n,
+        GROUP_SIZE_M=config.GROUP_SIZE_M, PROMOTE=config.PROMOTE, STAGES=config.num_stages,
+        num_warps=config.num_warps, num_stages=config.num_stages,
+    )  # fmt: skip
+    if split_k > 1:
         sum_splits_triton(parts, out)
-    if wide == "none":
-        launch_product(x, w, out, replace(config, SPLIT_K=1), "only")
+    if not wide_too:
+        multiply_wide_rows(x, w, out)
     return out
 
 
-def multiply_unpacked(x: Fp8Rows, w: Fp8Words, config: Mxfp4Fp8Config) -> torch.Tensor:
+def multiply_unpacked(x: Fp8Rows, w: Fp8Words) -> torch.Tensor:
     """x @ w.T [M, n] bfloat16, weights unpacked into memory; torch sums on tensor cores alone."""
     (_, k), n = x.codes.shape, w.words.shape[1]
     codes = torch.empty(n, k, dtype=FP8_DTYPE, device=x.codes.device)
-    unpack_words_kernel[(triton.cdiv(n, ROWS_TO_UNPACK), triton.cdiv(len(w.words), STEPS_TO_UNPACK))](
-        w.words, w.shifts, codes, n, k, ROWS=ROWS_TO_UNPACK, STEPS=STEPS_TO_UNPACK
+    unpack_words_kernel[(triton.cdiv(n, ROWS_TO_UNPACK), len(w.words))](
+        w.words, w.shifts, codes, n, k, ROWS=ROWS_TO_UNPACK
     )
     out: torch.Tensor = torch._scaled_mm(
         x.codes, codes.T, x.scale[:, None], w.factor[None, :], out_dtype=torch.bfloat16, use_fast_accum=True
     )
-    launch_product(x, w, out, replace(config, SPLIT_K=1), "only")
+    multiply_wide_rows(x, w, out)
     return out
 
 
-def launch_product(x: Fp8Rows, w: Fp8Words, out: torch.Tensor, config: Mxfp4Fp8Config, wide: str) -> None:
-    """Write x @ w.T to out [M, n], or parts of the sum to out [SPLIT_K, M, n]; wide as the kernel explains it."""
+def multiply_wide_rows(x: Fp8Rows, w: Fp8Words, out: torch.Tensor) -> None:
+    """Write x @ w.T to out [M, n] in rows of x that are wide."""
     (m, k), n = x.codes.shape, w.words.shape[1]
-    block_m, block_n = config.BLOCK_SIZE_M, config.BLOCK_SIZE_N
-    mxfp4_fp8_gemm_kernel[(triton.cdiv(m, block_m) * triton.cdiv(n, block_n), config.SPLIT_K)](
-        x.codes, x.scale, x.values, x.is_wide, w.words, w.shifts, w.factor, out,
-        m, n, k, triton.cdiv(k, 128 * config.SPLIT_K), WIDE=wide,
-        EVEN_N=n % block_n == 0, EVEN_K=k % 128 == 0, BLOCK_SIZE_M=block_m, BLOCK_SIZE_N=block_n,
-        GROUP_SIZE_M=config.GROUP_SIZE_M, PROMOTE=config.PROMOTE, STAGES=config.num_stages,
-        num_warps=config.num_warps, num_stages=config.num_stages,
+    wide_rows_kernel[(triton.cdiv(m, 64), min(triton.cdiv(n, 128), PROGRAMS_PER_TILE))](
+        x.values, x.is_wide, w.words, w.shifts, w.factor, out, m, n, k,
+        EVEN_K=k % 128 == 0, BLOCK_SIZE_M=64, BLOCK_SIZE_N=128, num_warps=8,
     )  # fmt: skip
 
 

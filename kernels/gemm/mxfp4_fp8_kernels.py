@@ -144,21 +144,18 @@ def unpack_words_kernel(
     N,
     K,
     ROWS: tl.constexpr,
-    STEPS: tl.constexpr,
 ):
-    """The e4m3 codes of ROWS rows of a few steps."""
+    """The e4m3 codes of ROWS rows of one step."""
+    step = tl.program_id(1)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, 64)
     exists = row < N
-    first_step = tl.program_id(1) * STEPS
-    for step in range(first_step, tl.minimum(first_step + STEPS, tl.cdiv(K, 128))):
-        words = tl.load(words_ptr + (step * N + row)[:, None] * 64 + column[None, :], mask=exists[:, None], other=0)
-        shifts = tl.load(shifts_ptr + step * N + row, mask=exists, other=0)
-        for half in tl.static_range(2):
-            columns = step * 128 + half * 64 + column
-            mask = exists[:, None] & (columns < K)[None, :]
-            codes = unpack_half(words, shifts, half, ROWS)
-            tl.store(out_ptr + row[:, None] * K + columns[None, :], codes, mask=mask)
+    words = tl.load(words_ptr + (step * N + row)[:, None] * 64 + column[None, :], mask=exists[:, None], other=0)
+    shifts = tl.load(shifts_ptr + step * N + row, mask=exists, other=0)
+    for half in tl.static_range(2):
+        columns = step * 128 + half * 64 + column
+        mask = exists[:, None] & (columns < K)[None, :]
+        tl.store(out_ptr + row[:, None] * K + columns[None, :], unpack_half(words, shifts, half, ROWS), mask=mask)
 
 
 @triton.jit
@@ -200,11 +197,23 @@ def multiply_shifted(
 
 
 @triton.jit
+def multiply_wide(
+    values_ptr, words_ptr, shifts_ptr, rows_x, rows_w, first_step, end_step, N, K,
+    EVEN_K: tl.constexpr, BLOCK_SIZE_M: tl.constexpr, BLOCK_SIZE_N: tl.constexpr,
+):  # fmt: skip
+    """The product of 16-bit values, without a pipeline: it is rare, and its buffers would be taken from every tile."""
+    return multiply_shifted(
+        values_ptr + rows_x[:, None] * K, words_ptr + rows_w[:, None] * 64, shifts_ptr + rows_w,
+        first_step, end_step, N, K, BLOCK_SIZE_N, EVEN_K, BLOCK_SIZE_M, False, 1,
+    )  # fmt: skip
+
+
+@triton.jit
 def mxfp4_fp8_gemm_kernel(
     x_ptr,  # [M, K] float8_e4m3fn
     x_scale_ptr,  # [M] float32
     values_ptr,  # [M, K] bfloat16, of rows that are wide
-    is_wide_ptr,  # [M] int32
+    is_wide_ptr,  # [M] int32; None: such rows are left wrong
     words_ptr,  # [K / 128, N, 64] int8
     shifts_ptr,  # [K / 128, N] int32
     factor_ptr,  # [N] float32
@@ -213,7 +222,6 @@ def mxfp4_fp8_gemm_kernel(
     N,
     K,
     steps_per_split,
-    WIDE: tl.constexpr,
     EVEN_N: tl.constexpr,
     EVEN_K: tl.constexpr,
     BLOCK_SIZE_M: tl.constexpr,
@@ -222,45 +230,64 @@ def mxfp4_fp8_gemm_kernel(
     PROMOTE: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """out[split] = x @ w.T over the split's share of the columns, one tile a program.
-
-    WIDE says what becomes of rows that are wide: "none", they are wrong; "all", a tile with such a row is computed once
-    more on 16-bit tensor cores, for that row, without a pipeline, whose buffers would be taken from every tile; "only",
-    nothing else is computed.
-    """
+    """out[split] = x @ w.T over the split's share of the columns, one tile a program."""
     pid_m, pid_n = tile_of_program(tl.cdiv(M, BLOCK_SIZE_M), tl.cdiv(N, BLOCK_SIZE_N), GROUP_SIZE_M)
     offs_m = pid_m * BLOCK_SIZE_M + tl.arange(0, BLOCK_SIZE_M)
     offs_n = pid_n * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N)
-    is_stored = offs_m < M
-    if WIDE != "none":
-        is_wide = tl.load(is_wide_ptr + offs_m, mask=offs_m < M, other=0) != 0
-        has_wide = tl.max(is_wide.to(tl.int32), 0) != 0
-        if WIDE == "only":
-            is_stored = is_wide
-            if not has_wide:
-                return
     # Rows past the end read row 0 and are not stored.
     rows_x = tl.where(offs_m < M, offs_m, 0).to(tl.int64)
     rows_w = (offs_n if EVEN_N else tl.where(offs_n < N, offs_n, 0)).to(tl.int64)
     first_step = tl.program_id(1) * steps_per_split
     end_step = tl.minimum(first_step + steps_per_split, tl.cdiv(K, 128))
-    w_ptrs, shift_ptrs = words_ptr + rows_w[:, None] * 64, shifts_ptr + rows_w
-    acc = tl.zeros((BLOCK_SIZE_N, BLOCK_SIZE_M), dtype=tl.float32)
-    if WIDE != "only":
-        acc = multiply_shifted(
-            x_ptr + rows_x[:, None] * K, w_ptrs, shift_ptrs, first_step, end_step, N, K,
-            BLOCK_SIZE_N, EVEN_K, BLOCK_SIZE_M, PROMOTE, STAGES,
-        )  # fmt: skip
-        acc *= tl.load(x_scale_ptr + rows_x)[None, :]
-    if WIDE != "none":
-        if has_wide:  # noqa: SIM102
-            wide = multiply_shifted(
-                values_ptr + rows_x[:, None] * K, w_ptrs, shift_ptrs, first_step, end_step, N, K,
-                BLOCK_SIZE_N, EVEN_K, BLOCK_SIZE_M, False, 1,
+    acc = multiply_shifted(
+        x_ptr + rows_x[:, None] * K, words_ptr + rows_w[:, None] * 64, shifts_ptr + rows_w,
+        first_step, end_step, N, K, BLOCK_SIZE_N, EVEN_K, BLOCK_SIZE_M, PROMOTE, STAGES,
+    )  # fmt: skip
+    acc *= tl.load(x_scale_ptr + rows_x)[None, :]
+    if is_wide_ptr is not None:
+        is_wide = tl.load(is_wide_ptr + offs_m, mask=offs_m < M, other=0) != 0
+        if tl.max(is_wide.to(tl.int32), 0) != 0:
+            wide = multiply_wide(
+                values_ptr, words_ptr, shifts_ptr, rows_x, rows_w, first_step, end_step, N, K,
+                EVEN_K, BLOCK_SIZE_M, BLOCK_SIZE_N,
             )  # fmt: skip
             acc = tl.where(is_wide[None, :], wide, acc)
     acc *= tl.load(factor_ptr + rows_w)[:, None]
 
     out_ptrs = out_ptr + (tl.program_id(1) * M + offs_m.to(tl.int64))[:, None] * N + offs_n[None, :]
-    mask = is_stored[:, None] & (offs_n < N)[None, :]
+    mask = (offs_m < M)[:, None] & (offs_n < N)[None, :]
     tl.store(out_ptrs, tl.trans(acc).to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def wide_rows_kernel(
+    values_ptr,  # [M, K] bfloat16, of rows that are wide
+    is_wide_ptr,  # [M] int32
+    words_ptr,  # this and the next two: see mxfp4_fp8_gemm_kernel
+    shifts_ptr,
+    factor_ptr,
+    out_ptr,  # [M, N]
+    M,
+    N,
+    K,
+    EVEN_K: tl.constexpr,
+    BLOCK_SIZE_M: tl.constexpr,
+    BLOCK_SIZE_N: tl.constexpr,
+):
+    """out[row] = x[row] @ w.T where the row is wide; programs of tiles without such a row return at once."""
+    offs_m = tl.program_id(0) * BLOCK_SIZE_M + tl.arange(0, BLOCK_SIZE_M)
+    is_wide = tl.load(is_wide_ptr + offs_m, mask=offs_m < M, other=0) != 0
+    if tl.max(is_wide.to(tl.int32), 0) == 0:
+        return
+    rows_x = tl.where(is_wide, offs_m, 0).to(tl.int64)
+    for tile in range(tl.program_id(1), tl.cdiv(N, BLOCK_SIZE_N), tl.num_programs(1)):
+        offs_n = tile * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N)
+        rows_w = tl.where(offs_n < N, offs_n, 0).to(tl.int64)
+        acc = multiply_wide(
+            values_ptr, words_ptr, shifts_ptr, rows_x, rows_w, 0, tl.cdiv(K, 128), N, K,
+            EVEN_K, BLOCK_SIZE_M, BLOCK_SIZE_N,
+        )  # fmt: skip
+        acc *= tl.load(factor_ptr + rows_w)[:, None]
+        mask = is_wide[:, None] & (offs_n < N)[None, :]
+        out_ptrs = out_ptr + offs_m.to(tl.int64)[:, None] * N + offs_n[None, :]
+        tl.store(out_ptrs, tl.trans(acc).to(out_ptr.dtype.element_ty), mask=mask)
