@@ -82,7 +82,7 @@ class W4Config:
 
 
 def default_config(case: Case, weight_format: str) -> W4Config:
-    """By rows per expert: the best of about 20 configurations a case on an H200 (NVFP4: 18 cases of 3 layers).
+    """By rows per expert: the best of about 20 configurations a case on an H200 (22 cases of 5 layers).
 
     Few rows read and unpack weights and do little else: 128 rows of weights for four warps, and three stages, since
     more of them leave room for fewer programs. Many rows share what was unpacked for one.
@@ -91,14 +91,28 @@ def default_config(case: Case, weight_format: str) -> W4Config:
     num_experts *= case.layer.ep_size
     num_pairs = case.num_tokens * top_k
     rows = num_pairs / max(num_experts if is_batched(case) else min(num_experts, num_pairs), 1)
-    if num_pairs * 4 <= num_experts or (weight_format == "int4" and num_pairs <= 8):
-        return W4Config(16, 32, 64, GROUP_SIZE_M=1, num_warps=4, num_stages=3)
-    if rows <= 12:
-        return W4Config(16, 32 if rows <= 1 and n < 1024 else 64, 128, GROUP_SIZE_M=1, num_warps=4, num_stages=3)
-    if rows <= 64:
-        num_warps = 8 if rows <= 24 and n < 1024 else 4
-        return W4Config(32, 64, 128, GROUP_SIZE_M=8, num_warps=num_warps, num_stages=3)
-    return W4Config(64, 64, 128, GROUP_SIZE_M=8, num_warps=4, num_stages=3)
+    if weight_format == "int4":
+        block_m, gate_up_n, down_n, num_warps = default_int4_tiles(rows, num_pairs)
+    elif num_pairs * 4 <= num_experts:
+        block_m, gate_up_n, down_n, num_warps = 16, 32, 64, 4
+    elif rows <= 12:
+        block_m, gate_up_n, down_n, num_warps = 16, 32 if rows <= 1 and n < 1024 else 64, 128, 4
+    elif rows <= 24:
+        block_m, gate_up_n, down_n, num_warps = 32, 64, 128, 8 if n < 1024 else 4
+    elif rows <= (64 if n < 1024 else 48):
+        block_m, gate_up_n, down_n, num_warps = 32, 64, 256, 4
+    else:
+        block_m, gate_up_n, down_n, num_warps = 64, 64, 128, 4
+    return W4Config(block_m, gate_up_n, down_n, 1 if block_m == 16 else 8, num_warps=num_warps, num_stages=3)
+
+
+def default_int4_tiles(rows: float, num_pairs: int) -> tuple[int, int, int, int]:
+    """BLOCK_SIZE_M, GATE_UP_BLOCK_SIZE_N, DOWN_BLOCK_SIZE_N and num_warps: unpacking int4 is cheaper."""
+    if num_pairs <= 8:
+        return 16, 32, 32, 4
+    if rows <= 24:
+        return 16, 64, 64, 4
+    return (64, 64, 128, 4) if rows <= 192 else (128, 128, 256, 8)
 
 
 def w4_moe_triton(layer: W4Layer, inputs: Tensors, config: W4Config, *, on_input: bool) -> torch.Tensor:
