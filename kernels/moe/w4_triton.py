@@ -112,7 +112,7 @@ def default_int4_tiles(rows: float, num_pairs: int) -> tuple[int, int, int, int]
         return 16, 32, 32, 4
     if rows <= 24:
         return 16, 64, 64, 4
-    return (64, 64, 128, 4) if rows <= 192 else (128, 128, 256, 8)
+    return 64, 64, 128, 4 if rows <= 192 else 8
 
 
 def w4_moe_triton(layer: W4Layer, inputs: Tensors, config: W4Config, *, on_input: bool) -> torch.Tensor:
