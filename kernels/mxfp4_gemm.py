@@ -11,6 +11,7 @@ Source: vLLM, benchmarks/kernels/bench_mxfp4_qutlass.py; OCP Microscaling Format
 import torch
 from torch.nn.functional import linear
 
+from kernels.gemm.mxfp4_fp8 import prepare_fp8, prepare_fp8_with, unsupported_fp8
 from kernels.gemm.mxfp4_inputs import (
     ACTIVATION_OPTIONS,
     HADAMARD_SIZES,
@@ -103,13 +104,14 @@ KERNEL = Kernel(
         "torch-bf16": Provider(prepare_torch_16bit, unsupported_torch),
         "torch": Provider(prepare_torch, unsupported_torch),
         "triton": Provider(prepare_triton, unsupported_triton, prepare_with=prepare_triton_with),
+        "triton-fp8": Provider(prepare_fp8, unsupported_fp8, prepare_with=prepare_fp8_with),
         **VLLM_PROVIDERS,
     },
     baseline="torch-bf16",
     tolerance={**dict.fromkeys(HADAMARD_SIZES, REQUANTIZED), W4A16: ROUNDED_OUTPUT},
     flops=flops,
     bytes_moved=bytes_moved,
-    gemm_dtype=dict.fromkeys(SCHEMES, "bfloat16"),
+    gemm_dtype={**dict.fromkeys(HADAMARD_SIZES, "float8_e4m3fn"), W4A16: "bfloat16"},
     num_weights=count_weights,
     check_layer=check_layer,
     options=ACTIVATION_OPTIONS,

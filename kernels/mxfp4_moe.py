@@ -24,7 +24,7 @@ from kernels.moe.inputs import (
 )
 from kernels.moe.reference import unsupported_torch_moe
 from kernels.moe.vllm_w4 import MXFP4_VLLM_PROVIDERS
-from kernels.moe.w4_triton import W4Layer, prepare_w4, prepare_w4_with
+from kernels.moe.w4_triton import W4Layer, pack_experts, prepare_w4, prepare_w4_with
 from kernels.moe.w4_weights import (
     ExpertValues,
     Factor,
@@ -101,15 +101,9 @@ def prepare_torch(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
 
 
 def triton_layer(case: Case, weights: Tensors) -> W4Layer:
-    """The weights as they are."""
-    return W4Layer(
-        format="mxfp4",
-        rounds_to_fp4=case.layer.scheme == W4A4,
-        w1=weights["w1"],
-        w1_scale=weights["w1_scale"],
-        w2=weights["w2"],
-        w2_scale=weights["w2_scale"],
-    )
+    """The weights repacked."""
+    w1, w2 = pack_experts("mxfp4", weights, "_scale")
+    return W4Layer("mxfp4", case.layer.scheme == W4A4, w1, w2, w1.factor, w2.factor)
 
 
 def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:

@@ -27,7 +27,7 @@ from kernels.moe.inputs import (
 )
 from kernels.moe.reference import unsupported_torch_moe
 from kernels.moe.vllm_w4 import NVFP4_VLLM_PROVIDERS
-from kernels.moe.w4_triton import W4Layer, prepare_w4, prepare_w4_with
+from kernels.moe.w4_triton import W4Layer, pack_experts, prepare_w4, prepare_w4_with
 from kernels.moe.w4_weights import (
     ExpertValues,
     Factor,
@@ -118,16 +118,15 @@ def prepare_torch(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
 
 
 def triton_layer(case: Case, weights: Tensors) -> W4Layer:
-    """The weights as they are; one over the product of the global scales multiplies whole sums."""
+    """The weights repacked; one over the product of the global scales multiplies whole sums."""
+    w1, w2 = pack_experts("nvfp4", weights, "_scale")
     return W4Layer(
         format="nvfp4",
         rounds_to_fp4=case.layer.scheme == W4A4,
-        w1=weights["w1"],
-        w1_scale=weights["w1_scale"],
-        w2=weights["w2"],
-        w2_scale=weights["w2_scale"],
-        w1_factor=1 / (weights["w1_global_scale"] * weights.get("a1_global_scale", 1.0)),
-        w2_factor=1 / (weights["w2_global_scale"] * weights.get("a2_global_scale", 1.0)),
+        w1=w1,
+        w2=w2,
+        w1_factor=w1.factor / (weights["w1_global_scale"] * weights.get("a1_global_scale", 1.0))[:, None],
+        w2_factor=w2.factor / (weights["w2_global_scale"] * weights.get("a2_global_scale", 1.0))[:, None],
         a1_global_scale=weights.get("a1_global_scale"),
         a2_global_scale=weights.get("a2_global_scale"),
     )

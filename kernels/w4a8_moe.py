@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import torch
 
+from kernels.gemm.w4_words import interleave_gate_up
 from kernels.moe.inputs import (
     MOE_OPTIONS,
     MOE_SIZES,
@@ -24,7 +25,7 @@ from kernels.moe.inputs import (
 )
 from kernels.moe.reference import unsupported_torch_moe
 from kernels.moe.vllm_w4 import W4A8_VLLM_PROVIDERS
-from kernels.moe.w4_triton import W4Layer, prepare_w4, prepare_w4_with
+from kernels.moe.w4_triton import W4Layer, pack_experts, prepare_w4, prepare_w4_with
 from kernels.moe.w4_weights import (
     ExpertValues,
     Factor,
@@ -101,16 +102,15 @@ def prepare_torch(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
 
 
 def triton_layer(case: Case, weights: Tensors) -> W4Layer:
-    """The weights as they are."""
+    """The weights repacked."""
+    w1, w2 = pack_experts("int4", weights, "_group_scale")
     return W4Layer(
         format="int4",
         rounds_to_fp4=False,
-        w1=weights["w1"],
-        w1_scale=weights["w1_group_scale"],
-        w2=weights["w2"],
-        w2_scale=weights["w2_group_scale"],
-        w1_factor=weights["w1_channel_scale"],
-        w2_factor=weights["w2_channel_scale"],
+        w1=w1,
+        w2=w2,
+        w1_factor=w1.factor * interleave_gate_up(weights["w1_channel_scale"]),
+        w2_factor=w2.factor * weights["w2_channel_scale"],
     )
 
 

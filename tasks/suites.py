@@ -18,6 +18,7 @@ from tasks.entries import (
     silu_grid,
 )
 from tasks.errors import UnknownNameError
+from tasks.hopper_suite import AGAINST_VLLM
 from tasks.upstream_suites import UPSTREAM_SUITES
 
 _SMALL_EXPERTS = {"num_experts": 8, "top_k": 2, "hidden_size": 512, "intermediate_size": 256}
@@ -225,7 +226,7 @@ _FULL = Suite(
     timers=("graph", "cold", "eager"),
 )
 
-SUITES: Mapping[str, Suite] = {suite.name: suite for suite in (_SMOKE, _NIGHTLY, _FULL, *UPSTREAM_SUITES)}
+SUITES: Mapping[str, Suite] = {suite.name: suite for suite in (_SMOKE, _NIGHTLY, _FULL, AGAINST_VLLM, *UPSTREAM_SUITES)}
 
 
 def find_suite(name: str) -> Suite:

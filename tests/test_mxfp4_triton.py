@@ -43,7 +43,7 @@ def test_nothing_spills_at_8192_by_8192_for_decode_and_prefill(compiled, arch):
     records = [record for record in compiled if record["arch"] == arch]
     assert {record["name"] for record in records} == {
         "mxfp4_gemm_kernel",
-        "rotate_quantize_kernel",
+        "rotate_round_kernel",
         "sum_splits_kernel",
     }
     for record in records:

@@ -24,17 +24,8 @@ With SWAP_AB the product is computed transposed, weights on the left. wgmma's le
 import triton
 import triton.language as tl
 
+from kernels.gemm.tiles import tile_of_program
 from kernels.moe.rows import GROUP_SIZE, round_to_fp8, scale_of
-
-
-@triton.jit
-def tile_of_program(num_blocks, num_tiles_n, GROUP_SIZE_M: tl.constexpr):
-    """Walk GROUP_SIZE_M blocks down before one tile across, so that blocks of one expert find its weights in L2."""
-    pid = tl.program_id(0)
-    first_m = pid // (GROUP_SIZE_M * num_tiles_n) * GROUP_SIZE_M
-    group_rows = tl.minimum(num_blocks - first_m, GROUP_SIZE_M)
-    in_group = pid % (GROUP_SIZE_M * num_tiles_n)
-    return first_m + in_group % group_rows, in_group // group_rows
 
 
 @triton.jit

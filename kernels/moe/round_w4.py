@@ -10,7 +10,7 @@ for. In NVFP4 the global scale stays in them: it is taken out once, after the su
 import triton
 import triton.language as tl
 
-from kernels.gemm.mxfp4_kernels import e2m1_values, e8m0_values, round_to_e2m1
+from kernels.gemm.mxfp4_kernels import e8m0_values, nearest_e2m1
 from kernels.moe.rows import is_computed
 
 
@@ -41,7 +41,7 @@ def round_to_fp4(x, global_scale_ptr, FORMAT: tl.constexpr, GROUP_SIZE: tl.const
         scale = tl.where(amax > 0x7F800000, float("nan"), scale)  # NaN, which tl.minimum dropped
         divisor = tl.where(scale == 0, 1.0, scale)[:, :, None]
         scaled = tl.div_rn(groups * global_scale, tl.broadcast_to(divisor, groups.shape))
-    values = e2m1_values(round_to_e2m1(scaled)) * scale[:, :, None]
+    values = nearest_e2m1(scaled) * scale[:, :, None]
     return tl.reshape(values, (x.shape[0], x.shape[1]))
 
 

@@ -125,7 +125,7 @@ def quantize_kernel(
 def quantize_rows_kernel(
     x_ptr,
     weights_ptr,  # as quantize_kernel's
-    codes_ptr,  # [num_rows, K] float8_e4m3fn or int8
+    codes_ptr,  # [num_rows, K] float8_e4m3fn or int8; or bfloat16: what float8_e4m3fn codes stand for
     scale_ptr,  # [num_rows]
     ids_ptr,
     expert_map_ptr,
@@ -151,7 +151,7 @@ def quantize_rows_kernel(
         scale = amax / 448.0
         codes = round_to_fp8(x / scale)
     tl.store(scale_ptr + row, scale)
-    tl.store(codes_ptr + row * K + offs, codes, mask=offs < K)
+    tl.store(codes_ptr + row * K + offs, codes.to(codes_ptr.dtype.element_ty), mask=offs < K)
 
 
 @triton.jit
@@ -179,7 +179,12 @@ def moe_sum_kernel(
 
 
 def quantize_triton(
-    scheme: MoeScheme, x: torch.Tensor, static_scale: torch.Tensor | None, routing: Routing, weight_rows: bool = False
+    scheme: MoeScheme,
+    x: torch.Tensor,
+    static_scale: torch.Tensor | None,
+    routing: Routing,
+    weight_rows: bool = False,
+    values_dtype: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Round activations as the scheme does.
 
@@ -187,6 +192,7 @@ def quantize_triton(
         x: [num_rows, k] 16-bit values, contiguous; with weight_rows [num_rows / top_k, k].
         static_scale: [1] float32 for scaling "tensor", else None.
         weight_rows: multiply each pair's copy of its token by the router's weight before it is rounded.
+        values_dtype: of whole rows, write what FP8 codes stand for in this dtype instead of codes.
     Returns:
         codes [num_rows, k]; scales [num_rows, k / 128] or [num_rows], or static_scale. Rows that are not computed stay
         unwritten.
@@ -195,7 +201,7 @@ def quantize_triton(
     num_rows = routing.num_rows if weight_rows else x.numel() // k
     weights, top_k = (routing.topk_weights, routing.top_k) if weight_rows else (None, 1)
     computed = routing.computed if num_rows == routing.num_rows else (None,) * 4  # else rows are tokens
-    codes = torch.empty(num_rows, k, dtype=scheme.activation_dtype, device=x.device)
+    codes = torch.empty(num_rows, k, dtype=values_dtype or scheme.activation_dtype, device=x.device)
     if scheme.rounds_whole_rows:
         scales = torch.empty(num_rows, device=x.device)
         block_size = triton.next_power_of_2(k)

@@ -12,6 +12,7 @@ import torch
 import triton
 
 from kernels.configs import read_config
+from kernels.gemm.w4_words import GROUP_SIZES, STEP, W4Words, interleave_gate_up, pack_words_once
 from kernels.moe.align import Blocks
 from kernels.moe.fused_triton import find_blocks, gemm_arguments, routing_of
 from kernels.moe.gemm_w4 import w4_down_kernel, w4_gate_up_kernel
@@ -21,35 +22,37 @@ from kernels.moe.rows import Routing, moe_sum_kernel, quantize_triton
 from kernels.moe.schemes import MOE_SCHEMES
 from kernels.spec import Case, Launch, Outputs, Tensors
 
-GROUP_SIZES = {"mxfp4": 32, "nvfp4": 16, "int4": 128}
 FP8_PER_ROW = MOE_SCHEMES["fp8_w8a8_channel"]
 """How activations are rounded that meet int4."""
 
 
 @dataclass(frozen=True, slots=True)
 class W4Layer:
-    """Weights of a layer as the kernels read them: codes and scales as they are, and factors of whole sums."""
+    """Weights of a layer as the kernels read them, and what multiplies whole sums."""
 
     format: str
     """"mxfp4", "nvfp4" or "int4"."""
     rounds_to_fp4: bool
     """Whether activations are rounded to the weights' FP4 format; those that meet int4 are FP8."""
-    w1: torch.Tensor
-    """[E, 2 N, K / 2] uint8."""
-    w1_scale: torch.Tensor
-    """[E, 2 N, K / group] uint8 (e8m0) or float8_e4m3fn."""
-    w2: torch.Tensor
-    """[E, K, N / 2] uint8."""
-    w2_scale: torch.Tensor
-    """[E, K, N / group], likewise."""
-    w1_factor: torch.Tensor | None = None
-    """int4: [E, 2 N] float32, per channel; nvfp4: [E] float32, one over the global scales; mxfp4: None."""
-    w2_factor: torch.Tensor | None = None
-    """[E, K] or [E], likewise."""
+    w1: W4Words
+    """Of [E, 2 N, K], gate and up rows in turn."""
+    w2: W4Words
+    """Of [E, K, N]."""
+    w1_factor: torch.Tensor
+    """[E, 2 N] float32, gate and up in turn: of whole sums."""
+    w2_factor: torch.Tensor
+    """[E, K] float32."""
     a1_global_scale: torch.Tensor | None = None
     """[1] float32, of hidden states rounded to NVFP4."""
     a2_global_scale: torch.Tensor | None = None
     """[1] float32, of the intermediate rounded to NVFP4."""
+
+
+def pack_experts(weight_format: str, weights: Tensors, scale_suffix: str) -> tuple[W4Words, W4Words]:
+    """w1 with gate and up rows in turn, and w2, repacked once for a layer."""
+    scales = weights[f"w1{scale_suffix}"]
+    w1 = pack_words_once(weight_format, weights["w1"], scales, interleave_gate_up)
+    return w1, pack_words_once(weight_format, weights["w2"], weights[f"w2{scale_suffix}"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,6 @@ class W4Config:
     """Columns of the intermediate per program: twice as many rows of weights."""
     DOWN_BLOCK_SIZE_N: int
     """Columns of the output per program."""
-    BLOCK_SIZE_K: int
-    """Step of both sums; 128 with int4."""
     GROUP_SIZE_M: int
     """Blocks that share a tile of weights in L2."""
     num_warps: int
@@ -74,7 +75,6 @@ class W4Config:
         """What both GEMMs are launched with."""
         return {
             "BLOCK_SIZE_M": self.BLOCK_SIZE_M,
-            "BLOCK_SIZE_K": self.BLOCK_SIZE_K,
             "GROUP_SIZE_M": self.GROUP_SIZE_M,
             "num_warps": self.num_warps,
             "num_stages": self.num_stages,
@@ -82,22 +82,37 @@ class W4Config:
 
 
 def default_config(case: Case, weight_format: str) -> W4Config:
-    """By rows per expert: a few rows read weights and little else, many share what was unpacked for one."""
-    num_experts, top_k, k, n = moe_sizes(case.layer)
+    """By rows per expert: the best of about 20 configurations a case on an H200 (22 cases of 5 layers).
+
+    Few rows read and unpack weights and do little else: 128 rows of weights for four warps, and three stages, since
+    more of them leave room for fewer programs. Many rows share what was unpacked for one.
+    """
+    num_experts, top_k, _, n = moe_sizes(case.layer)
     num_experts *= case.layer.ep_size
     num_pairs = case.num_tokens * top_k
     rows = num_pairs / max(num_experts if is_batched(case) else min(num_experts, num_pairs), 1)
-    block_m = 16 if rows <= 16 else 32 if rows <= 32 else 64 if rows <= 128 or weight_format == "int4" else 128
-    even = k % 128 == 0 == n % 128
-    return W4Config(
-        BLOCK_SIZE_M=block_m,
-        GATE_UP_BLOCK_SIZE_N=32 if block_m <= 32 else 64,
-        DOWN_BLOCK_SIZE_N=64 if block_m <= 32 else 128,
-        BLOCK_SIZE_K=128 if even and (block_m <= 32 or weight_format == "int4") else 64,
-        GROUP_SIZE_M=8,
-        num_warps=4 if block_m <= 32 else 8,
-        num_stages=4 if block_m <= 32 else 3,
-    )
+    if weight_format == "int4":
+        block_m, gate_up_n, down_n, num_warps = default_int4_tiles(rows, num_pairs)
+    elif num_pairs * 4 <= num_experts:
+        block_m, gate_up_n, down_n, num_warps = 16, 32, 64, 4
+    elif rows <= 12:
+        block_m, gate_up_n, down_n, num_warps = 16, 32 if rows <= 1 and n < 1024 else 64, 128, 4
+    elif rows <= 24:
+        block_m, gate_up_n, down_n, num_warps = 32, 64, 128, 8 if n < 1024 else 4
+    elif rows <= (64 if n < 1024 else 48):
+        block_m, gate_up_n, down_n, num_warps = 32, 64, 256, 4
+    else:
+        block_m, gate_up_n, down_n, num_warps = 64, 64, 128, 4
+    return W4Config(block_m, gate_up_n, down_n, 1 if block_m == 16 else 8, num_warps=num_warps, num_stages=3)
+
+
+def default_int4_tiles(rows: float, num_pairs: int) -> tuple[int, int, int, int]:
+    """BLOCK_SIZE_M, GATE_UP_BLOCK_SIZE_N, DOWN_BLOCK_SIZE_N and num_warps: unpacking int4 is cheaper."""
+    if num_pairs <= 8:
+        return 16, 32, 32, 4
+    if rows <= 24:
+        return 16, 64, 64, 4
+    return 64, 64, 128, 4 if rows <= 192 else 8
 
 
 def w4_moe_triton(layer: W4Layer, inputs: Tensors, config: W4Config, *, on_input: bool) -> torch.Tensor:
@@ -109,16 +124,16 @@ def w4_moe_triton(layer: W4Layer, inputs: Tensors, config: W4Config, *, on_input
     Returns:
         Like hidden_states.
     """
-    hidden_states, (num_experts, k, _) = inputs["hidden_states"], layer.w2.shape
-    routing = routing_of(inputs)
-    blocks = find_blocks(inputs, num_experts, config.BLOCK_SIZE_M)
+    hidden_states, routing = inputs["hidden_states"], routing_of(inputs)
+    k = hidden_states.shape[-1]
+    blocks = find_blocks(inputs, len(layer.w2.words), config.BLOCK_SIZE_M)
     weight_rows = on_input and layer.rounds_to_fp4 and routing.topk_weights is not None
     weight_sums = routing.topk_weights if on_input and not weight_rows else None
     a, a_scale = round_hidden_states(layer, hidden_states.view(-1, k), routing, weight_rows)
     h = gate_up_triton(layer, a, a_scale, weight_sums, routing, blocks, config)
     h_scale = None
     if layer.format == "int4":
-        h, h_scale = quantize_triton(FP8_PER_ROW, h, None, routing)
+        h, h_scale = quantize_triton(FP8_PER_ROW, h, None, routing, values_dtype=torch.bfloat16)
     output_weights = None if on_input else routing.topk_weights
     by_row = torch.empty(routing.num_rows, k, dtype=hidden_states.dtype, device=h.device)
     down_triton(layer, h, h_scale, output_weights, by_row, routing, blocks, config)
@@ -132,14 +147,14 @@ def w4_moe_triton(layer: W4Layer, inputs: Tensors, config: W4Config, *, on_input
 def round_hidden_states(
     layer: W4Layer, x: torch.Tensor, routing: Routing, weight_rows: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What the gate-up GEMM reads: FP8 codes and a scale per row (int4), values rounded to FP4, or x as it is.
+    """What the gate-up GEMM reads: what FP8 codes stand for and a scale per row (int4), values rounded to FP4, or x.
 
     Args:
         x: [rows, K].
         weight_rows: multiply each pair's copy of its token by the router's weight before it is rounded.
     """
     if layer.format == "int4":
-        return quantize_triton(FP8_PER_ROW, x, None, routing)
+        return quantize_triton(FP8_PER_ROW, x, None, routing, values_dtype=torch.bfloat16)
     if not layer.rounds_to_fp4:
         return x, None
     k = x.shape[1]
@@ -168,15 +183,14 @@ def gate_up_triton(
         a: [rows, K], a row for num_rows / rows pairs in turn.
         weights: [num_rows] float32 that multiply the sums; they are linear in the input, and so is its FP8 rounding.
     """
-    k, n = a.shape[1], 2 * layer.w2.shape[2]
-    h = torch.empty(routing.num_rows, n, dtype=torch.bfloat16 if a_scale is not None else a.dtype, device=a.device)
+    k, n = a.shape[1], layer.w1.num_rows // 2
+    h = torch.empty(routing.num_rows, n, dtype=a.dtype, device=a.device)
     block_n = config.GATE_UP_BLOCK_SIZE_N
     w4_gate_up_kernel[(blocks.max_blocks * triton.cdiv(n, block_n),)](
-        a, a_scale, layer.w1, layer.w1_scale, layer.w1_factor, weights, h, layer.a2_global_scale,
-        *gemm_arguments(routing, blocks), n, k, k // 2,
-        layer.w1_scale.shape[2], routing.num_rows // a.shape[0], routing.rows_per_expert,
+        a, a_scale, layer.w1.words, layer.w1.scales, layer.w1_factor, weights, h, layer.a2_global_scale,
+        *gemm_arguments(routing, blocks), n, k, routing.num_rows // a.shape[0], routing.rows_per_expert,
         FORMAT=layer.format, GROUP_SIZE=GROUP_SIZES[layer.format], ROUND_OUT=layer.rounds_to_fp4, LAYOUT=blocks.layout,
-        EVEN_N=n % block_n == 0, EVEN_K=k % config.BLOCK_SIZE_K == 0, BLOCK_SIZE_N=block_n, **config.shared,
+        EVEN_N=n % block_n == 0, EVEN_K=k % STEP == 0, BLOCK_SIZE_N=block_n, **config.shared,
     )  # fmt: skip
     return h
 
@@ -195,11 +209,10 @@ def down_triton(
     n, k = h.shape[1], by_row.shape[1]
     block_n = config.DOWN_BLOCK_SIZE_N
     w4_down_kernel[(blocks.max_blocks * triton.cdiv(k, block_n),)](
-        h, h_scale, layer.w2, layer.w2_scale, layer.w2_factor, weights, by_row,
-        *gemm_arguments(routing, blocks), n, k, n // 2,
-        layer.w2_scale.shape[2], routing.rows_per_expert,
-        FORMAT=layer.format, GROUP_SIZE=GROUP_SIZES[layer.format], LAYOUT=blocks.layout,
-        EVEN_N=n % config.BLOCK_SIZE_K == 0, EVEN_K=k % block_n == 0, BLOCK_SIZE_N=block_n, **config.shared,
+        h, h_scale, layer.w2.words, layer.w2.scales, layer.w2_factor, weights, by_row,
+        *gemm_arguments(routing, blocks), n, k, routing.rows_per_expert,
+        FORMAT=layer.format, LAYOUT=blocks.layout,
+        EVEN_N=n % STEP == 0, EVEN_K=k % block_n == 0, BLOCK_SIZE_N=block_n, **config.shared,
     )  # fmt: skip
 
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import torch
 
 from kernels.errors import KernelError
+from kernels.gemm.w4_words import STEP
 from kernels.moe.inputs import is_batched, moe_sizes
 from kernels.moe.schemes import GROUP_SIZE, MOE_SCHEMES
 from kernels.moe.vllm_config_files import Config
 from kernels.moe.vllm_schemes import VLLM_SCHEMES
-from kernels.moe.w4_triton import GROUP_SIZES
 from kernels.spec import Case
 from tasks.tuning.space import (
     Check,
@@ -60,13 +60,12 @@ OURS = {
     "num_stages": (2, 3, 4, 5, 6),
 }
 W4 = {
-    **{name: OURS[name] for name in ("BLOCK_SIZE_M", "GATE_UP_BLOCK_SIZE_N", "DOWN_BLOCK_SIZE_N", "BLOCK_SIZE_K")},
+    **{name: OURS[name] for name in ("BLOCK_SIZE_M", "GATE_UP_BLOCK_SIZE_N", "DOWN_BLOCK_SIZE_N")},
     **{name: OURS[name] for name in ("GROUP_SIZE_M", "num_warps", "num_stages")},
 }
 MXFP4_GEMM = {
     "BLOCK_SIZE_M": (16, 32, 64, 128),
     "BLOCK_SIZE_N": (32, 64, 128, 256),
-    "BLOCK_SIZE_K": (64, 128, 256),
     "GROUP_SIZE_M": (1, 8, 32),
     "SPLIT_K": (1, 2, 4, 8),
     "num_warps": (4, 8),
@@ -106,11 +105,10 @@ def problem_of(case: Case, provider: str, arch: str) -> Problem:
     """What the case asks of a configuration."""
     kernel, sizes = case.layer.kernel, case.layer.sizes
     if kernel == "mxfp4_gemm":
-        a_bytes = 2.0 if case.layer.scheme == "mxfp4_w4a16" else 0.5
-        return Problem(case.num_tokens, ((sizes["n"], sizes["k"]),), arch, a_bytes=a_bytes, w_bytes=0.5)
+        return Problem(case.num_tokens, ((sizes["n"], sizes["k"]),), arch, a_bytes=2.0, w_bytes=0.5)
     num_experts, top_k, k, n = moe_sizes(case.layer)
     if kernel in W4_FORMATS:
-        a_bytes, w_bytes = (1.0 if W4_FORMATS[kernel] == "int4" else 2.0), 0.5
+        a_bytes, w_bytes = 2.0, 0.5
     else:
         scheme = MOE_SCHEMES[case.layer.scheme]
         a_bytes = float(scheme.activation_dtype.itemsize if scheme.activation_dtype else 2)
@@ -187,11 +185,8 @@ def our_space(scheme_name: str) -> Space:
 
 def w4_space(kernel: str) -> Space:
     """Our Triton MoE with 4-bit weights (kernels/moe/gemm_w4.py)."""
-    weight_format = W4_FORMATS[kernel]
-    checks: dict[str, Check] = {}
-    if weight_format == "int4":
-        checks["a step has one scale"] = lambda config, _: config["BLOCK_SIZE_K"] == GROUP_SIZES["int4"]
-    checks |= pair_checks(lambda _: True)
+    checks = pair_checks(lambda _: True)
+    del checks[NO_EMPTY_STEPS]
     return Space(f"triton {kernel}", W4, checks, merge_our_groups)
 
 
@@ -199,10 +194,11 @@ def linear_space() -> Space:
     """Our Triton MXFP4 linear layer (kernels/gemm/mxfp4_kernels.py)."""
 
     def splits(config: Config, problem: Problem) -> bool:
-        return config["SPLIT_K"] == 1 or problem.gemms[0][1] >= config["SPLIT_K"] * config["BLOCK_SIZE_K"]
+        return config["SPLIT_K"] == 1 or problem.gemms[0][1] >= config["SPLIT_K"] * STEP
 
     def fits(config: Config, problem: Problem) -> bool:
-        return fits_shared_memory(config, problem, config["BLOCK_SIZE_M"], config["BLOCK_SIZE_N"], is_async=False)
+        steps = {"BLOCK_SIZE_K": STEP, **config}
+        return fits_shared_memory(steps, problem, config["BLOCK_SIZE_M"], config["BLOCK_SIZE_N"], is_async=False)
 
     checks: dict[str, Check] = {
         "every split has a step": splits,
@@ -212,6 +208,7 @@ def linear_space() -> Space:
         ),
         **tile_checks("BLOCK_SIZE_N"),
     }
+    del checks[NO_EMPTY_STEPS]
     return Space("triton mxfp4_gemm", MXFP4_GEMM, checks)
 
 
@@ -235,8 +232,8 @@ def pair_checks(loads_codes: Callable[[Config], bool]) -> dict[str, Check]:
         return 2 * config["GATE_UP_BLOCK_SIZE_N"], config["DOWN_BLOCK_SIZE_N"]
 
     def fits(config: Config, problem: Problem) -> bool:
-        rows = config["BLOCK_SIZE_M"] if loads_codes(config) else 0
-        return all(fits_shared_memory(config, problem, rows, width, is_async=False) for width in widths(config))
+        rows, steps = config["BLOCK_SIZE_M"] if loads_codes(config) else 0, {"BLOCK_SIZE_K": STEP, **config}
+        return all(fits_shared_memory(steps, problem, rows, width, is_async=False) for width in widths(config))
 
     def holds(config: Config, problem: Problem) -> bool:
         return all(fits_registers(config, problem, config["BLOCK_SIZE_M"] * width) for width in widths(config))

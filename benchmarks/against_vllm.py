@@ -1,0 +1,142 @@
+"""Our kernels beside vLLM's on one GPU: the suite `against_vllm`, measured if it was not, and the table of it.
+
+    python benchmarks/against_vllm.py --save-dir DIR
+
+Prints, for each kernel, layer and timer, the microseconds of ours (the faster of our Triton providers) and of every
+provider of vLLM at each batch size, the floor, the share of it that ours reaches, and how many times as fast as the
+fastest other one it is; then the geometric means. An output that failed its check has no time. MXFP4 with dynamic
+activations, which vLLM has no provider for on Hopper, is compared with what multiplies as much there: torch's bfloat16
+GEMM of the same case, and vLLM's Marlin on 16-bit activations (scheme mxfp4_w4a16 of the same layer and batch size).
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kernels.registry import find_kernel
+from kernels.spec import Case
+from tasks.floors import find_floor_us, group_rates
+from tasks.nights import Night
+from tasks.records import Measurement
+from tasks.store import Store
+
+SUITE = "against_vllm"
+OURS = ("triton", "triton-fp8")
+W4A16 = "mxfp4_w4a16"
+GEMM = "torch-bf16"
+"""What MXFP4's linear layer is compared with beside vLLM."""
+
+
+@dataclass(slots=True)
+class Row:
+    """One case under one timer."""
+
+    case: Case
+    timer: str
+    floor_us: float | None = None
+    times: dict[str, float] = field(default_factory=dict)
+    """Medians in microseconds by provider; of another scheme by "provider (scheme)"."""
+    why: dict[str, str] = field(default_factory=dict)
+    """Of our providers without a time, the status."""
+
+    @property
+    def ours_us(self) -> float | None:
+        return min((us for name, us in self.times.items() if name in OURS), default=None)
+
+    @property
+    def best_other_us(self) -> float | None:
+        others = (us for name, us in self.times.items() if name.startswith("vllm-") or name == GEMM)
+        return min(others, default=None)
+
+    @property
+    def ratio(self) -> float | None:
+        return self.best_other_us / self.ours_us if self.best_other_us and self.ours_us else None
+
+
+def collect(night: Night) -> list[Row]:
+    """Rows of all cases under all timers, in the order in which they were measured."""
+    rows: dict[tuple[str, str], Row] = {}
+    rates = group_rates(night.ceilings)
+    for measurement in night.measurements:
+        check, case = measurement.check, measurement.check.case
+        row = rows.setdefault((case.key, measurement.timer), Row(case, measurement.timer))
+        if measurement.median_us is not None:
+            row.times[check.provider] = measurement.median_us
+            dtype = find_kernel(case.layer.kernel).gemm_dtype[case.layer.scheme]
+            row.floor_us = find_floor_us(check, rates.get(check.host_id, {}), dtype)
+        elif check.provider in OURS:
+            row.why[check.provider] = check.status.value
+    add_marlin(rows.values(), night.measurements)
+    return list(rows.values())
+
+
+def add_marlin(rows: Iterable[Row], measurements: Iterable[Measurement]) -> None:
+    """Marlin's time on 16-bit activations beside the dynamic MXFP4 ones of the same layer, batch size and timer."""
+    marlin = {
+        (place_of(measurement.check.case), measurement.timer): measurement.median_us
+        for measurement in measurements
+        if measurement.check.provider == "vllm-marlin" and measurement.check.case.layer.scheme == W4A16
+    }
+    for row in rows:
+        known = marlin.get((place_of(row.case), row.timer))
+        if row.case.layer.kernel == "mxfp4_gemm" and row.case.layer.scheme != W4A16 and known:
+            row.times[f"vllm-marlin ({W4A16})"] = known
+
+
+def place_of(case: Case) -> tuple[object, ...]:
+    """What two schemes of one layer share."""
+    return case.layer.kernel, case.layer.model, tuple(sorted(case.layer.sizes.items())), case.num_tokens
+
+
+def print_table(rows: Iterable[Row]) -> None:
+    """A line for each case, under a heading for each kernel, scheme, layer, options and timer."""
+    sections: Mapping[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        options = " ".join(f"{name}={value}" for name, value in row.case.options.items() if name != "token_strategy")
+        sections[f"{row.case.layer.kernel} {row.case.layer.label} {options}".strip() + f", {row.timer}"].append(row)
+    for title, of_section in sections.items():
+        names = sorted({name for row in of_section for name in row.times}, key=lambda name: (name not in OURS, name))
+        print(f"\n{title}\n")
+        print("| M | " + " | ".join([*names, "floor", "share", "ratio"]) + " |")
+        print("|---|" + "--:|" * (len(names) + 3))
+        for row in of_section:
+            place = " ".join([str(row.case.num_tokens), *row.case.options.values()])
+            times = [f"{row.times[name]:.1f}" if name in row.times else row.why.get(name, "") for name in names]
+            floor = f"{row.floor_us:.1f}" if row.floor_us else ""
+            share = f"{row.floor_us / row.ours_us:.0%}" if row.floor_us and row.ours_us else ""
+            print("| " + " | ".join([place, *times, floor, share, f"{row.ratio:.2f}" if row.ratio else ""]) + " |")
+
+
+def print_means(rows: Iterable[Row]) -> None:
+    """Geometric mean, least and largest ratio of each kernel and scheme under each timer."""
+    ratios: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    for row in rows:
+        if row.ratio:
+            options = (row.case.options.get("activations", ""),) if row.case.layer.kernel == "mxfp4_gemm" else ("",)
+            ratios[row.case.layer.kernel, row.case.layer.scheme, *options, row.timer].append(row.ratio)
+    print("\nThe fastest other provider's time over ours\n")
+    print("| kernel | scheme | activations | timer | cases | geometric mean | least | largest |")
+    print("|---|---|---|---|--:|--:|--:|--:|")
+    for key, values in ratios.items():
+        mean = statistics.geometric_mean(values)
+        print("| " + " | ".join(key) + f" | {len(values)} | {mean:.2f} | {min(values):.2f} | {max(values):.2f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--save-dir", type=Path, required=True)
+    folder = parser.parse_args().save_dir
+    if not (folder / "nightly.duckdb").exists():
+        subprocess.run([sys.executable, "-m", "flows", "run", "--suite", SUITE, "--save-dir", folder], check=False)
+    rows = collect(Store.read(folder).night())
+    print_table(rows)
+    print_means(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""MXFP4 x MXFP4 as a product on FP8 tensor cores, which loses nothing: see kernels/gemm/mxfp4_fp8_kernels.py.
+
+Weights stay in 4 bits. Launches: rotate and round activations, or unpack prequantized ones; the product, with weights
+unpacked in registers; the sum over its splits (few tokens). With many tokens weights are unpacked into memory that is
+free again after the product, torch's row-wise scaled GEMM multiplies, and a last launch computes rows of activations
+that FP8 cannot hold: it looks at a flag for each row and mostly returns.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+import triton
+from torch.utils.weak import WeakIdKeyDictionary
+
+from kernels.configs import read_config
+from kernels.errors import ConfigError
+from kernels.gemm.mxfp4_fp8_kernels import (
+    LARGEST_SHIFT,
+    LEAST_SHIFT,
+    mxfp4_fp8_gemm_kernel,
+    rotate_to_fp8_kernel,
+    rows_to_fp8_kernel,
+    unpack_words_kernel,
+    wide_rows_kernel,
+)
+from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
+from kernels.gemm.mxfp4_triton import sum_splits_triton
+from kernels.quantize.fp4 import E8M0_NAN, MXFP4_GROUP_SIZE, e8m0_values
+from kernels.quantize.fp8 import FP8_DTYPE
+from kernels.requirements import missing_capability
+from kernels.spec import Case, Device, Launch, Outputs, Tensors
+
+ENOUGH_PROGRAMS = 192
+"""With fewer of them the sum is split."""
+LEAST_TOKENS_TO_UNPACK = 768
+"""From so many on, unpacked weights are read often enough to be written to memory once."""
+ROWS_TO_UNPACK = 64
+"""A program's, of one step."""
+PROGRAMS_PER_TILE = 16
+"""That share the wide rows of a tile of tokens: few, since there are mostly none."""
+WIDEST_SPAN_OF_WEIGHTS = LARGEST_SHIFT.value - LEAST_SHIFT.value
+
+
+@dataclass(frozen=True, slots=True)
+class Fp8Rows:
+    """Rows of MXFP4 as FP8 codes times a power of two, and those that this cannot hold."""
+
+    codes: torch.Tensor
+    """[M, k] float8_e4m3fn."""
+    scale: torch.Tensor
+    """[M] float32."""
+    values: torch.Tensor
+    """[M, k] bfloat16, written where is_wide."""
+    is_wide: torch.Tensor
+    """[M] int32."""
+
+
+def empty_rows(m: int, k: int, device: torch.device) -> Fp8Rows:
+    """Room for m rows of k columns."""
+    return Fp8Rows(
+        codes=torch.empty(m, k, dtype=FP8_DTYPE, device=device),
+        scale=torch.empty(m, device=device),
+        values=torch.empty(m, k, dtype=torch.bfloat16, device=device),
+        is_wide=torch.empty(m, dtype=torch.int32, device=device),
+    )
+
+
+def rotate_to_fp8(x: torch.Tensor, hadamard_size: int) -> Fp8Rows:
+    """What quantize_mxfp4(rotate_hadamard(x, hadamard_size)) stands for; x [M, k] bfloat16 or float16, contiguous."""
+    m, k = x.shape
+    rows, groups = empty_rows(m, k, x.device), triton.next_power_of_2(k // hadamard_size)
+    rotate_to_fp8_kernel[(m,)](
+        x, rows.codes, rows.scale, rows.values, rows.is_wide, k,
+        HADAMARD_SIZE=hadamard_size, RSQRT_SIZE=hadamard_size**-0.5, GROUPS=max(groups, 16),
+        num_warps=4 if k <= 8192 else 8 if k <= 16384 else 16,
+    )  # fmt: skip
+    return rows
+
+
+def rows_to_fp8(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Rows:
+    """What codes [M, k / 2] with scales [M, k / 32] stand for."""
+    m, k = codes.shape[0], 2 * codes.shape[1]
+    rows = empty_rows(m, k, codes.device)
+    rows_to_fp8_kernel[(m,)](
+        codes, scales, rows.codes, rows.scale, rows.values, rows.is_wide, k,
+        GROUPS=triton.next_power_of_2(k // MXFP4_GROUP_SIZE),
+    )  # fmt: skip
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Fp8Words:
+    """MXFP4 weights as the FP8 kernel reads them: codes stay 4 bits, scales become shifts of exponents.
+
+    Of each row and step of 128 columns there are 64 bytes, all rows of a step one after the other. Four bytes hold
+    columns c to c + 3 of the step's first half in the nibbles of two, and those of its second half in two more: as
+    prmt takes selectors.
+    """
+
+    words: torch.Tensor
+    """[steps, N, 64] int8."""
+    shifts: torch.Tensor
+    """[steps, N] int32: a byte for each group of 32, 0 to 11."""
+    factor: torch.Tensor
+    """[N] float32: of whole sums, a power of two."""
+
+
+def pack_fp8_words(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Words:
+    """Repack weights; columns are padded with zeros to whole steps.
+
+    Args:
+        codes: [N, k / 2] uint8, the first of two e2m1 codes in the low nibble.
+        scales: [N, k / 32] uint8, e8m0.
+    Raises:
+        ConfigError: a row's scales span too much for one power of two beside FP8.
+    """
+    steps = -(-codes.shape[1] // 64)
+    is_nan = scales == E8M0_NAN
+    is_used = ((codes.unflatten(1, (-1, MXFP4_GROUP_SIZE // 2)) & 0x77) != 0).any(2) & ~is_nan
+    largest = torch.where(is_used, scales, 0).amax(1)
+    below = torch.where(is_used, largest[:, None].int() - scales, 0)
+    span = 0 if below.is_meta else int(below.max())  # who compiles ahead has shapes and no values
+    if span > WIDEST_SPAN_OF_WEIGHTS:
+        raise ConfigError(
+            f"a row of the weights has scales that span {span} powers of two, "
+            f"{WIDEST_SPAN_OF_WEIGHTS} at most fit beside FP8: use triton"
+        )
+    padded = torch.nn.functional.pad(codes, (0, 64 * steps - codes.shape[1]))
+    halves = padded.unflatten(1, (steps, 2, 16, 2))  # [N, steps, half, four columns, two bytes of two nibbles]
+    words = halves.transpose(2, 3).flatten(2).transpose(0, 1).contiguous().view(torch.int8)
+    shifts = (WIDEST_SPAN_OF_WEIGHTS - below).to(torch.uint8)
+    shifts = torch.nn.functional.pad(shifts, (0, 4 * steps - shifts.shape[1])).view(torch.int32)
+    factor = e8m0_values(largest) * 2.0**-LARGEST_SHIFT.value
+    return Fp8Words(words, shifts.T.contiguous(), torch.where(is_nan.any(1), torch.nan, factor))
+
+
+_packed = WeakIdKeyDictionary()
+
+
+def pack_fp8_words_once(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Words:
+    """pack_fp8_words, kept as long as the codes are."""
+    if codes not in _packed:
+        _packed[codes] = pack_fp8_words(codes, scales)
+    words: Fp8Words = _packed[codes]
+    return words
+
+
+@dataclass(frozen=True, slots=True)
+class Mxfp4Fp8Config:
+    """Launch configuration of the FP8 product."""
+
+    UNPACK_FIRST: bool
+    """Unpack weights into memory and let torch multiply; the rest is then not read."""
+    BLOCK_SIZE_M: int
+    """Tokens of a tile."""
+    BLOCK_SIZE_N: int
+    """Output features of a tile."""
+    GROUP_SIZE_M: int
+    """Tiles of tokens that share a tile of weights in L2."""
+    SPLIT_K: int
+    """Programs that share the sum of a tile; another launch adds their parts."""
+    PROMOTE: bool
+    """Add the sum over each 128 columns to a float32 sum outside of the tensor core."""
+    num_warps: int
+    num_stages: int
+
+
+def default_fp8_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
+    """By tokens: the best of about 20 configurations a case on an H200, at the sizes of Llama-3.3-70B.
+
+    Args:
+        m, n, k: tokens, output features, input features.
+    """
+    if m >= LEAST_TOKENS_TO_UNPACK and n % 16 == 0 == k % 16:
+        return Mxfp4Fp8Config(True, 128, 128, 8, 1, PROMOTE=False, num_warps=8, num_stages=3)
+    if m > 64 and n >= 32768:
+        return Mxfp4Fp8Config(False, 128, 128, 8, 1, PROMOTE=False, num_warps=8, num_stages=4)
+    block_m = min(max(triton.next_power_of_2(m), 16), 128)
+    block_n = 128 if m <= 32 else 64
+    num_tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n)
+    split_k = 1
+    while split_k < 8 and num_tiles * split_k < ENOUGH_PROGRAMS and k >= 1024 * split_k:
+        split_k *= 2
+    split_k = max(split_k, 2 if m <= 32 and k >= 1024 else 1)
+    return Mxfp4Fp8Config(
+        False, block_m, block_n, 8, split_k, PROMOTE=True, num_warps=4, num_stages=5 if m <= 64 else 4
+    )
+
+
+def prepare_fp8(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+    """Pick the default configuration."""
+    config = default_fp8_config(case.num_tokens, case.layer.sizes["n"], case.layer.sizes["k"])
+    return launch_fp8(case, weights, inputs, config)
+
+
+def prepare_fp8_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
+    """Take a given configuration."""
+    return launch_fp8(case, weights, inputs, read_config(Mxfp4Fp8Config, config, case))
+
+
+def launch_fp8(case: Case, weights: Tensors, inputs: Tensors, config: Mxfp4Fp8Config) -> Launch:
+    """The launch with a given configuration."""
+    w, dtype, hadamard_size = (
+        pack_fp8_words_once(weights["w"], weights["w_scale"]), inputs["x"].dtype, HADAMARD_SIZES[case.layer.scheme]
+    )  # fmt: skip
+    if config.UNPACK_FIRST and dtype != torch.bfloat16:
+        raise ConfigError(f"UNPACK_FIRST=True: torch's row-wise product gives bfloat16 (this is {case.layer.dtype})")
+
+    def run() -> Outputs:
+        if "x_codes" in inputs:
+            x = rows_to_fp8(inputs["x_codes"], inputs["x_scale"])
+        else:
+            x = rotate_to_fp8(inputs["x"], hadamard_size)
+        return (multiply_unpacked(x, w) if config.UNPACK_FIRST else multiply_fp8(x, w, dtype, config),)
+
+    return Launch(run, asdict(config))
+
+
+def multiply_fp8(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mxfp4Fp8Config) -> torch.Tensor:
+    """x @ w.T [M, n], weights unpacked in registers."""
+    (m, k), n, split_k = x.codes.shape, w.words.shape[1], config.SPLIT_K
+    block_m, block_n = config.BLOCK_SIZE_M, config.BLOCK_SIZE_N
+    wide_too = block_m <= 64  # larger tiles have no registers for the code that this takes
+    out = torch.empty(m, n, dtype=dtype, device=x.codes.device)
+    parts = out if split_k == 1 else torch.empty(split_k, m, n, device=out.device)
+    mxfp4_fp8_gemm_kernel[(triton.cdiv(m, block_m) * triton.cdiv(n, block_n), split_k)](
+        x.codes, x.scale, x.values, x.is_wide if wide_too else None, w.words, w.shifts, w.factor, parts,
+        m, n, k, triton.cdiv(k, 128 * split_k),
+        EVEN_N=n % block_n == 0, EVEN_K=k % 128 == 0, BLOCK_SIZE_M=block_m, BLOCK_SIZE_N=block_n,
+        GROUP_SIZE_M=config.GROUP_SIZE_M, PROMOTE=config.PROMOTE, STAGES=config.num_stages,
+        num_warps=config.num_warps, num_stages=config.num_stages,
+    )  # fmt: skip
+    if split_k > 1:
+        sum_splits_triton(parts, out)
+    if not wide_too:
+        multiply_wide_rows(x, w, out)
+    return out
+
+
+def multiply_unpacked(x: Fp8Rows, w: Fp8Words) -> torch.Tensor:
+    """x @ w.T [M, n] bfloat16, weights unpacked into memory; torch sums on tensor cores alone."""
+    (_, k), n = x.codes.shape, w.words.shape[1]
+    codes = torch.empty(n, k, dtype=FP8_DTYPE, device=x.codes.device)
+    unpack_words_kernel[(triton.cdiv(n, ROWS_TO_UNPACK), len(w.words))](
+        w.words, w.shifts, codes, n, k, ROWS=ROWS_TO_UNPACK
+    )
+    out: torch.Tensor = torch._scaled_mm(
+        x.codes, codes.T, x.scale[:, None], w.factor[None, :], out_dtype=torch.bfloat16, use_fast_accum=True
+    )
+    multiply_wide_rows(x, w, out)
+    return out
+
+
+def multiply_wide_rows(x: Fp8Rows, w: Fp8Words, out: torch.Tensor) -> None:
+    """Write x @ w.T to out [M, n] in rows of x that are wide."""
+    (m, k), n = x.codes.shape, w.words.shape[1]
+    wide_rows_kernel[(triton.cdiv(m, 64), min(triton.cdiv(n, 128), PROGRAMS_PER_TILE))](
+        x.values, x.is_wide, w.words, w.shifts, w.factor, out, m, n, k,
+        EVEN_K=k % 128 == 0, BLOCK_SIZE_M=64, BLOCK_SIZE_N=128, num_warps=8,
+    )  # fmt: skip
+
+
+def unsupported_fp8(case: Case, device: Device) -> str | None:
+    """FP8 tensor cores came with sm_89, prmt and wgmma from registers make it worth while on sm_90."""
+    scheme = case.layer.scheme
+    reason = unsupported_activations(case)
+    if reason is None and scheme not in HADAMARD_SIZES:
+        reason = f"multiplies MXFP4 activations, {scheme} leaves them in 16 bits"
+    return reason or missing_capability(device, (8, 9))

@@ -1,0 +1,293 @@
+"""The Triton kernels that turn MXFP4 into FP8 without loss: rotate and round activations, unpack weights.
+
+An e2m1 value times 2**d is an e4m3 value for d from -8 to 6. So a row whose group scales span at most 14 powers of two
+is a row of FP8 codes times one power of two, exactly. Activations whose span is wider are rare: such a row is flagged,
+and its 16-bit values are written too, for a product that takes them as they are. A group with the NaN scale makes the
+scale of its row NaN.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+# Triton types the arguments of jit functions at the launch.
+
+import triton
+import triton.language as tl
+
+from kernels.gemm.mxfp4_kernels import GROUP_SIZE, e2m1_values, e8m0_values, rotate_groups, round_groups
+from kernels.gemm.tiles import tile_of_program
+from kernels.gemm.w4_tile import HAS_ASM
+
+LEAST_SHIFT: tl.constexpr = tl.constexpr(-5)
+"""Of weights: 0.5 * 2**-5 is e4m3's least normal value, so that a shift adds to the exponents of a table."""
+FIRST_HALF: tl.constexpr = tl.constexpr(
+    "{ .reg .b32 m, s; and.b32 m, $1, 0x77777777; prmt.b32 s, 0x80808080, 0x80808080, $1; "
+    "prmt.b32 m, $2, $6, m; shl.b32 s, s, 7; lop3.b32 $0, s, 0x80808080, m, 0xEA; }"
+)
+"""Four e4m3 codes: magnitudes out of a table of eight bytes; prmt fills with ones where a selector has the sign."""
+SECOND_HALF: tl.constexpr = tl.constexpr(
+    "{ .reg .b32 h, m, s; shr.b32 h, $1, 16; and.b32 m, h, 0x77777777; prmt.b32 s, 0x80808080, 0x80808080, h; "
+    "prmt.b32 m, $2, $6, m; shl.b32 s, s, 7; lop3.b32 $0, s, 0x80808080, m, 0xEA; }"
+)
+
+LARGEST_SHIFT: tl.constexpr = tl.constexpr(6)
+"""6 * 2**6 is 384, and e4m3 ends at 448."""
+WIDEST_SPAN: tl.constexpr = tl.constexpr(14)
+
+
+@triton.jit
+def power_of_two(exponent):
+    """2**exponent as float32, for exponents from -149 to 127."""
+    code = exponent + 127
+    bits = tl.where(code > 0, tl.maximum(code, 1) << 23, 0x00400000 >> tl.minimum(tl.maximum(-code, 0), 22))
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def store_row(
+    e2m1,  # [GROUPS, GROUP_SIZE / 32, 32] values
+    scale,  # [GROUPS, GROUP_SIZE / 32] e8m0 codes, int32
+    codes_ptr,  # [M, K] float8_e4m3fn
+    scale_ptr,  # [M] float32, a power of two
+    values_ptr,  # [M, K] bfloat16, written where is_wide
+    is_wide_ptr,  # [M] int32
+    row,
+    K,
+    GROUPS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """codes * scale = e2m1 * 2**(scale - 127) of one row, GROUPS x COLUMNS values of it."""
+    column = tl.arange(0, GROUPS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    largest = tl.max(tl.max(tl.where(scale == 255, 0, scale), 1), 0)
+    is_wide = tl.max(tl.max(((scale < largest - WIDEST_SPAN) & (scale > 0)).to(tl.int32), 1), 0)
+    shift = tl.minimum(tl.maximum(scale - largest, -100), 0) + LARGEST_SHIFT  # NaN's scale is above all
+    codes = tl.reshape(e2m1 * power_of_two(shift)[:, :, None], (GROUPS, COLUMNS)).to(tl.float8e4nv)
+    tl.store(codes_ptr + row * K + column, codes, mask=column < K)
+    is_nan = tl.max(tl.max(scale, 1), 0) == 255
+    tl.store(scale_ptr + row, tl.where(is_nan, float("nan"), power_of_two(largest - LARGEST_SHIFT - 127)))
+    tl.store(is_wide_ptr + row, is_wide)
+    if is_wide:
+        exact = tl.reshape(e2m1 * e8m0_values(scale)[:, :, None], (GROUPS, COLUMNS))
+        tl.store(values_ptr + row * K + column, exact.to(tl.bfloat16), mask=column < K)
+
+
+@triton.jit
+def rotate_to_fp8_kernel(
+    x_ptr,  # [M, K] values
+    codes_ptr,  # this and the next three: see store_row
+    scale_ptr,
+    values_ptr,
+    is_wide_ptr,
+    K,
+    HADAMARD_SIZE: tl.constexpr,
+    RSQRT_SIZE: tl.constexpr,
+    GROUPS: tl.constexpr,
+):
+    """codes * scale = dequantize_mxfp4(*quantize_mxfp4(rotate_hadamard(x))), a row of GROUPS Hadamard groups."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, GROUPS)[:, None] * HADAMARD_SIZE + tl.arange(0, HADAMARD_SIZE)[None, :]
+    x = tl.load(x_ptr + row * K + column, mask=column < K, other=0.0)
+    e2m1, scale = round_groups(rotate_groups(x, HADAMARD_SIZE, RSQRT_SIZE), GROUPS, HADAMARD_SIZE)
+    store_row(e2m1, scale, codes_ptr, scale_ptr, values_ptr, is_wide_ptr, row, K, GROUPS, HADAMARD_SIZE)
+
+
+@triton.jit
+def rows_to_fp8_kernel(
+    e2m1_ptr,  # [M, K / 2] e2m1 codes
+    e8m0_ptr,  # [M, K / 32]
+    codes_ptr,  # this and the next three: see store_row
+    scale_ptr,
+    values_ptr,
+    is_wide_ptr,
+    K,
+    GROUPS: tl.constexpr,
+):
+    """codes * scale = dequantize_mxfp4(e2m1, e8m0), a row of GROUPS groups of 32."""
+    row = tl.program_id(0).to(tl.int64)
+    group = tl.arange(0, GROUPS)
+    byte = group[:, None] * (GROUP_SIZE // 2) + tl.arange(0, GROUP_SIZE // 2)[None, :]
+    packed = tl.load(e2m1_ptr + row * (K // 2) + byte, mask=byte < K // 2, other=0)
+    scale = tl.load(e8m0_ptr + row * (K // GROUP_SIZE) + group, mask=group < K // GROUP_SIZE, other=0).to(tl.int32)
+    pairs = tl.join(e2m1_values(packed & 15), e2m1_values(packed >> 4))
+    e2m1 = tl.reshape(pairs, (GROUPS, 1, GROUP_SIZE))
+    store_row(e2m1, scale[:, None], codes_ptr, scale_ptr, values_ptr, is_wide_ptr, row, K, GROUPS, GROUP_SIZE)
+
+
+@triton.jit
+def unpack_half(words, shifts, half: tl.constexpr, ROWS: tl.constexpr):
+    """e4m3 codes [ROWS, 64] of one half of a step; words [ROWS, 64] int8, shifts [ROWS] int32 of four bytes."""
+    both = shifts >> 16 * half
+    shift = tl.join(both & 15, (both >> 8) & 15)[:, :, None]  # [ROWS, 2, 1], of groups of 32
+    if HAS_ASM:
+        packed = tl.reshape(words, (ROWS, 2, GROUP_SIZE))
+        packed, low = tl.broadcast(packed, 0x14100800 + shift * 0x08080800)  # 0, 0.5, 1 and 1.5 times 2**(shift - 5)
+        packed, high = tl.broadcast(packed, 0x24201C18 + shift * 0x08080808)  # 2, 3, 4 and 6
+        codes = tl.inline_asm_elementwise(
+            FIRST_HALF if half == 0 else SECOND_HALF,
+            "=r,r,r,r,r,r,r,r,r,r",
+            [packed, low, high],
+            dtype=tl.float8e4nv,
+            is_pure=True,
+            pack=4,
+        )
+    else:
+        first, second = tl.split(tl.permute(tl.reshape(words, (ROWS, 16, 2, 2)), (0, 1, 3, 2)))
+        nibbles = (first if half == 0 else second).to(tl.int32) & 255  # [ROWS, 16, 2]
+        values = e2m1_values(tl.join(nibbles & 15, nibbles >> 4))
+        codes = (tl.reshape(values, (ROWS, 2, GROUP_SIZE)) * power_of_two(shift + LEAST_SHIFT)).to(tl.float8e4nv)
+    return tl.reshape(codes, (ROWS, 2 * GROUP_SIZE))
+
+
+@triton.jit
+def unpack_words_kernel(
+    words_ptr,  # [K / 128, N, 64] int8
+    shifts_ptr,  # [K / 128, N] int32
+    out_ptr,  # [N, K] float8_e4m3fn
+    N,
+    K,
+    ROWS: tl.constexpr,
+):
+    """The e4m3 codes of ROWS rows of one step."""
+    step = tl.program_id(1)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, 64)
+    exists = row < N
+    words = tl.load(words_ptr + (step * N + row)[:, None] * 64 + column[None, :], mask=exists[:, None], other=0)
+    shifts = tl.load(shifts_ptr + step * N + row, mask=exists, other=0)
+    for half in tl.static_range(2):
+        columns = step * 128 + half * 64 + column
+        mask = exists[:, None] & (columns < K)[None, :]
+        tl.store(out_ptr + row[:, None] * K + columns[None, :], unpack_half(words, shifts, half, ROWS), mask=mask)
+
+
+@triton.jit
+def multiply_shifted(
+    x_ptrs,  # [BLOCK_SIZE_M, 1], to the rows of tokens: FP8 codes, or bfloat16 values
+    w_ptrs,  # [ROWS, 1] int8, to the first words of rows
+    shift_ptrs,  # [ROWS] int32
+    first_step,
+    end_step,
+    num_rows_w,
+    K,
+    ROWS: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    BLOCK_SIZE_M: tl.constexpr,
+    PROMOTE: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """w @ x.T over some steps, [ROWS, BLOCK_SIZE_M] float32, without factors of rows."""
+    column = tl.arange(0, 64)
+    x_ptrs += first_step * 128 + column[None, :]
+    w_ptrs += first_step * num_rows_w * 64 + column[None, :]
+    shift_ptrs += first_step * num_rows_w
+    acc = tl.zeros((ROWS, BLOCK_SIZE_M), dtype=tl.float32)
+    for step in tl.range(first_step, end_step, num_stages=STAGES):
+        words = tl.load(w_ptrs)
+        shifts = tl.load(shift_ptrs)
+        part = tl.zeros((ROWS, BLOCK_SIZE_M), dtype=tl.float32) if PROMOTE else acc
+        for half in tl.static_range(2):
+            if EVEN_K:
+                x = tl.load(x_ptrs + half * 64)
+            else:
+                x = tl.load(x_ptrs + half * 64, mask=column[None, :] < K - step * 128 - half * 64, other=0.0)
+            part = tl.dot(unpack_half(words, shifts, half, ROWS).to(x.dtype), tl.trans(x), part)
+        acc = acc + part if PROMOTE else part
+        x_ptrs += 128
+        w_ptrs += num_rows_w * 64
+        shift_ptrs += num_rows_w
+    return acc
+
+
+@triton.jit
+def multiply_wide(
+    values_ptr, words_ptr, shifts_ptr, rows_x, rows_w, first_step, end_step, N, K,
+    EVEN_K: tl.constexpr, BLOCK_SIZE_M: tl.constexpr, BLOCK_SIZE_N: tl.constexpr,
+):  # fmt: skip
+    """The product of 16-bit values, without a pipeline: it is rare, and its buffers would be taken from every tile."""
+    return multiply_shifted(
+        values_ptr + rows_x[:, None] * K, words_ptr + rows_w[:, None] * 64, shifts_ptr + rows_w,
+        first_step, end_step, N, K, BLOCK_SIZE_N, EVEN_K, BLOCK_SIZE_M, False, 1,
+    )  # fmt: skip
+
+
+@triton.jit
+def mxfp4_fp8_gemm_kernel(
+    x_ptr,  # [M, K] float8_e4m3fn
+    x_scale_ptr,  # [M] float32
+    values_ptr,  # [M, K] bfloat16, of rows that are wide
+    is_wide_ptr,  # [M] int32; None: such rows are left wrong
+    words_ptr,  # [K / 128, N, 64] int8
+    shifts_ptr,  # [K / 128, N] int32
+    factor_ptr,  # [N] float32
+    out_ptr,  # [SPLIT_K, M, N]
+    M,
+    N,
+    K,
+    steps_per_split,
+    EVEN_N: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    BLOCK_SIZE_M: tl.constexpr,
+    BLOCK_SIZE_N: tl.constexpr,
+    GROUP_SIZE_M: tl.constexpr,
+    PROMOTE: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """out[split] = x @ w.T over the split's share of the columns, one tile a program."""
+    pid_m, pid_n = tile_of_program(tl.cdiv(M, BLOCK_SIZE_M), tl.cdiv(N, BLOCK_SIZE_N), GROUP_SIZE_M)
+    offs_m = pid_m * BLOCK_SIZE_M + tl.arange(0, BLOCK_SIZE_M)
+    offs_n = pid_n * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N)
+    # Rows past the end read row 0 and are not stored.
+    rows_x = tl.where(offs_m < M, offs_m, 0).to(tl.int64)
+    rows_w = (offs_n if EVEN_N else tl.where(offs_n < N, offs_n, 0)).to(tl.int64)
+    first_step = tl.program_id(1) * steps_per_split
+    end_step = tl.minimum(first_step + steps_per_split, tl.cdiv(K, 128))
+    acc = multiply_shifted(
+        x_ptr + rows_x[:, None] * K, words_ptr + rows_w[:, None] * 64, shifts_ptr + rows_w,
+        first_step, end_step, N, K, BLOCK_SIZE_N, EVEN_K, BLOCK_SIZE_M, PROMOTE, STAGES,
+    )  # fmt: skip
+    acc *= tl.load(x_scale_ptr + rows_x)[None, :]
+    if is_wide_ptr is not None:
+        is_wide = tl.load(is_wide_ptr + offs_m, mask=offs_m < M, other=0) != 0
+        if tl.max(is_wide.to(tl.int32), 0) != 0:
+            wide = multiply_wide(
+                values_ptr, words_ptr, shifts_ptr, rows_x, rows_w, first_step, end_step, N, K,
+                EVEN_K, BLOCK_SIZE_M, BLOCK_SIZE_N,
+            )  # fmt: skip
+            acc = tl.where(is_wide[None, :], wide, acc)
+    acc *= tl.load(factor_ptr + rows_w)[:, None]
+
+    out_ptrs = out_ptr + (tl.program_id(1) * M + offs_m.to(tl.int64))[:, None] * N + offs_n[None, :]
+    mask = (offs_m < M)[:, None] & (offs_n < N)[None, :]
+    tl.store(out_ptrs, tl.trans(acc).to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def wide_rows_kernel(
+    values_ptr,  # [M, K] bfloat16, of rows that are wide
+    is_wide_ptr,  # [M] int32
+    words_ptr,  # this and the next two: see mxfp4_fp8_gemm_kernel
+    shifts_ptr,
+    factor_ptr,
+    out_ptr,  # [M, N]
+    M,
+    N,
+    K,
+    EVEN_K: tl.constexpr,
+    BLOCK_SIZE_M: tl.constexpr,
+    BLOCK_SIZE_N: tl.constexpr,
+):
+    """out[row] = x[row] @ w.T where the row is wide; programs of tiles without such a row return at once."""
+    offs_m = tl.program_id(0) * BLOCK_SIZE_M + tl.arange(0, BLOCK_SIZE_M)
+    is_wide = tl.load(is_wide_ptr + offs_m, mask=offs_m < M, other=0) != 0
+    if tl.max(is_wide.to(tl.int32), 0) == 0:
+        return
+    rows_x = tl.where(is_wide, offs_m, 0).to(tl.int64)
+    for tile in range(tl.program_id(1), tl.cdiv(N, BLOCK_SIZE_N), tl.num_programs(1)):
+        offs_n = tile * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N)
+        rows_w = tl.where(offs_n < N, offs_n, 0).to(tl.int64)
+        acc = multiply_wide(
+            values_ptr, words_ptr, shifts_ptr, rows_x, rows_w, 0, tl.cdiv(K, 128), N, K,
+            EVEN_K, BLOCK_SIZE_M, BLOCK_SIZE_N,
+        )  # fmt: skip
+        acc *= tl.load(factor_ptr + rows_w)[:, None]
+        mask = is_wide[:, None] & (offs_n < N)[None, :]
+        out_ptrs = out_ptr + offs_m.to(tl.int64)[:, None] * N + offs_n[None, :]
+        tl.store(out_ptrs, tl.trans(acc).to(out_ptr.dtype.element_ty), mask=mask)

@@ -1,0 +1,173 @@
+"""4-bit weights in the layout that our Triton kernels read, repacked once when a layer is loaded.
+
+The sum runs in steps of 128 columns. Of each row and step there are 32 words of 16 bits, all rows of a step one after
+the other, so that a tile of rows is one stretch of memory. Word j holds the codes of columns j, 32 + j, 64 + j and
+96 + j of the step: taken out by shifts, each quarter of a step lies in registers as wgmma takes its left operand, and
+no value passes through shared memory. Codes of 4 bits and their scales need as many bytes as before.
+
+    step  w1, 32 words of a row:     j = 0      1   ...   31
+          quarter 0: columns             0      1         31
+          quarter 1: columns            32     33         63
+          quarter 2: columns            64     65         95
+          quarter 3: columns            96     97        127
+
+In a word an e2m1 code stands where a bfloat16 has its sign and the top of its fraction: read as bfloat16 that is the
+value times 2**-126. An int4 code plus 8 stands at the lowest bit of the exponent and below: (code + 8) / 8 * 2**-126.
+A product with a bfloat16 factor gives exact values: e2m1 has 2 bits of significand, int4 has 4, an e4m3 scale has 4.
+Scales are stored as a byte that becomes the factor by one shift and one addition:
+
+    mxfp4  the exponent of a bfloat16, so that the largest group scale of a row is 2**126 and its values stay below 8
+    nvfp4  5 bits of exponent and 3 of fraction, 2**21 above e4m3's: subnormal scales are normal there
+    int4   the same, 2**22 above
+
+What that takes out of the values is in `factor`, which multiplies whole sums. MXFP4 groups whose scale is below 2**-130
+of their row's largest count as zero.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.utils.weak import WeakIdKeyDictionary
+
+from kernels.quantize.fp4 import E8M0_NAN, unpack_nibbles
+
+STEP = 128
+QUARTER = STEP // 4
+GROUP_SIZES = {"mxfp4": 32, "nvfp4": 16, "int4": 128}
+MOST_CODES = 2**26
+"""That are repacked at once: each takes about 40 bytes meanwhile."""
+LARGEST_BYTE = 253
+"""Of an MXFP4 factor: the exponent of 2**126."""
+
+
+@dataclass(frozen=True, slots=True)
+class W4Words:
+    """Matrices of 4-bit weights as the kernels read them."""
+
+    words: torch.Tensor
+    """[E, steps, R, 32] int16."""
+    scales: torch.Tensor
+    """[E, steps, R] int32 (mxfp4: four bytes, the first is low), int64 (nvfp4: eight) or uint8 (int4)."""
+    factor: torch.Tensor
+    """[E, R] float32: of whole sums."""
+
+    @property
+    def num_rows(self) -> int:
+        return self.words.shape[2]
+
+
+def pack_words(weight_format: str, codes: torch.Tensor, scales: torch.Tensor) -> W4Words:
+    """Repack matrices; columns are padded with zeros to whole steps.
+
+    Args:
+        weight_format: "mxfp4", "nvfp4" or "int4".
+        codes: [E, R, k / 2] uint8, the first of two codes in the low nibble; e2m1, or int4 in two's complement.
+        scales: [E, R, k / group] uint8 (e8m0) or float8_e4m3fn that is not negative.
+    Returns:
+        Words that take as many bytes.
+    """
+    num_experts, num_rows, row_bytes = codes.shape
+    most_rows = max(MOST_CODES // (2 * row_bytes), 1)
+    parts = [
+        _pack_rows(weight_format, *rows)
+        for rows in zip(codes.flatten(0, 1).split(most_rows), scales.flatten(0, 1).split(most_rows), strict=True)
+    ]
+    words, words_scales, factor = (
+        torch.cat(part).unflatten(0, (num_experts, num_rows)) for part in zip(*parts, strict=True)
+    )
+    return W4Words(words.transpose(1, 2).contiguous(), words_scales.transpose(1, 2).contiguous(), factor)
+
+
+def interleave_gate_up(w1: torch.Tensor) -> torch.Tensor:
+    """[E, 2 N, ...] with gate rows before up rows, as rows of both in turn."""
+    rows: torch.Tensor = w1.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+    return rows
+
+
+_packed = WeakIdKeyDictionary()
+
+
+def pack_words_once(
+    weight_format: str,
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    order: Callable[[torch.Tensor], torch.Tensor] = lambda rows: rows,
+) -> W4Words:
+    """pack_words, kept as long as the codes are: a layer is loaded once, and launched with many configurations.
+
+    Args:
+        codes, scales: as pack_words takes them, or of one matrix without the first dimension.
+        order: of the rows of codes and scales, [E, R, ...] both before and after; the same for the same codes.
+    """
+    if codes not in _packed and codes.dim() == 2:
+        _packed[codes] = pack_words(weight_format, codes[None], scales[None])
+    if codes not in _packed:
+        _packed[codes] = pack_words(weight_format, order(codes), order(scales))
+    words: W4Words = _packed[codes]
+    return words
+
+
+def _pack_rows(
+    weight_format: str, codes: torch.Tensor, scales: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Words [rows, steps, 32], scales [rows, steps] and factors [rows] of codes [rows, k / 2]."""
+    steps = -(-2 * codes.shape[1] // STEP)
+    groups = STEP // GROUP_SIZES[weight_format]
+    nibbles = unpack_nibbles(codes)
+    if weight_format == "mxfp4":
+        scale_bytes, is_zero, factor = _mxfp4_bytes(scales)
+    else:
+        scale_bytes, is_zero = _e4m3_bytes(scales, 21 if weight_format == "nvfp4" else 22)
+        factor = torch.full((len(codes),), 2.0**8 if weight_format == "nvfp4" else 2.0**10, device=codes.device)
+    nibbles = torch.where(is_zero.repeat_interleave(GROUP_SIZES[weight_format], 1), 0, nibbles)
+    nibbles = _pad(nibbles, steps * STEP)
+    if weight_format == "int4":
+        nibbles = nibbles ^ 8  # code + 8
+    quarters = nibbles.to(torch.int32).unflatten(1, (steps, 4, QUARTER)).unbind(2)  # [R, steps, 32]
+    place = _place_int4 if weight_format == "int4" else _place_e2m1
+    words = sum((place(codes, quarter) for quarter, codes in enumerate(quarters)), torch.zeros_like(quarters[0]))
+    scale_bytes = _pad(scale_bytes, steps * groups).unflatten(1, (steps, groups))
+    if weight_format == "int4":
+        words_scales = scale_bytes[:, :, 0]
+    else:
+        if weight_format == "nvfp4":  # two groups of a quarter lie 16 bits apart
+            scale_bytes = scale_bytes.unflatten(2, (2, 2, 2)).transpose(3, 4).flatten(2)
+        words_scales = scale_bytes.contiguous().view(torch.int32 if groups == 4 else torch.int64)[:, :, 0]
+    return words.to(torch.int16), words_scales, factor
+
+
+def _pad(x: torch.Tensor, columns: int) -> torch.Tensor:
+    return torch.nn.functional.pad(x, (0, columns - x.shape[1]))
+
+
+def _place_e2m1(codes: torch.Tensor, quarter: int) -> torch.Tensor:
+    """Shifted left by 0, 3, 6 sign and magnitude are at bit 15 and at bits 8 to 6; the last fills what is left."""
+    sign, magnitude = codes >> 3 << 15, (codes & 7) << 6
+    if quarter < 3:
+        return (sign | magnitude) >> 3 * quarter
+    return sign >> 1 | (magnitude & 0x100) << 5 | (magnitude & 0xC0) << 4
+
+
+def _place_int4(codes: torch.Tensor, quarter: int) -> torch.Tensor:
+    """In order, the first at bits 3 to 0; at bits 7 to 4 they are read."""
+    return codes << 4 * quarter
+
+
+def _mxfp4_bytes(scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Exponents of the factors, which groups' codes must be 0, and 2 ** (largest - 127) by row."""
+    is_nan = scales == E8M0_NAN  # the factor is infinity, and times 0 it is NaN
+    largest = torch.where(is_nan, 0, scales).amax(1).to(torch.int32)
+    relative = (scales.to(torch.int32) + LARGEST_BYTE - largest[:, None]).clamp(min=0)
+    factor = torch.ldexp(torch.ones(largest.shape, device=scales.device), largest - 127)
+    return torch.where(is_nan, 255, relative).to(torch.uint8), is_nan, factor
+
+
+def _e4m3_bytes(scales: torch.Tensor, bias: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """5 bits of exponent (biased) and 3 of fraction, and which groups' codes must be 0."""
+    values = scales.float()
+    fraction, exponent = torch.frexp(torch.where(values.isfinite(), values, 1.0))  # fraction in [0.5, 1)
+    byte = (exponent.to(torch.int32) - 1 + bias << 3) + ((fraction * 16).to(torch.int32) - 8)
+    is_zero = values == 0
+    byte = torch.where(is_zero, 0, torch.where(values.isnan(), 255, byte))
+    return byte.to(torch.uint8), is_zero

@@ -1,0 +1,156 @@
+"""MXFP4 as exact FP8 in Triton's interpreter: activations, weights, the product, rows that FP8 cannot hold."""
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from kernels.errors import ConfigError
+from kernels.gemm.mxfp4_fp8 import (
+    Fp8Rows,
+    Mxfp4Fp8Config,
+    multiply_fp8,
+    pack_fp8_words,
+    rotate_to_fp8,
+    rows_to_fp8,
+)
+from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES
+from kernels.mxfp4_gemm import KERNEL
+from kernels.quantize.fp4 import E8M0_NAN, dequantize_mxfp4, quantize_mxfp4
+from kernels.quantize.hadamard import rotate_hadamard
+from kernels.spec import Case, Device, Layer
+
+CONFIG = Mxfp4Fp8Config(False, 16, 64, 8, 1, PROMOTE=True, num_warps=4, num_stages=3)
+H200 = Device("cuda", "NVIDIA H200", (9, 0))
+
+
+def case_of(scheme: str = "mxfp4_w4a4_hadamard32", dtype: str = "bfloat16", **sizes: int) -> Case:
+    return Case(Layer("mxfp4_gemm", "grid", 1, 1, scheme, dtype, {"n": 48, "k": 384} | sizes), 5)
+
+
+def uneven(rows: int, columns: int, span: int) -> torch.Tensor:
+    """Values whose groups of 32 differ by up to `span` powers of two."""
+    generator = torch.Generator().manual_seed(rows)
+    exponents = torch.randint(0, span + 1, (rows, columns // 32), generator=generator)
+    return torch.randn(rows, columns, generator=generator) * torch.exp2(exponents.float()).repeat_interleave(32, 1)
+
+
+def values_of(rows: Fp8Rows) -> torch.Tensor:
+    exact = rows.codes.float() * rows.scale[:, None]
+    return torch.where(rows.is_wide[:, None] != 0, rows.values.float(), exact)
+
+
+@pytest.mark.parametrize("size", HADAMARD_SIZES.values())
+@pytest.mark.parametrize("columns", [384, 1152])
+def test_rotated_and_rounded_activations_are_exact_in_fp8(size: int, columns: int) -> None:
+    x = uneven(9, columns, 6).bfloat16()
+    rows = rotate_to_fp8(x, size)
+    expected = dequantize_mxfp4(*quantize_mxfp4(rotate_hadamard(x, size)))
+    different = values_of(rows) != expected
+    assert not rows.is_wide.any()
+    assert different.sum() <= 3, "the order of the rotation's sum may put a value on the other side of a tie"
+
+
+def test_codes_are_exact_in_fp8_up_to_the_widest_span() -> None:
+    codes = torch.arange(256, dtype=torch.uint8).repeat(15, 1)
+    scales = torch.full((15, 16), 120, dtype=torch.uint8)
+    scales[torch.arange(15), torch.arange(15)] -= torch.arange(15, dtype=torch.uint8)
+    rows = rows_to_fp8(codes, scales)
+    assert not rows.is_wide.any()
+    assert torch.equal(values_of(rows), dequantize_mxfp4(codes, scales))
+
+
+def test_a_wider_row_is_flagged_and_kept_in_16_bits_and_zeros_are_never_wide() -> None:
+    codes = torch.full((3, 192), 0x21, dtype=torch.uint8)
+    scales = torch.full((3, 12), 120, dtype=torch.uint8)
+    scales[1, 4], scales[2, 4] = 105, 0
+    codes[2, 64:80] = 0
+    rows = rows_to_fp8(codes, scales)
+    assert rows.is_wide.tolist() == [0, 1, 0]
+    assert torch.equal(values_of(rows), dequantize_mxfp4(codes, scales))
+    x = torch.randn(2, 384, generator=torch.Generator().manual_seed(3))
+    x[1, :32] *= 2.0**-30
+    assert rotate_to_fp8(x.bfloat16(), 32).is_wide.tolist() == [0, 1]
+
+
+def test_nan_stays_in_its_row() -> None:
+    x = torch.ones(3, 384, dtype=torch.bfloat16)
+    x[1, 40] = torch.nan
+    assert rotate_to_fp8(x, 32).scale.isnan().tolist() == [False, True, False]
+    codes, scales = quantize_mxfp4(x.float())
+    assert rows_to_fp8(codes, scales).scale.isnan().tolist() == [False, True, False]
+
+
+def test_weights_whose_scales_span_too_much_are_refused() -> None:
+    codes, scales = torch.full((2, 64), 0x11, dtype=torch.uint8), torch.full((2, 4), 120, dtype=torch.uint8)
+    scales[1, 2], scales[0, 1] = 100, E8M0_NAN
+    with pytest.raises(ConfigError) as error:
+        pack_fp8_words(codes, scales)
+    assert str(error.value) == (
+        "a row of the weights has scales that span 20 powers of two, 11 at most fit beside FP8: use triton"
+    )
+    codes[1, 32:48] = 0
+    assert pack_fp8_words(codes, scales).factor.isnan().tolist() == [True, False]
+
+
+def test_every_code_under_every_shift_is_exact() -> None:
+    codes = torch.stack([torch.arange(256, dtype=torch.uint8).roll(shift)[:128] for shift in range(256)])
+    scales = torch.full((256, 8), 120, dtype=torch.uint8)
+    scales[:, 1:7] -= (torch.arange(6) * 2)[None].to(torch.uint8) + (torch.arange(256) % 2)[:, None].to(torch.uint8)
+    words = pack_fp8_words(codes, scales)
+    x = Fp8Rows(torch.eye(256).to(torch.float8_e4m3fn), torch.ones(256), torch.empty(0), torch.zeros(256).int())
+    out = multiply_fp8(x, words, torch.float32, replace(CONFIG, BLOCK_SIZE_M=128))
+    assert torch.equal(out.T, dequantize_mxfp4(codes, scales))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, on rows that nobody wrote and nobody reads
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        replace(CONFIG, SPLIT_K=2, PROMOTE=False),
+        replace(CONFIG, SPLIT_K=2, BLOCK_SIZE_M=128),
+        replace(CONFIG, UNPACK_FIRST=True),
+    ],
+    ids=["promoted", "split", "large", "unpacked"],
+)
+@pytest.mark.parametrize("activations", ["dynamic", "prequantized"])
+def test_the_product_is_the_formula_with_wide_rows_and_nan(
+    activations: str, config: Mxfp4Fp8Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scaled_mm(a, b, scale_a, scale_b, *, out_dtype, use_fast_accum):
+        return (a.float() @ b.float() * scale_a * scale_b).to(out_dtype)
+
+    monkeypatch.setattr(torch, "_scaled_mm", scaled_mm)  # torch's own wants a GPU for scales of rows
+    case = Case(case_of().layer, 5, {"activations": activations})
+    weights = KERNEL.make_weights(case.layer, 0, torch.device("cpu"))
+    inputs = KERNEL.make_inputs(case, weights, 1, torch.device("cpu"))
+    if activations == "dynamic":
+        inputs["x"][1, :32] *= 2.0**-30
+        inputs["x"][3, 5] = torch.nan
+    else:
+        inputs["x_scale"][1, 2] -= 20
+        inputs["x_scale"][3, 1] = E8M0_NAN
+    (output,) = KERNEL.providers["triton-fp8"].prepare_with(case, weights, inputs, asdict(config)).run()
+    reference = KERNEL.reference(case, weights, inputs)
+    assert output[3].isnan().all()
+    left = [0, 1, 2, 4]
+    error = (output[left].float() - reference[left]).norm() / reference[left].norm()
+    assert error < 0.0025
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        (case_of(), None),
+        (case_of("mxfp4_w4a16"), "multiplies MXFP4 activations, mxfp4_w4a16 leaves them in 16 bits"),
+        (case_of(dtype="float16"), None),
+    ],
+)
+def test_what_it_runs(case: Case, reason: str | None) -> None:
+    assert KERNEL.providers["triton-fp8"].unsupported(case, H200) == reason
+
+
+def test_it_wants_fp8_tensor_cores() -> None:
+    unsupported = KERNEL.providers["triton-fp8"].unsupported
+    assert unsupported(case_of(), Device("cuda", "NVIDIA A100", (8, 0))) == "needs sm_89 (this is sm_80)"
