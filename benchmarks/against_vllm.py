@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kernels.registry import find_kernel
+from kernels.registry import find_kernel, kernels
 from kernels.spec import Case
 from tasks.floors import find_floor_us, group_rates
 from tasks.nights import Night
@@ -26,7 +26,7 @@ from tasks.records import Measurement
 from tasks.store import Store
 
 SUITE = "against_vllm"
-OURS = ("triton", "triton-fp8")
+OURS = ("triton", "triton-exact-fp8")
 W4A16 = "mxfp4_w4a16"
 GEMM = "torch-bf16"
 """What MXFP4's linear layer is compared with beside vLLM."""
@@ -127,12 +127,19 @@ def print_means(rows: Iterable[Row]) -> None:
         print("| " + " | ".join(key) + f" | {len(values)} | {mean:.2f} | {min(values):.2f} | {max(values):.2f} |")
 
 
+def list_providers() -> list[str]:
+    """All that compete: plain torch takes most of the time of a run and is compared with nothing here."""
+    names = {name for kernel in kernels().values() for name in kernel.providers}
+    return sorted(name for name in names if name in OURS or name.startswith("vllm-") or name == GEMM)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--save-dir", type=Path, required=True)
     folder = parser.parse_args().save_dir
     if not (folder / "nightly.duckdb").exists():
-        subprocess.run([sys.executable, "-m", "flows", "run", "--suite", SUITE, "--save-dir", folder], check=False)
+        command = [sys.executable, "-m", "flows", "run", "--suite", SUITE, "--save-dir", folder]
+        subprocess.run([*command, "--provider", *list_providers()], check=False)
     rows = collect(Store.read(folder).night())
     print_table(rows)
     print_means(rows)

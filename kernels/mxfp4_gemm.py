@@ -104,7 +104,7 @@ KERNEL = Kernel(
         "torch-bf16": Provider(prepare_torch_16bit, unsupported_torch),
         "torch": Provider(prepare_torch, unsupported_torch),
         "triton": Provider(prepare_triton, unsupported_triton, prepare_with=prepare_triton_with),
-        "triton-fp8": Provider(prepare_fp8, unsupported_fp8, prepare_with=prepare_fp8_with),
+        "triton-exact-fp8": Provider(prepare_fp8, unsupported_fp8, prepare_with=prepare_fp8_with),
         **VLLM_PROVIDERS,
     },
     baseline="torch-bf16",

@@ -131,7 +131,7 @@ def test_the_product_is_the_formula_with_wide_rows_and_nan(
     else:
         inputs["x_scale"][1, 2] -= 20
         inputs["x_scale"][3, 1] = E8M0_NAN
-    (output,) = KERNEL.providers["triton-fp8"].prepare_with(case, weights, inputs, asdict(config)).run()
+    (output,) = KERNEL.providers["triton-exact-fp8"].prepare_with(case, weights, inputs, asdict(config)).run()
     reference = KERNEL.reference(case, weights, inputs)
     assert output[3].isnan().all()
     left = [0, 1, 2, 4]
@@ -148,9 +148,9 @@ def test_the_product_is_the_formula_with_wide_rows_and_nan(
     ],
 )
 def test_what_it_runs(case: Case, reason: str | None) -> None:
-    assert KERNEL.providers["triton-fp8"].unsupported(case, H200) == reason
+    assert KERNEL.providers["triton-exact-fp8"].unsupported(case, H200) == reason
 
 
 def test_it_wants_fp8_tensor_cores() -> None:
-    unsupported = KERNEL.providers["triton-fp8"].unsupported
+    unsupported = KERNEL.providers["triton-exact-fp8"].unsupported
     assert unsupported(case_of(), Device("cuda", "NVIDIA A100", (8, 0))) == "needs sm_89 (this is sm_80)"
