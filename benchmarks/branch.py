@@ -2,7 +2,7 @@
 
     python benchmarks/branch.py drawn
     python benchmarks/branch.py equal -- --kernel fused_moe silu_mul_fp8 --provider triton --timer graph
-    python benchmarks/branch.py slowed --us 1.0 -- --kernel fused_moe --model Mixtral-8x7B --tp-size 2 \
+    python benchmarks/branch.py --us 1.0 slowed -- --kernel fused_moe --model Mixtral-8x7B --tp-size 2 \
         --scheme unquantized --provider triton --batch-size 1 --timer graph
 
 `drawn` plays the rule on made-up sittings and needs no device. `equal` compares this checkout's commit with itself.

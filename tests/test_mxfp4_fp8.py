@@ -9,6 +9,7 @@ from kernels.errors import ConfigError
 from kernels.gemm.mxfp4_fp8 import (
     Fp8Rows,
     Mxfp4Fp8Config,
+    default_fp8_config,
     multiply_fp8,
     pack_fp8_words,
     rotate_to_fp8,
@@ -20,7 +21,7 @@ from kernels.quantize.fp4 import E8M0_NAN, dequantize_mxfp4, quantize_mxfp4
 from kernels.quantize.hadamard import rotate_hadamard
 from kernels.spec import Case, Device, Layer
 
-CONFIG = Mxfp4Fp8Config(False, 16, 64, 8, 1, PROMOTE=True, num_warps=4, num_stages=3)
+CONFIG = Mxfp4Fp8Config(16, 64, 8, 1, PROMOTE=True, UNPACK_FIRST=False, num_warps=4, num_stages=3)
 H200 = Device("cuda", "NVIDIA H200", (9, 0))
 
 
@@ -151,6 +152,12 @@ def test_what_it_runs(case: Case, reason: str | None) -> None:
     assert KERNEL.providers["triton-exact-fp8"].unsupported(case, H200) == reason
 
 
-def test_it_wants_fp8_tensor_cores() -> None:
+def test_it_wants_a_hopper() -> None:
     unsupported = KERNEL.providers["triton-exact-fp8"].unsupported
-    assert unsupported(case_of(), Device("cuda", "NVIDIA A100", (8, 0))) == "needs sm_89 (this is sm_80)"
+    assert unsupported(case_of(), Device("cuda", "NVIDIA A100", (8, 0))) == "needs sm_90 (this is sm_80)"
+
+
+def test_many_tokens_unpack_first_and_few_split_the_sum() -> None:
+    assert [default_fp8_config(m, 8192, 8192).UNPACK_FIRST for m in (1, 767, 768, 4096)] == [False, False, True, True]
+    assert [default_fp8_config(m, 8192, 8192).SPLIT_K for m in (1, 64, 128, 256)] == [4, 2, 2, 1]
+    assert not default_fp8_config(4096, 8200, 8192).UNPACK_FIRST, "torch wants multiples of 16"

@@ -10,6 +10,7 @@ import json, sys
 from dataclasses import asdict
 import torch
 from kernels.compile import compile_launches
+from kernels.gemm.mxfp4_fp8 import prepare_fp8
 from kernels.gemm.mxfp4_inputs import SCHEMES, W4A16
 from kernels.gemm.mxfp4_triton import prepare_triton
 from kernels.spec import Case, Layer
@@ -26,6 +27,16 @@ for scheme, m in [*sizes, ("mxfp4_w4a4_hadamard64", 1), ("mxfp4_w4a4_hadamard128
     case = Case(Layer("mxfp4_gemm", "grid", 1, 1, scheme, "bfloat16", {"n": n, "k": k}), m)
     launch = prepare_triton(case, weights, inputs)
     compiled += [asdict(record) for record in compile_launches(sys.argv[1], launch.run)]
+
+for_hopper = [(1, {}), (256, {}), (1024, {"activations": "prequantized"})] if sys.argv[1] == "sm_90" else []
+torch._scaled_mm = lambda a, b, *scales, out_dtype, use_fast_accum: torch.empty(len(a), b.shape[1], dtype=out_dtype)
+for m, options in for_hopper:
+    inputs = {"x": torch.zeros(m, k, dtype=torch.bfloat16)}
+    if options:
+        inputs |= {"x_codes": codes(m, k // 2), "x_scale": codes(m, k // 32)}
+    case = Case(Layer("mxfp4_gemm", "grid", 1, 1, SCHEMES[0], "bfloat16", {"n": n, "k": k}), m, options)
+    launch = prepare_fp8(case, weights, inputs)
+    compiled += [asdict(record) for record in compile_launches(sys.argv[1], launch.run)]
 print(json.dumps(compiled))
 """
 
@@ -41,10 +52,12 @@ def compiled() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("arch", ["sm_90", "sm_100"])
 def test_nothing_spills_at_8192_by_8192_for_decode_and_prefill(compiled, arch):
     records = [record for record in compiled if record["arch"] == arch]
+    only_hopper = {"mxfp4_fp8_gemm_kernel", "rotate_to_fp8_kernel", "rows_to_fp8_kernel", "unpack_words_kernel"}
     assert {record["name"] for record in records} == {
         "mxfp4_gemm_kernel",
         "rotate_round_kernel",
         "sum_splits_kernel",
+        *(only_hopper | {"wide_rows_kernel"} if arch == "sm_90" else ()),
     }
     for record in records:
         assert_fits(record, MAX_SPILL_BYTES)

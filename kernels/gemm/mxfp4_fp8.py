@@ -7,7 +7,7 @@ that FP8 cannot hold: it looks at a flag for each row and mostly returns.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import triton
@@ -28,7 +28,7 @@ from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
 from kernels.gemm.mxfp4_triton import sum_splits_triton
 from kernels.quantize.fp4 import E8M0_NAN, MXFP4_GROUP_SIZE, e8m0_values
 from kernels.quantize.fp8 import FP8_DTYPE
-from kernels.requirements import missing_capability
+from kernels.requirements import missing_family
 from kernels.spec import Case, Device, Launch, Outputs, Tensors
 
 ENOUGH_PROGRAMS = 192
@@ -150,8 +150,6 @@ def pack_fp8_words_once(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Words:
 class Mxfp4Fp8Config:
     """Launch configuration of the FP8 product."""
 
-    UNPACK_FIRST: bool
-    """Unpack weights into memory and let torch multiply; the rest is then not read."""
     BLOCK_SIZE_M: int
     """Tokens of a tile."""
     BLOCK_SIZE_N: int
@@ -162,6 +160,8 @@ class Mxfp4Fp8Config:
     """Programs that share the sum of a tile; another launch adds their parts."""
     PROMOTE: bool
     """Add the sum over each 128 columns to a float32 sum outside of the tensor core."""
+    UNPACK_FIRST: bool
+    """Unpack weights into memory and let torch multiply; nothing else is read then."""
     num_warps: int
     num_stages: int
 
@@ -172,26 +172,34 @@ def default_fp8_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
     Args:
         m, n, k: tokens, output features, input features.
     """
+    wide = Mxfp4Fp8Config(128, 128, 8, 1, PROMOTE=False, UNPACK_FIRST=False, num_warps=8, num_stages=4)
     if m >= LEAST_TOKENS_TO_UNPACK and n % 16 == 0 == k % 16:
-        return Mxfp4Fp8Config(True, 128, 128, 8, 1, PROMOTE=False, num_warps=8, num_stages=3)
+        return replace(wide, UNPACK_FIRST=True)
     if m > 64 and n >= 32768:
-        return Mxfp4Fp8Config(False, 128, 128, 8, 1, PROMOTE=False, num_warps=8, num_stages=4)
+        return wide
     block_m = min(max(triton.next_power_of_2(m), 16), 128)
     block_n = 128 if m <= 32 else 64
     num_tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n)
     split_k = 1
     while split_k < 8 and num_tiles * split_k < ENOUGH_PROGRAMS and k >= 1024 * split_k:
         split_k *= 2
-    split_k = max(split_k, 2 if m <= 32 and k >= 1024 else 1)
     return Mxfp4Fp8Config(
-        False, block_m, block_n, 8, split_k, PROMOTE=True, num_warps=4, num_stages=5 if m <= 64 else 4
+        BLOCK_SIZE_M=block_m,
+        BLOCK_SIZE_N=block_n,
+        GROUP_SIZE_M=8,
+        SPLIT_K=max(split_k, 2 if m <= 32 and k >= 1024 else 1),
+        PROMOTE=True,
+        UNPACK_FIRST=False,
+        num_warps=4,
+        num_stages=5 if m <= 64 else 4,
     )
 
 
 def prepare_fp8(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     """Pick the default configuration."""
     config = default_fp8_config(case.num_tokens, case.layer.sizes["n"], case.layer.sizes["k"])
-    return launch_fp8(case, weights, inputs, config)
+    can_unpack_first = case.layer.dtype == "bfloat16"
+    return launch_fp8(case, weights, inputs, replace(config, UNPACK_FIRST=config.UNPACK_FIRST and can_unpack_first))
 
 
 def prepare_fp8_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
@@ -201,9 +209,8 @@ def prepare_fp8_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapp
 
 def launch_fp8(case: Case, weights: Tensors, inputs: Tensors, config: Mxfp4Fp8Config) -> Launch:
     """The launch with a given configuration."""
-    w, dtype, hadamard_size = (
-        pack_fp8_words_once(weights["w"], weights["w_scale"]), inputs["x"].dtype, HADAMARD_SIZES[case.layer.scheme]
-    )  # fmt: skip
+    w, dtype = pack_fp8_words_once(weights["w"], weights["w_scale"]), inputs["x"].dtype
+    hadamard_size = HADAMARD_SIZES[case.layer.scheme]
     if config.UNPACK_FIRST and dtype != torch.bfloat16:
         raise ConfigError(f"UNPACK_FIRST=True: torch's row-wise product gives bfloat16 (this is {case.layer.dtype})")
 
@@ -262,9 +269,9 @@ def multiply_wide_rows(x: Fp8Rows, w: Fp8Words, out: torch.Tensor) -> None:
 
 
 def unsupported_fp8(case: Case, device: Device) -> str | None:
-    """FP8 tensor cores came with sm_89, prmt and wgmma from registers make it worth while on sm_90."""
+    """Made for Hopper: Blackwell multiplies FP4 itself, and Triton 3.7 does not compile a row's rotation for it."""
     scheme = case.layer.scheme
     reason = unsupported_activations(case)
     if reason is None and scheme not in HADAMARD_SIZES:
         reason = f"multiplies MXFP4 activations, {scheme} leaves them in 16 bits"
-    return reason or missing_capability(device, (8, 9))
+    return reason or missing_family(device, 9)

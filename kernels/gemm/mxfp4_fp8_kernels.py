@@ -56,12 +56,13 @@ def store_row(
 ):
     """codes * scale = e2m1 * 2**(scale - 127) of one row, GROUPS x COLUMNS values of it."""
     column = tl.arange(0, GROUPS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    largest = tl.max(tl.max(tl.where(scale == 255, 0, scale), 1), 0)
-    is_wide = tl.max(tl.max(((scale < largest - WIDEST_SPAN) & (scale > 0)).to(tl.int32), 1), 0)
+    scales = tl.reshape(scale, (GROUPS * COLUMNS // GROUP_SIZE,))
+    largest = tl.max(tl.where(scales == 255, 0, scales), 0)
+    is_wide = tl.max(((scales < largest - WIDEST_SPAN) & (scales > 0)).to(tl.int32), 0)
     shift = tl.minimum(tl.maximum(scale - largest, -100), 0) + LARGEST_SHIFT  # NaN's scale is above all
     codes = tl.reshape(e2m1 * power_of_two(shift)[:, :, None], (GROUPS, COLUMNS)).to(tl.float8e4nv)
     tl.store(codes_ptr + row * K + column, codes, mask=column < K)
-    is_nan = tl.max(tl.max(scale, 1), 0) == 255
+    is_nan = tl.max(scales, 0) == 255
     tl.store(scale_ptr + row, tl.where(is_nan, float("nan"), power_of_two(largest - LARGEST_SHIFT - 127)))
     tl.store(is_wide_ptr + row, is_wide)
     if is_wide:
