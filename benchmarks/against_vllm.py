@@ -97,15 +97,16 @@ def print_table(rows: Iterable[Row]) -> None:
     """A line for each case, under a heading for each kernel, scheme, layer, options and timer."""
     sections: Mapping[str, list[Row]] = defaultdict(list)
     for row in rows:
-        options = " ".join(f"{name}={value}" for name, value in row.case.options.items() if name != "token_strategy")
-        sections[f"{row.case.layer.kernel} {row.case.layer.label} {options}".strip() + f", {row.timer}"].append(row)
+        layer, options = row.case.layer, row.case.options
+        shared = [f"{name}={value}" for name, value in options.items() if name != "token_strategy"]
+        sections[" ".join([layer.kernel, layer.label, layer.scheme, *shared, row.timer])].append(row)
     for title, of_section in sections.items():
         names = sorted({name for row in of_section for name in row.times}, key=lambda name: (name not in OURS, name))
         print(f"\n{title}\n")
         print("| M | " + " | ".join([*names, "floor", "share", "ratio"]) + " |")
         print("|---|" + "--:|" * (len(names) + 3))
         for row in of_section:
-            place = " ".join([str(row.case.num_tokens), *row.case.options.values()])
+            place = " ".join([str(row.case.num_tokens), row.case.options.get("token_strategy", "")]).strip()
             times = [f"{row.times[name]:.1f}" if name in row.times else row.why.get(name, "") for name in names]
             floor = f"{row.floor_us:.1f}" if row.floor_us else ""
             share = f"{row.floor_us / row.ours_us:.0%}" if row.floor_us and row.ours_us else ""
