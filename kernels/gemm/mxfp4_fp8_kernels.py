@@ -54,7 +54,10 @@ def store_row(
     GROUPS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """codes * scale = e2m1 * 2**(scale - 127) of one row, GROUPS x COLUMNS values of it."""
+    """codes * scale = e2m1 * 2**(scale - 127) of one row, GROUPS x COLUMNS values of it.
+
+    The least scale, 2**-127, is that of groups of zeros: where another group is larger, what it holds is not told apart.
+    """
     column = tl.arange(0, GROUPS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     scales = tl.reshape(scale, (GROUPS * COLUMNS // GROUP_SIZE,))
     largest = tl.max(tl.where(scales == 255, 0, scales), 0)
