@@ -56,7 +56,7 @@ def store_row(
 ):
     """codes * scale = e2m1 * 2**(scale - 127) of one row, GROUPS x COLUMNS values of it.
 
-    The least scale, 2**-127, is that of groups of zeros: where another group is larger, what it holds is not told apart.
+    The least scale, 2**-127, is that of zeros: beside larger groups, what else it holds counts as zero.
     """
     column = tl.arange(0, GROUPS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     scales = tl.reshape(scale, (GROUPS * COLUMNS // GROUP_SIZE,))
