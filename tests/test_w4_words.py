@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from kernels.gemm.w4_tile import unpack_quarter
-from kernels.gemm.w4_words import GROUP_SIZES, STEP, interleave_gate_up, pack_words, pack_words_once
+from kernels.gemm.w4_words import GROUP_SIZES, STEP, interleave_gate_up, pack_words
 from kernels.quantize.fp4 import dequantize_mxfp4, nvfp4_values
 from kernels.quantize.integer import int4_fp8_values
 
@@ -89,10 +89,3 @@ def test_words_and_scales_take_the_bytes_of_codes_and_scales() -> None:
 
 def test_gate_and_up_rows_take_turns() -> None:
     assert interleave_gate_up(torch.arange(8).view(1, 8)).tolist() == [[0, 4, 1, 5, 2, 6, 3, 7]]
-
-
-def test_a_layer_is_repacked_once_and_forgotten_with_its_weights() -> None:
-    codes, scales = torch.zeros(1, 16, 64, dtype=torch.uint8), torch.full((1, 16, 4), 127, dtype=torch.uint8)
-    first = pack_words_once("mxfp4", codes, scales)
-    assert pack_words_once("mxfp4", codes, scales) is first
-    assert pack_words_once("mxfp4", codes.clone(), scales) is not first

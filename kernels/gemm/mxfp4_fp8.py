@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 import triton
-from torch.utils.weak import WeakIdKeyDictionary
 
 from kernels.configs import read_config
 from kernels.errors import ConfigError
@@ -26,6 +25,7 @@ from kernels.gemm.mxfp4_fp8_kernels import (
 )
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
 from kernels.gemm.mxfp4_triton import sum_splits_triton
+from kernels.gemm.once import OncePerTensor
 from kernels.quantize.fp4 import E8M0_NAN, MXFP4_GROUP_SIZE, e8m0_values
 from kernels.quantize.fp8 import FP8_DTYPE
 from kernels.requirements import missing_family
@@ -106,6 +106,10 @@ class Fp8Words:
     """[N] float32: of whole sums, a power of two."""
 
 
+PACKED = OncePerTensor[Fp8Words]()
+"""By the codes of a matrix, its words."""
+
+
 def pack_fp8_words(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Words:
     """Repack weights; columns are padded with zeros to whole steps.
 
@@ -133,17 +137,6 @@ def pack_fp8_words(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Words:
     shifts = torch.nn.functional.pad(shifts, (0, 4 * steps - shifts.shape[1])).view(torch.int32)
     factor = e8m0_values(largest) * 2.0**-LARGEST_SHIFT.value
     return Fp8Words(words, shifts.T.contiguous(), torch.where(is_nan.any(1), torch.nan, factor))
-
-
-_packed = WeakIdKeyDictionary()
-
-
-def pack_fp8_words_once(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Words:
-    """pack_fp8_words, kept as long as the codes are."""
-    if codes not in _packed:
-        _packed[codes] = pack_fp8_words(codes, scales)
-    words: Fp8Words = _packed[codes]
-    return words
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +202,8 @@ def prepare_fp8_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapp
 
 def launch_fp8(case: Case, weights: Tensors, inputs: Tensors, config: Mxfp4Fp8Config) -> Launch:
     """The launch with a given configuration."""
-    w, dtype = pack_fp8_words_once(weights["w"], weights["w_scale"]), inputs["x"].dtype
+    w = PACKED.get(weights["w"], lambda: pack_fp8_words(weights["w"], weights["w_scale"]))
+    dtype = inputs["x"].dtype
     hadamard_size = HADAMARD_SIZES[case.layer.scheme]
     if config.UNPACK_FIRST and dtype != torch.bfloat16:
         raise ConfigError(f"UNPACK_FIRST=True: torch's row-wise product gives bfloat16 (this is {case.layer.dtype})")

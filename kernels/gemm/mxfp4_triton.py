@@ -13,7 +13,7 @@ import triton
 from kernels.configs import read_config
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
 from kernels.gemm.mxfp4_kernels import mxfp4_gemm_kernel, rotate_round_kernel, sum_splits_kernel, unpack_rows_kernel
-from kernels.gemm.w4_words import STEP, W4Words, pack_words_once
+from kernels.gemm.w4_words import PACKED, STEP, W4Words, pack_words
 from kernels.requirements import missing_capability
 from kernels.spec import Case, Device, Launch, Outputs, Tensors
 
@@ -130,7 +130,8 @@ def prepare_triton_with(case: Case, weights: Tensors, inputs: Tensors, config: M
 def launch_triton(case: Case, weights: Tensors, inputs: Tensors, config: Mxfp4GemmConfig) -> Launch:
     """The launch with a given configuration."""
     x, hadamard_size = inputs["x"], HADAMARD_SIZES.get(case.layer.scheme)
-    w = pack_words_once("mxfp4", weights["w"], weights["w_scale"])
+    codes, scales = weights["w"], weights["w_scale"]
+    w = PACKED.get(codes, lambda: pack_words("mxfp4", codes[None], scales[None]))
 
     def run() -> Outputs:
         values = x

@@ -24,12 +24,11 @@ What that takes out of the values is in `factor`, which multiplies whole sums. M
 of their row's largest count as zero.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch.utils.weak import WeakIdKeyDictionary
 
+from kernels.gemm.once import OncePerTensor
 from kernels.quantize.fp4 import E8M0_NAN, unpack_nibbles
 
 STEP = 128
@@ -55,6 +54,10 @@ class W4Words:
     @property
     def num_rows(self) -> int:
         return self.words.shape[2]
+
+
+PACKED = OncePerTensor[W4Words]()
+"""By the codes of matrices, their words."""
 
 
 def pack_words(weight_format: str, codes: torch.Tensor, scales: torch.Tensor) -> W4Words:
@@ -83,29 +86,6 @@ def interleave_gate_up(w1: torch.Tensor) -> torch.Tensor:
     """[E, 2 N, ...] with gate rows before up rows, as rows of both in turn."""
     rows: torch.Tensor = w1.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
     return rows
-
-
-_packed = WeakIdKeyDictionary()
-
-
-def pack_words_once(
-    weight_format: str,
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    order: Callable[[torch.Tensor], torch.Tensor] = lambda rows: rows,
-) -> W4Words:
-    """pack_words, kept as long as the codes are: a layer is loaded once, and launched with many configurations.
-
-    Args:
-        codes, scales: as pack_words takes them, or of one matrix without the first dimension.
-        order: of the rows of codes and scales, [E, R, ...] both before and after; the same for the same codes.
-    """
-    if codes not in _packed and codes.dim() == 2:
-        _packed[codes] = pack_words(weight_format, codes[None], scales[None])
-    if codes not in _packed:
-        _packed[codes] = pack_words(weight_format, order(codes), order(scales))
-    words: W4Words = _packed[codes]
-    return words
 
 
 def _pack_rows(

@@ -12,7 +12,7 @@ import torch
 import triton
 
 from kernels.configs import read_config
-from kernels.gemm.w4_words import GROUP_SIZES, STEP, W4Words, interleave_gate_up, pack_words_once
+from kernels.gemm.w4_words import GROUP_SIZES, PACKED, STEP, W4Words, interleave_gate_up, pack_words
 from kernels.moe.align import Blocks
 from kernels.moe.fused_triton import find_blocks, gemm_arguments, routing_of
 from kernels.moe.gemm_w4 import w4_down_kernel, w4_gate_up_kernel
@@ -50,9 +50,13 @@ class W4Layer:
 
 def pack_experts(weight_format: str, weights: Tensors, scale_suffix: str) -> tuple[W4Words, W4Words]:
     """w1 with gate and up rows in turn, and w2, repacked once for a layer."""
-    scales = weights[f"w1{scale_suffix}"]
-    w1 = pack_words_once(weight_format, weights["w1"], scales, interleave_gate_up)
-    return w1, pack_words_once(weight_format, weights["w2"], weights[f"w2{scale_suffix}"])
+    w1, w2 = weights["w1"], weights["w2"]
+    w1_scale, w2_scale = weights[f"w1{scale_suffix}"], weights[f"w2{scale_suffix}"]
+
+    def pack_w1() -> W4Words:
+        return pack_words(weight_format, interleave_gate_up(w1), interleave_gate_up(w1_scale))
+
+    return PACKED.get(w1, pack_w1), PACKED.get(w2, lambda: pack_words(weight_format, w2, w2_scale))
 
 
 @dataclass(frozen=True, slots=True)
