@@ -18,8 +18,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flows.report import EXIT_OK, EXIT_REGRESSION, EXIT_USAGE
 from kernels.registry import find_kernel, kernels
 from kernels.spec import Case
+from tasks.errors import StoreError
 from tasks.floors import find_floor_us, group_rates
 from tasks.nights import Night
 from tasks.records import Measurement
@@ -140,8 +142,14 @@ def main() -> None:
     folder = parser.parse_args().save_dir
     if not (folder / "nightly.duckdb").exists():
         command = [sys.executable, "-m", "flows", "run", "--suite", SUITE, "--save-dir", folder]
-        subprocess.run([*command, "--provider", *list_providers()], check=False)
-    rows = collect(Store.read(folder).night())
+        ended = subprocess.run([*command, "--provider", *list_providers()], check=False).returncode
+        if ended not in (EXIT_OK, EXIT_REGRESSION):
+            sys.exit(ended)
+    try:
+        rows = collect(Store.read(folder).night())
+    except StoreError as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_USAGE)
     print_table(rows)
     print_means(rows)
 

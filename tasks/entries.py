@@ -84,6 +84,8 @@ SILU_SCHEMES = (
     "fp8_group64_ue8m0",
     "fp8_group256_ue8m0",
 )
+SILU_SIZES = ((8, 1024, 7168), (32, 1024, 7168), (256, 1024, 7168), (256, 64, 2048), (9, 64, 7168))
+"""Experts, most tokens of each and columns: wide and narrow, few and many."""
 
 STANDARD: Options = {}
 BATCHED: Options = {"activation_format": ("batched",)}

@@ -1,6 +1,15 @@
 """The layers on which our kernels are compared with vLLM's on a Hopper GPU, in one run."""
 
-from tasks.entries import BOTH_ACTIVATIONS, HADAMARD_SCHEMES, SILU_SCHEMES, KernelEntry, ModelEntry, Suite, silu_grid
+from tasks.entries import (
+    BOTH_ACTIVATIONS,
+    HADAMARD_SCHEMES,
+    SILU_SCHEMES,
+    SILU_SIZES,
+    KernelEntry,
+    ModelEntry,
+    Suite,
+    silu_grid,
+)
 
 _BATCH_SIZES = (1, 16, 64, 256, 1024, 2048)
 
@@ -39,13 +48,7 @@ AGAINST_VLLM = Suite(
         ),
         *(
             silu_grid(num_experts, size, (num_tokens,), "uniform", "max_t", "first_t", schemes=SILU_SCHEMES[:1])
-            for num_experts, num_tokens, size in (
-                (8, 1024, 7168),
-                (32, 1024, 7168),
-                (256, 1024, 7168),
-                (256, 64, 2048),
-                (9, 64, 7168),
-            )
+            for num_experts, num_tokens, size in SILU_SIZES
         ),
     ),
     timers=("graph", "cold"),

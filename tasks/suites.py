@@ -9,6 +9,7 @@ from tasks.entries import (
     ROUTER_WEIGHT_ON_INPUT,
     SCHEMES_OF_MOE_KERNELS,
     SILU_SCHEMES,
+    SILU_SIZES,
     STANDARD,
     GridEntry,
     KernelEntry,
@@ -131,13 +132,7 @@ _NIGHTLY = Suite(
         *_nightly_fused_moe(),
         *(
             silu_grid(num_experts, size, (num_tokens,), *_SILU_STRATEGIES, schemes=SILU_SCHEMES[:1])
-            for num_experts, num_tokens, size in (
-                (8, 1024, 7168),
-                (32, 1024, 7168),
-                (256, 1024, 7168),
-                (256, 64, 2048),
-                (9, 64, 7168),
-            )
+            for num_experts, num_tokens, size in SILU_SIZES
         ),
         silu_grid(32, 7168, (64, 1024), "random_imbalanced", schemes=SILU_SCHEMES[:1]),
         silu_grid(32, 7168, (64, 1024), "uniform", schemes=SILU_SCHEMES[1:]),

@@ -100,7 +100,7 @@ def test_a_configuration_that_was_recorded_can_be_given_and_is_recorded_again(
     declared, case = kernel.providers[provider], small_case(kernel, scheme)
     if declared.prepare_with is None:
         pytest.skip("takes no configuration")
-    if provider == "triton-exact-fp8" and (reason := declared.unsupported(case, Device("cuda", "H200", (9, 0)))):
+    if reason := declared.unsupported(case, Device("cuda", "NVIDIA H200", (9, 0))):
         pytest.skip(reason)
     if provider.startswith("vllm"):
         pytest.importorskip("vllm")

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from kernels.gemm.mxfp4_kernels import GROUP_SIZE, e2m1_values, e8m0_values, rotate_groups, round_groups
-from kernels.gemm.tiles import tile_of_program
+from kernels.gemm.tiles import rows_of_tile, store_tile
 from kernels.gemm.w4_tile import HAS_ASM
 
 LEAST_SHIFT: tl.constexpr = tl.constexpr(-5)
@@ -235,12 +235,7 @@ def mxfp4_fp8_gemm_kernel(
     STAGES: tl.constexpr,
 ):
     """out[split] = x @ w.T over the split's share of the columns, one tile a program."""
-    pid_m, pid_n = tile_of_program(tl.cdiv(M, BLOCK_SIZE_M), tl.cdiv(N, BLOCK_SIZE_N), GROUP_SIZE_M)
-    offs_m = pid_m * BLOCK_SIZE_M + tl.arange(0, BLOCK_SIZE_M)
-    offs_n = pid_n * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N)
-    # Rows past the end read row 0 and are not stored.
-    rows_x = tl.where(offs_m < M, offs_m, 0).to(tl.int64)
-    rows_w = (offs_n if EVEN_N else tl.where(offs_n < N, offs_n, 0)).to(tl.int64)
+    offs_m, offs_n, rows_x, rows_w = rows_of_tile(M, N, EVEN_N, BLOCK_SIZE_M, BLOCK_SIZE_N, GROUP_SIZE_M)
     first_step = tl.program_id(1) * steps_per_split
     end_step = tl.minimum(first_step + steps_per_split, tl.cdiv(K, 128))
     acc = multiply_shifted(
@@ -257,10 +252,7 @@ def mxfp4_fp8_gemm_kernel(
             )  # fmt: skip
             acc = tl.where(is_wide[None, :], wide, acc)
     acc *= tl.load(factor_ptr + rows_w)[:, None]
-
-    out_ptrs = out_ptr + (tl.program_id(1) * M + offs_m.to(tl.int64))[:, None] * N + offs_n[None, :]
-    mask = (offs_m < M)[:, None] & (offs_n < N)[None, :]
-    tl.store(out_ptrs, tl.trans(acc).to(out_ptr.dtype.element_ty), mask=mask)
+    store_tile(acc, out_ptr, tl.program_id(1), offs_m, offs_n, M, N)
 
 
 @triton.jit

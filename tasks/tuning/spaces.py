@@ -162,7 +162,7 @@ def vllm_space(scheme: str, *, is_rocm: bool = False) -> Space:
         checks[IN_REGISTERS] = lambda config, problem: fits_registers(
             config, problem, config["BLOCK_SIZE_M"] * config["BLOCK_SIZE_N"]
         )
-    checks |= tile_checks("BLOCK_SIZE_N")
+    checks |= {**tile_checks("BLOCK_SIZE_N"), NO_EMPTY_STEPS: has_few_empty_steps}
     return Space(f"vllm-triton {scheme}{' on ROCm' if is_rocm else ''}", values, checks, canonical)
 
 
@@ -179,15 +179,13 @@ def our_space(scheme_name: str) -> Space:
         checks["a tile has one scale"] = lambda config, _: config["DOWN_BLOCK_SIZE_N"] <= GROUP_SIZE
     if scheme.scaling == "group":
         checks["a step has one scale"] = lambda config, _: GROUP_SIZE % config["BLOCK_SIZE_K"] == 0
-    checks |= pair_checks(lambda config: config["QUANTIZE_ON_LOAD"] == 0)
+    checks |= {**pair_checks(lambda config: config["QUANTIZE_ON_LOAD"] == 0), NO_EMPTY_STEPS: has_few_empty_steps}
     return Space(f"triton {scheme_name}", OURS, checks, merge_our_groups)
 
 
 def w4_space(kernel: str) -> Space:
     """Our Triton MoE with 4-bit weights (kernels/moe/gemm_w4.py)."""
-    checks = pair_checks(lambda _: True)
-    del checks[NO_EMPTY_STEPS]
-    return Space(f"triton {kernel}", W4, checks, merge_our_groups)
+    return Space(f"triton {kernel}", W4, pair_checks(lambda _: True), merge_our_groups)
 
 
 def linear_space() -> Space:
@@ -208,7 +206,6 @@ def linear_space() -> Space:
         ),
         **tile_checks("BLOCK_SIZE_N"),
     }
-    del checks[NO_EMPTY_STEPS]
     return Space("triton mxfp4_gemm", MXFP4_GEMM, checks)
 
 
@@ -217,7 +214,6 @@ def tile_checks(*widths: str) -> dict[str, Check]:
     return {
         NO_EMPTY_ROWS: has_few_empty_rows,
         NO_EMPTY_COLUMNS: lambda config, problem: has_few_empty_columns(config, problem, *widths),
-        NO_EMPTY_STEPS: has_few_empty_steps,
     }
 
 
