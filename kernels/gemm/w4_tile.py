@@ -19,7 +19,7 @@ HAS_ASM: tl.constexpr = tl.constexpr(not triton.knobs.runtime.interpret)
 """The interpreter runs the same formulas on one word at a time."""
 
 
-# Two words in a register, which LLVM would take apart: by quarter, what unpacks both. Triton 3.6 indexes no tuple of it.
+# Two words in a register, which LLVM would take apart: what unpacks both. Triton 3.6 has no table to take it from.
 E2M1_QUARTER_0: tl.constexpr = tl.constexpr("and.b32 $0, $1, 0x81C081C0;")
 E2M1_QUARTER_1: tl.constexpr = tl.constexpr("{ .reg .b32 t; shl.b32 t, $1, 3; and.b32 $0, t, 0x81C081C0; }")
 E2M1_QUARTER_2: tl.constexpr = tl.constexpr("{ .reg .b32 t; shl.b32 t, $1, 6; and.b32 $0, t, 0x81C081C0; }")
