@@ -126,18 +126,28 @@ def test_the_product_is_the_formula_with_wide_rows_and_nan(
     case = Case(case_of().layer, 5, {"activations": activations})
     weights = KERNEL.make_weights(case.layer, 0, torch.device("cpu"))
     inputs = KERNEL.make_inputs(case, weights, 1, torch.device("cpu"))
+    weights["w"][:, :16] = 0  # what is small beside the first group of a row is then all that counts
     if activations == "dynamic":
-        inputs["x"][1, :32] *= 2.0**-30
+        inputs["x"][1, :32] *= 2.0**30
         inputs["x"][3, 5] = torch.nan
     else:
-        inputs["x_scale"][1, 2] -= 20
+        inputs["x_scale"][1, 0] += 30
         inputs["x_scale"][3, 1] = E8M0_NAN
     (output,) = KERNEL.providers["triton-exact-fp8"].prepare_with(case, weights, inputs, asdict(config)).run()
     reference = KERNEL.reference(case, weights, inputs)
     assert output[3].isnan().all()
-    left = [0, 1, 2, 4]
-    error = (output[left].float() - reference[left]).norm() / reference[left].norm()
-    assert error < 0.0025
+    for row in (0, 1, 2, 4):
+        assert (output[row].float() - reference[row]).norm() / reference[row].norm() < 0.0025
+
+
+def test_float16_never_unpacks_first_since_torch_gives_bfloat16() -> None:
+    case = Case(case_of(dtype="float16").layer, 1024)
+    weights = KERNEL.make_weights(case.layer, 0, torch.device("cpu"))
+    inputs, provider = {"x": torch.zeros(1024, 384, dtype=torch.float16)}, KERNEL.providers["triton-exact-fp8"]
+    assert provider.prepare(case, weights, inputs).config["UNPACK_FIRST"] is False
+    with pytest.raises(ConfigError) as error:
+        provider.prepare_with(case, weights, inputs, asdict(replace(CONFIG, UNPACK_FIRST=True)))
+    assert str(error.value) == "UNPACK_FIRST=True: torch's row-wise product gives bfloat16 (this is float16)"
 
 
 @pytest.mark.parametrize(
