@@ -86,7 +86,7 @@ class W4Config:
 
 
 def default_config(case: Case, weight_format: str) -> W4Config:
-    """By rows per expert: the best of about 20 configurations a case on an H200 (22 cases of 5 layers).
+    """By rows per expert: the best of about 20 configurations a case on an H200 (24 cases of 5 layers).
 
     Few rows read and unpack weights and do little else: 128 rows of weights for four warps, and three stages, since
     more of them leave room for fewer programs. Many rows share what was unpacked for one.
