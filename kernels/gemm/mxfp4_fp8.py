@@ -34,8 +34,10 @@ from kernels.spec import Case, Device, Launch, Outputs, Tensors
 ENOUGH_PROGRAMS = 192
 """With fewer of them the sum is split."""
 LEAST_TOKENS_TO_UNPACK = 768
-"""From so many on, unpacked weights are read often enough to be written to memory once: it won at 1024 on an H200, and at
-256 its parts alone took longer; nothing between was measured."""
+"""From so many on, unpacked weights are read often enough to be written to memory once.
+
+On an H200 it won at 1024, and at 256 its parts alone took longer; nothing between was measured.
+"""
 ROWS_TO_UNPACK = 64
 """A program's, of one step."""
 PROGRAMS_PER_TILE = 16
