@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import torch
 
+from kernels.moe.fused_gluon import prepare_gluon, prepare_gluon_with, unsupported_gluon
 from kernels.moe.fused_triton import prepare_triton, prepare_triton_with, unsupported_triton
 from kernels.moe.inputs import (
     MOE_OPTIONS,
@@ -191,6 +192,7 @@ KERNEL = Kernel(
     providers={
         "torch": Provider(prepare_torch, unsupported_torch_moe),
         "triton": Provider(prepare_triton, unsupported_triton, prepare_with=prepare_triton_with),
+        "gluon": Provider(prepare_gluon, unsupported_gluon, prepare_with=prepare_gluon_with),
         **VLLM_PROVIDERS,
     },
     baseline="torch",
