@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,23 +24,26 @@ def compile_everywhere(script: str, *arguments: str) -> list[dict[str, Any]]:
     Args:
         script: finds its architecture in sys.argv[1] and the arguments after it; prints a list of records as JSON.
     """
+    with ThreadPoolExecutor(len(CAPABILITIES)) as threads:
+        compiled = threads.map(lambda arch: compile_for(arch, script, *arguments), CAPABILITIES)
+        return [record for records in compiled for record in records]
+
+
+def compile_for(arch: str, script: str, *arguments: str) -> list[dict[str, Any]]:
+    """As compile_everywhere, for one architecture."""
     env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     env["PYTHONPATH"] = os.pathsep.join([str(PACKAGE_DIR.parent), str(Path(__file__).parent)])
     with TemporaryDirectory() as folder:
-        started = [
-            subprocess.Popen(
-                [sys.executable, "-c", script, arch, *arguments],
-                env={**env, "TRITON_CACHE_DIR": str(Path(folder) / arch)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for arch in CAPABILITIES
-        ]
-        printed = [process.communicate() for process in started]
-    for process, (_, errors) in zip(started, printed, strict=True):
-        assert process.returncode == 0, errors
-    return [record for records, _ in printed for record in json.loads(records)]
+        process = subprocess.run(
+            [sys.executable, "-c", script, arch, *arguments],
+            env=env | {"TRITON_CACHE_DIR": folder},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert process.returncode == 0, process.stderr
+    records: list[dict[str, Any]] = json.loads(process.stdout)
+    return records
 
 
 def assert_fits(record: dict[str, Any], max_spill_bytes: int = MAX_SPILL_BYTES) -> None:

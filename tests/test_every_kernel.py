@@ -108,7 +108,7 @@ def test_a_configuration_that_was_recorded_can_be_given_and_is_recorded_again(
     chosen = declared.prepare(case, weights, inputs).config
     recorded = json.loads(json.dumps(chosen))
     assert declared.prepare_with(case, weights, inputs, recorded).config == chosen
-    with pytest.raises(ConfigError, match=r"^\w+ takes no WARPS in a launch configuration: it has .*BLOCK_SIZE_") as no:
+    with pytest.raises(ConfigError, match=r"^\w+ takes no WARPS in a launch configuration: it has .*_SIZE_") as no:
         declared.prepare_with(case, weights, inputs, recorded | {"WARPS": 4})
     assert "\n" not in str(no.value)
     key = next(iter(recorded))

@@ -21,7 +21,7 @@ from kernels.moe.rows import Routing, moe_sum_kernel, quantize_triton
 from kernels.moe.schemes import GROUP_SIZE, MOE_SCHEMES, scheme_of
 from kernels.quantize.fp8 import FP8_DTYPE
 from kernels.requirements import missing_family
-from kernels.silu.triton import count_sms
+from kernels.sms import count_sms
 from kernels.spec import Case, Device, Launch, Outputs, Tensors
 
 TILE = gl.NVMMASharedLayout.get_default_for([GROUP_SIZE, GROUP_SIZE], gl.float8e4nv)
@@ -68,9 +68,9 @@ def multiply(
     num_tiles = blocks.max_blocks * triton.cdiv(rows, 2 * GROUP_SIZE)
     moe_block_kernel[(min(num_tiles, count_sms(a.device)),)](
         a, a_scale, tiles, w_scale, topk_weights, out, out_scale, blocks.pairs, blocks.experts, blocks.rows,
-        blocks.max_blocks, routing.rows_per_expert, rows, k, top_k,
-        LAYOUT=blocks.layout, GATED=out_scale is not None, GROUP_SIZE_M=config.GROUP_SIZE_M, STAGES=config.num_stages,
-        num_warps=4, maxnreg=REGISTERS,
+        blocks.max_blocks, routing.rows_per_expert, rows, k,
+        LAYOUT=blocks.layout, GATED=out_scale is not None, TOP_K=top_k,
+        GROUP_SIZE_M=config.GROUP_SIZE_M, STAGES=config.num_stages, num_warps=4, maxnreg=REGISTERS,
     )  # fmt: skip
 
 
@@ -125,5 +125,5 @@ def launch_gluon(case: Case, weights: Tensors, inputs: Tensors, config: GluonCon
 def unsupported_gluon(case: Case, device: Device) -> str | None:
     """wgmma, and the tensor core's copy engine as it is used here, are Hopper's alone."""
     if scheme_of(case.layer).scaling != "block":
-        return f"has one scale per 128 x 128 block only (this is {case.layer.scheme})"
+        return f"multiplies 128 x 128 blocks that have one scale (this is {case.layer.scheme})"
     return missing_family(device, 9)

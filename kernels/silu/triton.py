@@ -13,10 +13,9 @@ from kernels.errors import ConfigError, ShapeError
 from kernels.quantize.fp8 import AMAX_FLOOR, FP8_MAX
 from kernels.requirements import missing_capability
 from kernels.silu.groups import empty_outputs, scheme_of
+from kernels.sms import count_sms
 from kernels.spec import Case, Device, Launch, Tensors
 
-# H200 and H100 SXM; also what is compiled for where there is no GPU.
-DEFAULT_NUM_SMS = 132
 PROGRAMS_PER_SM = 32
 COLUMNS_PER_TILE = 512
 WARP_SIZE = 32
@@ -132,13 +131,6 @@ def default_config(y: torch.Tensor, group_size: int) -> SiluConfig:
         num_warps=1,
         maxnreg=MAX_REGISTERS,
     )
-
-
-def count_sms(device: torch.device) -> int:
-    """Streaming multiprocessors of the device; DEFAULT_NUM_SMS where it is not a GPU (interpreted or only compiled)."""
-    if device.type != "cuda":
-        return DEFAULT_NUM_SMS
-    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def silu_mul_fp8_triton(
