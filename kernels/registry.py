@@ -20,6 +20,7 @@ NOT_KERNELS = (
     "launches",
     "registry",
     "requirements",
+    "sms",
     "source",
     "spec",
     "timing",

@@ -26,7 +26,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 GROUP: gl.constexpr = gl.constexpr(128)
 BLOCK_SIZE_M: gl.constexpr = gl.constexpr(128)
 ROWS_OF_A_WARPGROUP: gl.constexpr = gl.constexpr(64)
-COPIES_IN_FLIGHT: gl.constexpr = gl.constexpr(2)
+COPYING_THREADS: gl.constexpr = gl.constexpr(128)
 
 
 @gluon.jit
@@ -97,18 +97,10 @@ def copy_tiles(
                 tma.async_copy_global_to_shared(w_desc, [w_row0, offset], full.index(stage), w0_bufs.index(stage))
                 tma.async_copy_global_to_shared(w_desc, [w_row1, offset], full.index(stage), w1_bufs.index(stage))
                 async_copy.async_copy_global_to_shared(a_bufs.index(stage), a_ptrs, mask=is_row[:, None])
-                async_copy.commit_group()
-                async_copy.wait_group(COPIES_IN_FLIGHT)
-                fence_async_shared()  # wgmma reads what these threads wrote
-                landed = (step + STAGES - COPIES_IN_FLIGHT) % STAGES
-                mbarrier.arrive(full.index(landed), count=1, pred=step >= COPIES_IN_FLIGHT)
+                async_copy.mbarrier_arrive(full.index(stage), increment_count=False)
                 a_ptrs += GROUP
                 step += 1
         tile_n, expert, num_rows, pair = next_n, next_expert, next_rows, next_pair
-    async_copy.wait_group(0)
-    fence_async_shared()
-    for left in gl.static_range(COPIES_IN_FLIGHT, 0, -1):
-        mbarrier.arrive(full.index((step + STAGES - left) % STAGES), count=1, pred=step >= left)
 
 
 @gluon.jit
@@ -121,7 +113,6 @@ def multiply_tiles(
 ):  # fmt: skip
     """Four warps: 64 rows of each tile, the sum of each 128 columns by the tensor core, sums of these in float32."""
     summed: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 32])
-    left: gl.constexpr = gl.DotOperandLayout(0, summed, 4)
     stored: gl.constexpr = gl.BlockedLayout([1, 16 if GATED else 8], [4, 8] if GATED else [2, 16], [4, 1], [1, 0])
     first_row: gl.constexpr = WARPGROUP * ROWS_OF_A_WARPGROUP
     row = gl.arange(0, ROWS_OF_A_WARPGROUP, layout=gl.SliceLayout(1, summed)) + first_row
@@ -151,7 +142,8 @@ def multiply_tiles(
             for group in range(groups):
                 stage = step % STAGES
                 mbarrier.wait(full.index(stage), step // STAGES & 1)
-                a = a_bufs.index(stage).slice(first_row, ROWS_OF_A_WARPGROUP, 0).load(left)
+                fence_async_shared()  # wgmma reads what threads wrote
+                a = a_bufs.index(stage).slice(first_row, ROWS_OF_A_WARPGROUP, 0)
                 product = warpgroup_mma(a, w0_bufs.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
                 scale0, scale1 = a_scale * w0_scale, a_scale * w1_scale
                 ahead = gl.minimum(group + 1, groups - 1)  # its loads run behind the products
@@ -220,7 +212,7 @@ def moe_block_kernel(
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
-        mbarrier.init(full.index(stage), count=2)  # the copy engine's bytes, the tokens' rows
+        mbarrier.init(full.index(stage), count=1 + COPYING_THREADS)  # the copy engine's bytes, the tokens' rows
         mbarrier.init(empty.index(stage), count=2)  # two warpgroups
     num_tiles_n = gl.cdiv(w_rows, 2 * GROUP)
     gl.warp_specialize(
