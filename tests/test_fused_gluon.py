@@ -48,7 +48,7 @@ print(json.dumps(compiled))
 @cache
 def compile_gluon() -> list[dict[str, Any]]:
     """What is launched for a token on one of four ranks, for rows by expert, and for 4096 tokens."""
-    return [record for record in compile_for("sm_90", SCRIPT) if record["name"] == "moe_block_kernel"]
+    return [record for record in compile_for("sm_90", SCRIPT) if "hopper" in record["name"]]
 
 
 def test_it_fits_a_hopper_at_real_sizes():

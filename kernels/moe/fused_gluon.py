@@ -15,9 +15,9 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from kernels.configs import read_config
 from kernels.moe.align import Blocks, align_blocks_triton
 from kernels.moe.fused_triton import routing_of
-from kernels.moe.gemm_hopper import BLOCK_SIZE_M, moe_block_kernel
+from kernels.moe.gemm_hopper import BLOCK_SIZE_M, moe_down_hopper_kernel, moe_gate_up_hopper_kernel
 from kernels.moe.inputs import weights_input
-from kernels.moe.rows import Routing, moe_sum_kernel, quantize_triton
+from kernels.moe.rows import moe_sum_kernel, quantize_triton
 from kernels.moe.schemes import GROUP_SIZE, MOE_SCHEMES, scheme_of
 from kernels.quantize.fp8 import FP8_DTYPE
 from kernels.requirements import missing_family
@@ -25,6 +25,8 @@ from kernels.sms import count_sms
 from kernels.spec import Case, Device, Launch, Outputs, Tensors
 
 TILE = gl.NVMMASharedLayout.get_default_for([GROUP_SIZE, GROUP_SIZE], gl.float8e4nv)
+SCHEME = MOE_SCHEMES["fp8_w8a8_block128"]
+ROWS_OF_BLOCK: int = BLOCK_SIZE_M.value
 REGISTERS = 168
 """Of a thread, before the warps that multiply take those that the warps that load give back."""
 
@@ -41,37 +43,16 @@ class GluonConfig:
 
 def find_blocks(inputs: Tensors, num_experts: int) -> Blocks:
     """Blocks of rows of one expert each; num_experts is this rank's."""
-    block_size_m = int(BLOCK_SIZE_M.value)
     if "expert_num_tokens" in inputs:
         counts = inputs["expert_num_tokens"]
-        max_blocks = num_experts * triton.cdiv(inputs["hidden_states"].shape[1], block_size_m)
+        max_blocks = num_experts * triton.cdiv(inputs["hidden_states"].shape[1], ROWS_OF_BLOCK)
         return Blocks(counts, counts, counts, max_blocks, "batched")
-    return align_blocks_triton(inputs["topk_ids"], num_experts, block_size_m, inputs.get("expert_map"))
+    return align_blocks_triton(inputs["topk_ids"], num_experts, ROWS_OF_BLOCK, inputs.get("expert_map"))
 
 
-def multiply(
-    a: torch.Tensor,
-    a_scale: torch.Tensor,
-    w: torch.Tensor,
-    w_scale: torch.Tensor,
-    topk_weights: torch.Tensor | None,
-    out: torch.Tensor,
-    out_scale: torch.Tensor | None,
-    routing: Routing,
-    blocks: Blocks,
-    top_k: int,
-    config: GluonConfig,
-) -> None:
-    """One launch of moe_block_kernel, gated if there is an out_scale; w [E, rows, k]."""
-    num_experts, rows, k = w.shape
-    tiles = TensorDescriptor.from_tensor(w.view(num_experts * rows, k), [GROUP_SIZE, GROUP_SIZE], TILE)
-    num_tiles = blocks.max_blocks * triton.cdiv(rows, 2 * GROUP_SIZE)
-    moe_block_kernel[(min(num_tiles, count_sms(a.device)),)](
-        a, a_scale, tiles, w_scale, topk_weights, out, out_scale, blocks.pairs, blocks.experts, blocks.rows,
-        blocks.max_blocks, routing.rows_per_expert, rows, k,
-        LAYOUT=blocks.layout, GATED=out_scale is not None, TOP_K=top_k,
-        GROUP_SIZE_M=config.GROUP_SIZE_M, STAGES=config.num_stages, num_warps=4, maxnreg=REGISTERS,
-    )  # fmt: skip
+def in_tiles(matrices: torch.Tensor) -> TensorDescriptor:
+    """What the copy engine reads [..., rows, columns] by, tile by tile."""
+    return TensorDescriptor.from_tensor(matrices.view(-1, matrices.shape[-1]), [GROUP_SIZE, GROUP_SIZE], TILE)
 
 
 def fused_moe_gluon(weights: Tensors, inputs: Tensors, config: GluonConfig, weight_input: bool = False) -> torch.Tensor:
@@ -84,18 +65,29 @@ def fused_moe_gluon(weights: Tensors, inputs: Tensors, config: GluonConfig, weig
         Like hidden_states; the padding of the batched format stays unwritten.
     """
     hidden_states, routing = inputs["hidden_states"], routing_of(inputs)
-    num_experts, k, n = weights["w2"].shape
+    w1, w2, w1_scale, w2_scale = (weights[name] for name in ("w1", "w2", "w1_scale", "w2_scale"))
+    num_experts, k, n = w2.shape
     x = hidden_states.view(-1, k)
     blocks = find_blocks(inputs, num_experts)
     weight_input = weight_input and routing.topk_weights is not None
-    a, a_scale = quantize_triton(MOE_SCHEMES["fp8_w8a8_block128"], x, None, routing, weight_input)
-    h = torch.empty(routing.num_rows, n, dtype=FP8_DTYPE, device=x.device)
-    h_scale = torch.empty(routing.num_rows, n // GROUP_SIZE, device=x.device)
-    top_k = 1 if weight_input else routing.top_k
-    multiply(a, a_scale, weights["w1"], weights["w1_scale"], None, h, h_scale, routing, blocks, top_k, config)
+    a, a_scale = quantize_triton(SCHEME, x, None, routing, weight_input)
+    h = torch.empty(blocks.max_blocks * ROWS_OF_BLOCK, n, dtype=FP8_DTYPE, device=x.device)
+    h_scale = torch.empty(len(h), n // GROUP_SIZE, device=x.device)
     out = torch.empty(routing.num_rows, k, dtype=x.dtype, device=x.device)
-    topk_weights = None if weight_input else routing.topk_weights
-    multiply(h, h_scale, weights["w2"], weights["w2_scale"], topk_weights, out, None, routing, blocks, 1, config)
+    where = (blocks.pairs, blocks.experts, blocks.rows, routing.rows_per_expert, blocks.max_blocks, n, k)
+    constants = {
+        "LAYOUT": blocks.layout, "GROUP_SIZE_M": config.GROUP_SIZE_M, "STAGES": config.num_stages,
+        "num_warps": 4, "maxnreg": REGISTERS,
+    }  # fmt: skip
+    num_sms = count_sms(x.device)
+    moe_gate_up_hopper_kernel[(min(num_sms, blocks.max_blocks * (n // GROUP_SIZE)),)](
+        a, a_scale, in_tiles(w1), w1_scale, h, h_scale, *where,
+        TOP_K=1 if weight_input else routing.top_k, **constants,
+    )  # fmt: skip
+    moe_down_hopper_kernel[(min(num_sms, blocks.max_blocks * triton.cdiv(k, 2 * GROUP_SIZE)),)](
+        in_tiles(h), h_scale, in_tiles(w2), w2_scale, None if weight_input else routing.topk_weights, out, *where,
+        **constants,
+    )  # fmt: skip
     if routing.topk_ids is None or (routing.top_k == 1 and routing.expert_map is None):
         return out.view(hidden_states.shape)
     total = torch.empty_like(x)

@@ -1,12 +1,13 @@
 """The GEMMs of the block scheme for Hopper, in Gluon: warps that load, and warps that multiply and scale.
 
-What gemm.py computes with SCALING "block", SWAP_AB off. There every warp waits for its products, scales and adds them
-up, and the tensor core waits meanwhile. Here a program is three groups of four warps that meet at barriers in shared
-memory: one copies tiles into a ring of STAGES, two multiply 64 rows each, so that one's products run while the other
-adds. A program takes tile after tile, so that the next one's loads run under the last one's stores.
+What gemm.py computes with SCALING "block". There every warp waits for its products, scales and adds them up, and the
+tensor core waits meanwhile. Here a program is three groups of four warps that meet at barriers in shared memory: one
+copies tiles into a ring of STAGES, two multiply, so that one's products run while the other adds. A program takes tile
+after tile, so that the next one's loads run under the last one's stores.
 
-A tile is BLOCK_SIZE_M tokens by two blocks of 128 rows of a weight: gate and up rows of the same columns of the
-intermediate, or 256 columns of the output. A stage holds 128 columns of all three, 48 KiB.
+A tile is BLOCK_SIZE_M rows by two blocks of 128 rows of a weight: gate and up rows of the same columns of the
+intermediate, or 256 columns of the output. A stage holds 128 columns of all three, 48 KiB. Between the two GEMMs row i
+of block b is row b * BLOCK_SIZE_M + i, which the copy engine reads as a tile.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -25,8 +26,11 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 GROUP: gl.constexpr = gl.constexpr(128)
 BLOCK_SIZE_M: gl.constexpr = gl.constexpr(128)
-ROWS_OF_A_WARPGROUP: gl.constexpr = gl.constexpr(64)
+HALF_M: gl.constexpr = gl.constexpr(64)
+"""What wgmma multiplies at least, and a warpgroup here."""
 COPYING_THREADS: gl.constexpr = gl.constexpr(128)
+SUMMED: gl.constexpr = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 32]))
+"""How a warpgroup holds [64, 128] sums."""
 
 
 @gluon.jit
@@ -40,12 +44,12 @@ def sigmoid(x):
 
 @gluon.jit
 def load_tile(
-    tile, row, pairs_ptr, experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
-    LAYOUT: gl.constexpr, GROUP_SIZE_M: gl.constexpr,
+    tile, experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n, LAYOUT: gl.constexpr,
+    GROUP_SIZE_M: gl.constexpr,
 ):  # fmt: skip
-    """What a tile is of: its column, its expert, how many rows it has, and the pairs of some of its rows.
+    """What a tile is of: its column, its block, and that one's expert and number of rows.
 
-    Past the last tile it is any tile, so that all of it can be loaded before it is known to be needed.
+    Past the last tile it is that one, so that all of it can be loaded before it is known to be needed.
     """
     tile = gl.minimum(tile, num_blocks * num_tiles_n - 1)
     first_block = tile // (GROUP_SIZE_M * num_tiles_n) * GROUP_SIZE_M
@@ -54,48 +58,57 @@ def load_tile(
     block, tile_n = first_block + in_group % blocks_of_group, in_group // blocks_of_group
     if LAYOUT == "batched":
         blocks_per_expert = gl.cdiv(rows_per_expert, BLOCK_SIZE_M)
-        expert, first = block // blocks_per_expert, block % blocks_per_expert * BLOCK_SIZE_M
-        num_rows = gl.minimum(gl.load(rows_ptr + expert) - first, BLOCK_SIZE_M)
-        pair = expert * rows_per_expert + gl.minimum(first + row, rows_per_expert - 1)
+        expert = block // blocks_per_expert
+        num_rows = gl.load(rows_ptr + expert) - block % blocks_per_expert * BLOCK_SIZE_M
+        num_rows = gl.minimum(num_rows, BLOCK_SIZE_M)
     else:
         expert = gl.load(experts_ptr + block)
         num_rows = gl.load(rows_ptr + block)
-        pair = gl.load(pairs_ptr + block * BLOCK_SIZE_M + row)
-    return tile_n, expert, num_rows, pair
+    return tile_n, block, expert, num_rows
 
 
 @gluon.jit
-def copy_tiles(
-    a_ptr, w_desc, pairs_ptr, experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n, w_rows, k,
-    a_bufs, w0_bufs, w1_bufs, full, empty,
-    LAYOUT: gl.constexpr, GATED: gl.constexpr, TOP_K: gl.constexpr, GROUP_SIZE_M: gl.constexpr, STAGES: gl.constexpr,
+def load_pairs(block, row, pairs_ptr, rows_per_expert, LAYOUT: gl.constexpr):
+    """Pairs of a block's rows; past its last row anything."""
+    if LAYOUT == "batched":
+        blocks_per_expert = gl.cdiv(rows_per_expert, BLOCK_SIZE_M)
+        pair = block // blocks_per_expert * rows_per_expert + block % blocks_per_expert * BLOCK_SIZE_M + row
+    else:
+        pair = gl.load(pairs_ptr + block * BLOCK_SIZE_M + row)
+    return pair
+
+
+@gluon.jit
+def copy_gate_up(
+    a_ptr, w_desc, pairs_ptr, experts_ptr, rows_ptr, rows_per_expert, num_blocks, N, K, a_bufs, w0_bufs, w1_bufs,
+    full, empty, LAYOUT: gl.constexpr, TOP_K: gl.constexpr, GROUP_SIZE_M: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """Four warps: weights by the copy engine, tokens row by row from wherever they are."""
     copied: gl.constexpr = gl.BlockedLayout([1, 16], [4, 8], [4, 1], [1, 0])
     row = gl.arange(0, BLOCK_SIZE_M, layout=gl.SliceLayout(1, copied))
     column = gl.arange(0, GROUP, layout=gl.SliceLayout(0, copied))
-    step = 0
-    tile_n, expert, num_rows, pair = load_tile(
-        gl.program_id(0), row, pairs_ptr, experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
-        LAYOUT, GROUP_SIZE_M,
-    )  # fmt: skip
+    num_tiles_n, step = N // GROUP, 0
+    tile_n, block, expert, num_rows = load_tile(
+        gl.program_id(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n, LAYOUT, GROUP_SIZE_M
+    )
+    pair = load_pairs(block, row, pairs_ptr, rows_per_expert, LAYOUT)
     for tile in range(gl.program_id(0), num_blocks * num_tiles_n, gl.num_programs(0)):
-        next_n, next_expert, next_rows, next_pair = load_tile(
-            tile + gl.num_programs(0), row, pairs_ptr, experts_ptr, rows_ptr, rows_per_expert, num_blocks,
-            num_tiles_n, LAYOUT, GROUP_SIZE_M,
+        next_n, block, next_expert, next_rows = load_tile(
+            tile + gl.num_programs(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
+            LAYOUT, GROUP_SIZE_M,
         )  # fmt: skip
+        next_pair = load_pairs(block, row, pairs_ptr, rows_per_expert, LAYOUT)
         if num_rows > 0:
             is_row = row < num_rows
             token = gl.where(is_row, pair // TOP_K, 0).to(gl.int64)
-            a_ptrs = a_ptr + token[:, None] * k + column[None, :]
-            w_row0 = expert * w_rows + tile_n * (GROUP if GATED else 2 * GROUP)
-            w_row1 = w_row0 + (w_rows // 2 if GATED else GROUP)
-            for offset in range(0, k, GROUP):
+            a_ptrs = a_ptr + token[:, None] * K + column[None, :]
+            w_row = expert * 2 * N + tile_n * GROUP
+            for k in range(0, K, GROUP):
                 stage = step % STAGES
                 mbarrier.wait(empty.index(stage), (step // STAGES & 1) ^ 1)
                 mbarrier.expect(full.index(stage), 2 * GROUP * GROUP)
-                tma.async_copy_global_to_shared(w_desc, [w_row0, offset], full.index(stage), w0_bufs.index(stage))
-                tma.async_copy_global_to_shared(w_desc, [w_row1, offset], full.index(stage), w1_bufs.index(stage))
+                tma.async_copy_global_to_shared(w_desc, [w_row, k], full.index(stage), w0_bufs.index(stage))
+                tma.async_copy_global_to_shared(w_desc, [w_row + N, k], full.index(stage), w1_bufs.index(stage))
                 async_copy.async_copy_global_to_shared(a_bufs.index(stage), a_ptrs, mask=is_row[:, None])
                 async_copy.mbarrier_arrive(full.index(stage), increment_count=False)
                 a_ptrs += GROUP
@@ -104,132 +117,272 @@ def copy_tiles(
 
 
 @gluon.jit
-def multiply_tiles(
-    a_scale_ptr, w_scale_ptr, topk_weights_ptr, out_ptr, out_scale_ptr, pairs_ptr, experts_ptr, rows_ptr,
-    rows_per_expert, num_blocks, num_tiles_n, w_rows, k,
-    a_bufs, w0_bufs, w1_bufs, full, empty,
-    WARPGROUP: gl.constexpr, LAYOUT: gl.constexpr, GATED: gl.constexpr, TOP_K: gl.constexpr,
-    GROUP_SIZE_M: gl.constexpr, STAGES: gl.constexpr,
+def multiply_gate_up(
+    a_scale_ptr, w_scale_ptr, out_ptr, out_scale_ptr, pairs_ptr, experts_ptr, rows_ptr, rows_per_expert, num_blocks,
+    N, K, a_bufs, w0_bufs, w1_bufs, full, empty,
+    WARPGROUP: gl.constexpr, LAYOUT: gl.constexpr, TOP_K: gl.constexpr, GROUP_SIZE_M: gl.constexpr,
+    STAGES: gl.constexpr,
 ):  # fmt: skip
-    """Four warps: 64 rows of each tile, the sum of each 128 columns by the tensor core, sums of these in float32."""
-    summed: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 32])
-    stored: gl.constexpr = gl.BlockedLayout([1, 16 if GATED else 8], [4, 8] if GATED else [2, 16], [4, 1], [1, 0])
-    first_row: gl.constexpr = WARPGROUP * ROWS_OF_A_WARPGROUP
-    row = gl.arange(0, ROWS_OF_A_WARPGROUP, layout=gl.SliceLayout(1, summed)) + first_row
+    """Four warps: 64 rows of each tile, sums over 128 columns by the tensor core, sums of these in float32."""
+    stored: gl.constexpr = gl.BlockedLayout([1, 16], [4, 8], [4, 1], [1, 0])
+    row = gl.arange(0, HALF_M, layout=gl.SliceLayout(1, SUMMED)) + WARPGROUP * HALF_M
+    stored_row = gl.arange(0, HALF_M, layout=gl.SliceLayout(1, stored)) + WARPGROUP * HALF_M
     column = gl.arange(0, GROUP, layout=gl.SliceLayout(0, stored))
-    zeros = gl.zeros([ROWS_OF_A_WARPGROUP, GROUP], gl.float32, layout=summed)
-    groups, w_groups = k // GROUP, w_rows // GROUP
-    step = 0
-    tile_n, expert, num_rows, pair = load_tile(
-        gl.program_id(0), row, pairs_ptr, experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
-        LAYOUT, GROUP_SIZE_M,
-    )  # fmt: skip
+    zeros = gl.zeros([HALF_M, GROUP], gl.float32, layout=SUMMED)
+    num_tiles_n, groups, step = N // GROUP, K // GROUP, 0
+    tile_n, block, expert, num_rows = load_tile(
+        gl.program_id(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n, LAYOUT, GROUP_SIZE_M
+    )
+    pair = load_pairs(block, row, pairs_ptr, rows_per_expert, LAYOUT)
     for tile in range(gl.program_id(0), num_blocks * num_tiles_n, gl.num_programs(0)):
-        next_n, next_expert, next_rows, next_pair = load_tile(
-            tile + gl.num_programs(0), row, pairs_ptr, experts_ptr, rows_ptr, rows_per_expert, num_blocks,
-            num_tiles_n, LAYOUT, GROUP_SIZE_M,
+        next_n, next_block, next_expert, next_rows = load_tile(
+            tile + gl.num_programs(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
+            LAYOUT, GROUP_SIZE_M,
         )  # fmt: skip
-        if num_rows > first_row:
-            is_row = row < num_rows
-            pair = gl.where(is_row, pair, 0)
-            a_scale_ptrs = a_scale_ptr + (pair // TOP_K).to(gl.int64) * groups
-            group0 = tile_n if GATED else 2 * tile_n
-            group1 = group0 + w_groups // 2 if GATED else gl.minimum(group0 + 1, w_groups - 1)
-            w0_scale_ptr = w_scale_ptr + (expert * w_groups + group0).to(gl.int64) * groups
-            w1_scale_ptr = w_scale_ptr + (expert * w_groups + group1).to(gl.int64) * groups
-            sum0, sum1 = zeros, zeros
-            a_scale, w0_scale, w1_scale = gl.load(a_scale_ptrs), gl.load(w0_scale_ptr), gl.load(w1_scale_ptr)
+        next_pair = load_pairs(next_block, row, pairs_ptr, rows_per_expert, LAYOUT)
+        if num_rows > WARPGROUP * HALF_M:
+            token = gl.where(row < num_rows, pair // TOP_K, 0).to(gl.int64)
+            a_scale_ptrs = a_scale_ptr + token * groups
+            gate_scale_ptr = w_scale_ptr + (expert * 2 * num_tiles_n + tile_n).to(gl.int64) * groups
+            up_scale_ptr = gate_scale_ptr + num_tiles_n * groups
+            gate, up = zeros, zeros
+            a_scale, gate_scale, up_scale = gl.load(a_scale_ptrs), gl.load(gate_scale_ptr), gl.load(up_scale_ptr)
             for group in range(groups):
                 stage = step % STAGES
                 mbarrier.wait(full.index(stage), step // STAGES & 1)
                 fence_async_shared()  # wgmma reads what threads wrote
-                a = a_bufs.index(stage).slice(first_row, ROWS_OF_A_WARPGROUP, 0)
+                a = a_bufs.index(stage).slice(WARPGROUP * HALF_M, HALF_M, 0)
                 product = warpgroup_mma(a, w0_bufs.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
-                scale0, scale1 = a_scale * w0_scale, a_scale * w1_scale
+                scale0, scale1 = a_scale * gate_scale, a_scale * up_scale
                 ahead = gl.minimum(group + 1, groups - 1)  # its loads run behind the products
                 a_scale = gl.load(a_scale_ptrs + ahead)
-                w0_scale, w1_scale = gl.load(w0_scale_ptr + ahead), gl.load(w1_scale_ptr + ahead)
-                sum0 += warpgroup_mma_wait(0, deps=(product,)) * scale0[:, None]
+                gate_scale, up_scale = gl.load(gate_scale_ptr + ahead), gl.load(up_scale_ptr + ahead)
+                gate += warpgroup_mma_wait(0, deps=(product,)) * scale0[:, None]
                 product = warpgroup_mma(a, w1_bufs.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
                 product = warpgroup_mma_wait(0, deps=(product,))
                 mbarrier.arrive(empty.index(stage), count=1)
-                sum1 += product * scale1[:, None]
+                up += product * scale1[:, None]
                 step += 1
-            rows_out = gl.convert_layout(gl.where(is_row, pair, -1), gl.SliceLayout(1, stored))[:, None]
-            if GATED:
-                h = sum0 * sigmoid(sum0) * sum1
-                h_scale = gl.maximum(gl.max(gl.abs(h), 1), 1e-10) / 448.0
-                gl.store(out_scale_ptr + pair.to(gl.int64) * (w_groups // 2) + tile_n, h_scale, mask=is_row)
-                codes = (h * (1.0 / h_scale)[:, None]).to(out_ptr.dtype.element_ty)  # saturates
-                out_ptrs = out_ptr + rows_out.to(gl.int64) * (w_rows // 2) + (tile_n * GROUP + column)[None, :]
-                gl.store(out_ptrs, gl.convert_layout(codes, stored), mask=rows_out >= 0)
-            else:
-                if topk_weights_ptr is not None:
-                    weight = gl.load(topk_weights_ptr + pair, mask=is_row, other=0.0)[:, None]
-                    sum0 *= weight
-                    sum1 *= weight
-                dtype: gl.constexpr = out_ptr.dtype.element_ty
-                columns_out = (tile_n * 2 * GROUP + column)[None, :]
-                out_ptrs = out_ptr + rows_out.to(gl.int64) * w_rows + columns_out
-                gl.store(out_ptrs, gl.convert_layout(sum0.to(dtype), stored), mask=rows_out >= 0)
-                mask = (rows_out >= 0) & (columns_out + GROUP < w_rows)
-                gl.store(out_ptrs + GROUP, gl.convert_layout(sum1.to(dtype), stored), mask=mask)
+            h = gate * sigmoid(gate) * up
+            scale = gl.maximum(gl.max(gl.abs(h), 1), 1e-10) / 448.0
+            codes = (h * (1.0 / scale)[:, None]).to(out_ptr.dtype.element_ty)  # saturates
+            first = block.to(gl.int64) * BLOCK_SIZE_M
+            gl.store(out_scale_ptr + (first + row) * num_tiles_n + tile_n, scale, mask=row < num_rows)
+            out_ptrs = out_ptr + (first + stored_row)[:, None] * N + (tile_n * GROUP + column)[None, :]
+            gl.store(out_ptrs, gl.convert_layout(codes, stored), mask=(stored_row < num_rows)[:, None])
         elif num_rows > 0:  # too few rows for these warps, but the ring turns for all
             for _ in range(groups):
                 mbarrier.wait(full.index(step % STAGES), step // STAGES & 1)
                 mbarrier.arrive(empty.index(step % STAGES), count=1)
                 step += 1
-        tile_n, expert, num_rows, pair = next_n, next_expert, next_rows, next_pair
+        tile_n, block, expert, num_rows, pair = next_n, next_block, next_expert, next_rows, next_pair
 
 
 @gluon.jit
-def moe_block_kernel(
-    a_ptr,  # [rows, k] float8_e4m3fn; rows are pairs, or tokens that have top_k pairs each
-    a_scale_ptr,  # [rows, k / 128]
-    w_desc,  # [E * w_rows, k] float8_e4m3fn, in tiles of 128 x 128
-    w_scale_ptr,  # [E, w_rows / 128, k / 128]
-    topk_weights_ptr,  # [num_pairs] if the output is weighted, else None
-    out_ptr,  # GATED: [num_pairs, w_rows / 2] float8_e4m3fn; else [num_pairs, w_rows] values
-    out_scale_ptr,  # GATED: [num_pairs, w_rows / 256]; else None
+def moe_gate_up_hopper_kernel(
+    a_ptr,  # [rows, K] float8_e4m3fn; rows are pairs, or tokens that have TOP_K pairs each
+    a_scale_ptr,  # [rows, K / 128]
+    w_desc,  # [E * 2 N, K] float8_e4m3fn in tiles of 128 x 128: of each expert gate rows, then up rows
+    w_scale_ptr,  # [E, 2 N / 128, K / 128]
+    out_ptr,  # [num_blocks * BLOCK_SIZE_M, N] float8_e4m3fn
+    out_scale_ptr,  # [num_blocks * BLOCK_SIZE_M, N / 128]
     pairs_ptr,
     experts_ptr,
     rows_ptr,
-    num_blocks,
     rows_per_expert,
-    w_rows,
-    k,
+    num_blocks,
+    N,
+    K,
     LAYOUT: gl.constexpr,
-    GATED: gl.constexpr,
     TOP_K: gl.constexpr,
     GROUP_SIZE_M: gl.constexpr,
     STAGES: gl.constexpr,
 ):
-    """GATED: out = q(silu(a @ w[:half].T) * (a @ w[half:].T)), w_rows = 2 N; else out = topk_weight * (a @ w.T)."""
-    tiled: gl.constexpr = w_desc.layout
-    a_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, BLOCK_SIZE_M, GROUP], tiled)
-    w0_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, GROUP, GROUP], tiled)
-    w1_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, GROUP, GROUP], tiled)
+    """out = q(silu(a @ w_gate.T) * (a @ w_up.T)), by the rows of the blocks."""
+    a_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, BLOCK_SIZE_M, GROUP], w_desc.layout)
+    w0_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, GROUP, GROUP], w_desc.layout)
+    w1_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, GROUP, GROUP], w_desc.layout)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
         mbarrier.init(full.index(stage), count=1 + COPYING_THREADS)  # the copy engine's bytes, the tokens' rows
         mbarrier.init(empty.index(stage), count=2)  # two warpgroups
-    num_tiles_n = gl.cdiv(w_rows, 2 * GROUP)
     gl.warp_specialize(
         [
-            (multiply_tiles, (
-                a_scale_ptr, w_scale_ptr, topk_weights_ptr, out_ptr, out_scale_ptr, pairs_ptr, experts_ptr, rows_ptr,
-                rows_per_expert, num_blocks, num_tiles_n, w_rows, k,
-                a_bufs, w0_bufs, w1_bufs, full, empty, 0, LAYOUT, GATED, TOP_K, GROUP_SIZE_M, STAGES,
+            (multiply_gate_up, (
+                a_scale_ptr, w_scale_ptr, out_ptr, out_scale_ptr, pairs_ptr, experts_ptr, rows_ptr, rows_per_expert,
+                num_blocks, N, K, a_bufs, w0_bufs, w1_bufs, full, empty, 0, LAYOUT, TOP_K, GROUP_SIZE_M, STAGES,
             )),
-            (multiply_tiles, (
-                a_scale_ptr, w_scale_ptr, topk_weights_ptr, out_ptr, out_scale_ptr, pairs_ptr, experts_ptr, rows_ptr,
-                rows_per_expert, num_blocks, num_tiles_n, w_rows, k,
-                a_bufs, w0_bufs, w1_bufs, full, empty, 1, LAYOUT, GATED, TOP_K, GROUP_SIZE_M, STAGES,
+            (multiply_gate_up, (
+                a_scale_ptr, w_scale_ptr, out_ptr, out_scale_ptr, pairs_ptr, experts_ptr, rows_ptr, rows_per_expert,
+                num_blocks, N, K, a_bufs, w0_bufs, w1_bufs, full, empty, 1, LAYOUT, TOP_K, GROUP_SIZE_M, STAGES,
             )),
-            (copy_tiles, (
-                a_ptr, w_desc, pairs_ptr, experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n, w_rows, k,
-                a_bufs, w0_bufs, w1_bufs, full, empty, LAYOUT, GATED, TOP_K, GROUP_SIZE_M, STAGES,
+            (copy_gate_up, (
+                a_ptr, w_desc, pairs_ptr, experts_ptr, rows_ptr, rows_per_expert, num_blocks, N, K,
+                a_bufs, w0_bufs, w1_bufs, full, empty, LAYOUT, TOP_K, GROUP_SIZE_M, STAGES,
+            )),
+        ],
+        [4, 4],
+        [232, 40],
+    )  # fmt: skip
+
+
+@gluon.jit
+def copy_down(
+    a_desc, w_desc, experts_ptr, rows_ptr, rows_per_expert, num_blocks, N, K, a_bufs, w0_bufs, w1_bufs, full, empty,
+    LAYOUT: gl.constexpr, GROUP_SIZE_M: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """Four warps, of which one thread asks the copy engine for everything."""
+    num_tiles_n, step = gl.cdiv(K, 2 * GROUP), 0
+    tile_n, block, expert, num_rows = load_tile(
+        gl.program_id(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n, LAYOUT, GROUP_SIZE_M
+    )
+    for tile in range(gl.program_id(0), num_blocks * num_tiles_n, gl.num_programs(0)):
+        next_n, next_block, next_expert, next_rows = load_tile(
+            tile + gl.num_programs(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
+            LAYOUT, GROUP_SIZE_M,
+        )  # fmt: skip
+        if num_rows > 0:
+            a_row, w_row = block * BLOCK_SIZE_M, expert * K + tile_n * 2 * GROUP
+            for n in range(0, N, GROUP):
+                stage = step % STAGES
+                mbarrier.wait(empty.index(stage), (step // STAGES & 1) ^ 1)
+                mbarrier.expect(full.index(stage), 3 * GROUP * GROUP)
+                tma.async_copy_global_to_shared(w_desc, [w_row, n], full.index(stage), w0_bufs.index(stage))
+                tma.async_copy_global_to_shared(w_desc, [w_row + GROUP, n], full.index(stage), w1_bufs.index(stage))
+                tma.async_copy_global_to_shared(a_desc, [a_row, n], full.index(stage), a_bufs.index(stage))
+                step += 1
+        tile_n, block, expert, num_rows = next_n, next_block, next_expert, next_rows
+
+
+@gluon.jit
+def store_down(acc, pair, num_rows, row, out_ptr, columns, K, stored: gl.constexpr):
+    """out[pair] = acc, [64, 128] of a block's rows."""
+    pair = gl.convert_layout(gl.where(row < num_rows, pair, -1), gl.SliceLayout(1, stored))[:, None]
+    out_ptrs = out_ptr + pair.to(gl.int64) * K + columns[None, :]
+    acc = gl.convert_layout(acc.to(out_ptr.dtype.element_ty), stored)
+    gl.store(out_ptrs, acc, mask=(pair >= 0) & (columns < K)[None, :])
+
+
+@gluon.jit
+def multiply_down(
+    a_scale_ptr, w_scale_ptr, topk_weights_ptr, out_ptr, pairs_ptr, experts_ptr, rows_ptr, rows_per_expert, num_blocks,
+    N, K, a_bufs, w0_bufs, w1_bufs, full, empty,
+    WARPGROUP: gl.constexpr, LAYOUT: gl.constexpr, GROUP_SIZE_M: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """Four warps: 64 rows of each tile, or of a tile that has no more, half of its columns."""
+    stored: gl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])
+    half_row = gl.arange(0, HALF_M, layout=gl.SliceLayout(1, SUMMED))
+    column = gl.arange(0, GROUP, layout=gl.SliceLayout(0, stored))
+    zeros = gl.zeros([HALF_M, GROUP], gl.float32, layout=SUMMED)
+    num_tiles_n, groups, k_groups, step = gl.cdiv(K, 2 * GROUP), N // GROUP, K // GROUP, 0
+    tile_n, block, expert, num_rows = load_tile(
+        gl.program_id(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n, LAYOUT, GROUP_SIZE_M
+    )
+    for tile in range(gl.program_id(0), num_blocks * num_tiles_n, gl.num_programs(0)):
+        next_n, next_block, next_expert, next_rows = load_tile(
+            tile + gl.num_programs(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
+            LAYOUT, GROUP_SIZE_M,
+        )  # fmt: skip
+        w_scale_ptrs = w_scale_ptr + expert.to(gl.int64) * k_groups * groups
+        columns = tile_n * 2 * GROUP + column
+        if num_rows > HALF_M:
+            row = half_row + WARPGROUP * HALF_M
+            pair = load_pairs(block, row, pairs_ptr, rows_per_expert, LAYOUT)
+            a_scale_ptrs = a_scale_ptr + (block.to(gl.int64) * BLOCK_SIZE_M + row) * groups
+            w0_scale_ptr = w_scale_ptrs + 2 * tile_n * groups
+            w1_scale_ptr = w_scale_ptrs + gl.minimum(2 * tile_n + 1, k_groups - 1) * groups
+            acc0, acc1 = zeros, zeros
+            a_scale, w0_scale, w1_scale = gl.load(a_scale_ptrs), gl.load(w0_scale_ptr), gl.load(w1_scale_ptr)
+            for group in range(groups):
+                stage = step % STAGES
+                mbarrier.wait(full.index(stage), step // STAGES & 1)
+                a = a_bufs.index(stage).slice(WARPGROUP * HALF_M, HALF_M, 0)
+                product = warpgroup_mma(a, w0_bufs.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
+                scale0, scale1 = a_scale * w0_scale, a_scale * w1_scale
+                ahead = gl.minimum(group + 1, groups - 1)  # its loads run behind the products
+                a_scale = gl.load(a_scale_ptrs + ahead)
+                w0_scale, w1_scale = gl.load(w0_scale_ptr + ahead), gl.load(w1_scale_ptr + ahead)
+                acc0 += warpgroup_mma_wait(0, deps=(product,)) * scale0[:, None]
+                product = warpgroup_mma(a, w1_bufs.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
+                product = warpgroup_mma_wait(0, deps=(product,))
+                mbarrier.arrive(empty.index(stage), count=1)
+                acc1 += product * scale1[:, None]
+                step += 1
+            if topk_weights_ptr is not None:
+                weight = gl.load(topk_weights_ptr + pair, mask=row < num_rows, other=0.0)[:, None]
+                acc0 *= weight
+                acc1 *= weight
+            store_down(acc0, pair, num_rows, row, out_ptr, columns, K, stored)
+            store_down(acc1, pair, num_rows, row, out_ptr, columns + GROUP, K, stored)
+        elif num_rows > 0:
+            w_bufs = w1_bufs if WARPGROUP else w0_bufs
+            pair = load_pairs(block, half_row, pairs_ptr, rows_per_expert, LAYOUT)
+            a_scale_ptrs = a_scale_ptr + (block.to(gl.int64) * BLOCK_SIZE_M + half_row) * groups
+            one_scale_ptr = w_scale_ptrs + gl.minimum(2 * tile_n + WARPGROUP, k_groups - 1) * groups
+            acc = zeros
+            scale = gl.load(a_scale_ptrs) * gl.load(one_scale_ptr)
+            for group in range(groups):
+                stage = step % STAGES
+                mbarrier.wait(full.index(stage), step // STAGES & 1)
+                a = a_bufs.index(stage).slice(0, HALF_M, 0)
+                product = warpgroup_mma(a, w_bufs.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
+                ahead = gl.minimum(group + 1, groups - 1)
+                next_scale = gl.load(a_scale_ptrs + ahead) * gl.load(one_scale_ptr + ahead)
+                product = warpgroup_mma_wait(0, deps=(product,))
+                mbarrier.arrive(empty.index(stage), count=1)
+                acc += product * scale[:, None]
+                scale = next_scale
+                step += 1
+            if topk_weights_ptr is not None:
+                acc *= gl.load(topk_weights_ptr + pair, mask=half_row < num_rows, other=0.0)[:, None]
+            store_down(acc, pair, num_rows, half_row, out_ptr, columns + WARPGROUP * GROUP, K, stored)
+        tile_n, block, expert, num_rows = next_n, next_block, next_expert, next_rows
+
+
+@gluon.jit
+def moe_down_hopper_kernel(
+    a_desc,  # [num_blocks * BLOCK_SIZE_M, N] float8_e4m3fn in tiles of 128 x 128
+    a_scale_ptr,  # [num_blocks * BLOCK_SIZE_M, N / 128]
+    w_desc,  # [E * K, N] float8_e4m3fn in tiles of 128 x 128
+    w_scale_ptr,  # [E, K / 128, N / 128]
+    topk_weights_ptr,  # [num_pairs] if the output is weighted, else None
+    out_ptr,  # [num_pairs, K] values
+    pairs_ptr,
+    experts_ptr,
+    rows_ptr,
+    rows_per_expert,
+    num_blocks,
+    N,
+    K,
+    LAYOUT: gl.constexpr,
+    GROUP_SIZE_M: gl.constexpr,
+    STAGES: gl.constexpr,
+):
+    """out[pair] = topk_weight[pair] * (a[row of the pair] @ w.T)."""
+    a_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, BLOCK_SIZE_M, GROUP], w_desc.layout)
+    w0_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, GROUP, GROUP], w_desc.layout)
+    w1_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, GROUP, GROUP], w_desc.layout)
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(full.index(stage), count=1)  # the copy engine's bytes
+        mbarrier.init(empty.index(stage), count=2)  # two warpgroups
+    gl.warp_specialize(
+        [
+            (multiply_down, (
+                a_scale_ptr, w_scale_ptr, topk_weights_ptr, out_ptr, pairs_ptr, experts_ptr, rows_ptr,
+                rows_per_expert, num_blocks, N, K, a_bufs, w0_bufs, w1_bufs, full, empty,
+                0, LAYOUT, GROUP_SIZE_M, STAGES,
+            )),
+            (multiply_down, (
+                a_scale_ptr, w_scale_ptr, topk_weights_ptr, out_ptr, pairs_ptr, experts_ptr, rows_ptr,
+                rows_per_expert, num_blocks, N, K, a_bufs, w0_bufs, w1_bufs, full, empty,
+                1, LAYOUT, GROUP_SIZE_M, STAGES,
+            )),
+            (copy_down, (
+                a_desc, w_desc, experts_ptr, rows_ptr, rows_per_expert, num_blocks, N, K,
+                a_bufs, w0_bufs, w1_bufs, full, empty, LAYOUT, GROUP_SIZE_M, STAGES,
             )),
         ],
         [4, 4],
