@@ -8,10 +8,12 @@
 `drawn` plays the rule on made-up sittings and needs no device. `equal` compares this checkout's commit with itself.
 `slowed` plants a wait of so many microseconds behind every call of every provider, and one of none in the base: both
 launch the waiting kernel, so that only its length differs. What follows `--` are options of `kernel-nightly branch`.
-Both clone the committed checkout into a temporary folder, and leave nothing else behind.
+Both clone the committed checkout into a temporary folder, and leave nothing else behind. --out FILE gets a line of
+JSON for each series, with the ratio of each sitting.
 """
 
 import argparse
+import json
 import math
 import random
 import subprocess
@@ -25,21 +27,29 @@ from pathlib import Path
 
 from tasks.comparison_session import Outcome
 from tasks.comparison_store import ComparisonStore
-from tasks.paired import LOOKS, choose_state, estimate, judge_sittings
+from tasks.comparisons import Sitting
+from tasks.paired import LOOKS, choose_state, draw_ratio, estimate, judge_sittings
 from tasks.provenance import CHECKOUT
-from tasks.records import State
+from tasks.records import Series, State
 
-Draw = Callable[[random.Random], float]
+Draw = Callable[[random.Random, int], float]
+"""What the logarithm of head / base is off by in a sitting of that number."""
+
+
+def place(rng: random.Random, share: float) -> float:
+    """Of two processes, each of which is 2 % slower with that probability."""
+    return 0.02 * ((rng.random() < share) - (rng.random() < share))
+
 
 NOISES: dict[str, Draw] = {
-    "normal, 0.3 %": lambda rng: rng.gauss(0, 0.003),
-    "normal, 0.5 %": lambda rng: rng.gauss(0, 0.005),
-    "normal, 0.7 %": lambda rng: rng.gauss(0, 0.007),
-    "heavy tails (t3), 0.3 %": lambda rng: rng.gauss(0, 0.003) / math.sqrt(rng.gammavariate(1.5, 1) / 1.5),
-    "15 % of processes 2 % slower": lambda rng: 0.02 * ((rng.random() < 0.15) - (rng.random() < 0.15)) + quiver(rng),
-    "half of the processes 2 % slower": lambda rng: 0.02 * ((rng.random() < 0.5) - (rng.random() < 0.5)) + quiver(rng),
+    "normal, 0.3 %": lambda rng, _: rng.gauss(0, 0.003),
+    "normal, 0.5 %": lambda rng, _: rng.gauss(0, 0.005),
+    "normal, 0.7 %": lambda rng, _: rng.gauss(0, 0.007),
+    "heavy tails (t3), 0.3 %": lambda rng, _: rng.gauss(0, 0.003) / math.sqrt(rng.gammavariate(1.5, 1) / 1.5),
+    "15 % of processes 2 % slower": lambda rng, _: place(rng, 0.15) + rng.gauss(0, 0.0005),
+    "half of the processes 2 % slower": lambda rng, _: place(rng, 0.5) + rng.gauss(0, 0.0005),
+    "the first is 2 % faster, 0.3 %": lambda rng, number: 0.02 * (-1) ** number + rng.gauss(0, 0.003),
 }
-"""What a sitting's logarithm of head / base is off by."""
 WAIT = """
 
 def _wait_behind(provider):
@@ -74,17 +84,12 @@ KERNEL = dataclasses.replace(KERNEL, providers={n: _wait_behind(p) for n, p in K
 """
 
 
-def quiver(rng: random.Random) -> float:
-    """What is left of noise where modes are most of it."""
-    return rng.gauss(0, 0.0005)
-
-
 def play(rng: random.Random, draw: Draw, shift: float, num_series: int) -> tuple[State, int]:
     """The verdict on one of so many series, the others of which are all equal, and its sittings."""
     draws: list[float] = []
     for look in LOOKS:
-        draws += [draw(rng) + math.log1p(shift) for _ in range(look - len(draws))]
-        found = estimate(draws)
+        draws += [draw(rng, number) + math.log1p(shift) for number in range(len(draws), look)]
+        found = estimate(draws[::2], draws[1::2])
         paid = min(1.0, found.p_value * len(LOOKS) * num_series)
         state = choose_state(replace(found, p_value=paid), look, 0.01)
         if state is not State.AMBIGUOUS:
@@ -126,8 +131,8 @@ def plant_wait(folder: Path, microseconds: float) -> str:
     return tag
 
 
-def run_branch(folder: Path, head: str, base: str, options: Sequence[str]) -> tuple[Outcome, float]:
-    """What the command finds, and its seconds from beginning to end."""
+def run_branch(folder: Path, head: str, base: str, options: Sequence[str]) -> tuple[Outcome, list[Sitting], float]:
+    """What the command finds, all its sittings, and its seconds from beginning to end."""
     git(folder, "checkout", "--quiet", "origin/HEAD")
     start = time.monotonic()
     command = [sys.executable, "-m", "flows", "branch", head, "--base", base, *options]
@@ -137,16 +142,18 @@ def run_branch(folder: Path, head: str, base: str, options: Sequence[str]) -> tu
         comparison = store.comparisons()[-1]
         sittings = store.sittings(comparison.comparison_id)
     contrasts = judge_sittings(sittings, comparison.least_change)
-    return Outcome(comparison, tuple(contrasts), len(sittings), sum(s.seconds for s in sittings)), seconds
+    outcome = Outcome(comparison, tuple(contrasts), len(sittings), sum(s.seconds for s in sittings))
+    return outcome, list(sittings), seconds
 
 
-def print_measured(microseconds: float, options: Sequence[str]) -> None:
+def print_measured(microseconds: float, options: Sequence[str], out: Path | None) -> None:
     """The verdicts on a planted wait, or on equal code, beside what was planted."""
     with tempfile.TemporaryDirectory(prefix="kernel-nightly-branch-") as scratch:
         folder = Path(scratch) / "clone"
         subprocess.run(["git", "clone", "--quiet", str(CHECKOUT), str(folder)], check=True)
         base = plant_wait(folder, 0.0)
-        outcome, seconds = run_branch(folder, plant_wait(folder, microseconds) if microseconds else base, base, options)
+        head = plant_wait(folder, microseconds) if microseconds else base
+        outcome, sittings, seconds = run_branch(folder, head, base, options)
     compared = [contrast for contrast in outcome.contrasts if contrast.base_us is not None and contrast.num_sittings]
     counts = Counter(contrast.state for contrast in compared)
     told = ", ".join(f"{number} {state}" for state, number in counts.most_common())
@@ -156,6 +163,24 @@ def print_measured(microseconds: float, options: Sequence[str]) -> None:
         found = f"{one.change:+.2%}, {one.low:+.2%} to {one.high:+.2%}, {one.num_sittings} sittings, {one.state}"
         what = f"{one.case.layer.kernel} {one.case.label} {one.series.provider} {one.series.timer}"
         print(f"  {what}: {one.base_us:.1f} us, planted {planted:+.2%}, found {found}")
+        if out:
+            row = {"series": what, "base_us": one.base_us, "planted": planted, "state": one.state}
+            row |= {"change": one.change, "low": one.low, "high": one.high, "ratios": list_ratios(one.series, sittings)}
+            with out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def list_ratios(series: Series, sittings: Sequence[Sitting]) -> list[float]:
+    """Head / base of one series, one for each sitting; in the first, the third and so on the head came first."""
+    pairs = [
+        (head, base)
+        for sitting in sittings
+        for head in sitting.head
+        for base in sitting.base
+        if head.series == base.series == series
+    ]
+    draws = [draw_ratio(*pair) for pair in pairs]
+    return [round(math.exp(draw), 6) for draw in draws if draw is not None]
 
 
 def main() -> None:
@@ -163,12 +188,13 @@ def main() -> None:
     parser.add_argument("what", choices=("drawn", "equal", "slowed"))
     parser.add_argument("--plays", type=int, default=3000, help="of drawn")
     parser.add_argument("--us", type=float, default=1.0, help="of slowed: the wait")
+    parser.add_argument("--out", type=Path, help="of equal and slowed: a file of JSON lines that is added to")
     parser.add_argument("options", nargs="*", help="after --: of kernel-nightly branch")
     arguments = parser.parse_args()
     if arguments.what == "drawn":
         print_drawn(arguments.plays)
     else:
-        print_measured(arguments.us if arguments.what == "slowed" else 0.0, arguments.options)
+        print_measured(arguments.us if arguments.what == "slowed" else 0.0, arguments.options, arguments.out)
 
 
 if __name__ == "__main__":

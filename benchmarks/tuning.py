@@ -3,7 +3,7 @@
     python benchmarks/tuning.py sweep --out DIR --seconds 500     every configuration of every batch size, on all GPUs;
                                                                   call it again until none is left
     python benchmarks/tuning.py search --out DIR                  the search, with its wall seconds
-    python benchmarks/tuning.py compare --out DIR                 shipped, default, found and the sweep's best, in turn
+    python benchmarks/tuning.py compare --out DIR                 found beside the sweep's best, in turn
     python benchmarks/tuning.py sweep compare --out DIR           both, with the same workers
 
 A shape is --model, --tp-size and --scheme: Mixtral-8x7B TP2 in fp8_w8a8 without them. The sweep takes what pruning
@@ -12,6 +12,7 @@ leaves of the space, and shares its compilers and its timing with the search, so
 
 import argparse
 import json
+import math
 import statistics
 import threading
 import time
@@ -19,8 +20,9 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean, geometric_mean
 from typing import Any
 
 from rich.console import Console
@@ -29,6 +31,7 @@ from kernels.moe.vllm_config_files import Config
 from kernels.moe.vllm_configs import shipped_folder
 from kernels.spec import Case
 from tasks.cases import Selection
+from tasks.intervals import Interval
 from tasks.pool import WorkerPool, open_workers, start_workers
 from tasks.store import Store
 from tasks.tuning.contest import find_ratio
@@ -38,7 +41,7 @@ from tasks.tuning.requests import list_requests
 from tasks.tuning.retuning import Request, Used, find_used, retune, set_key_of
 from tasks.tuning.space import config_key, distinct, prune
 from tasks.tuning.spaces import problem_of, space_of
-from tasks.tuning.trials import Answer, Question
+from tasks.tuning.trials import Answer, Bench, Question
 
 SWEEP_TRIALS = 2
 TOGETHER = 4 * MOST_TOGETHER
@@ -47,9 +50,18 @@ ASKED_TOGETHER = 2
 """Questions for each GPU: while one waits for compilers the other is timed."""
 FEW_ROWS, MANY_TOKENS = 32, 1024
 """Tiles of so few rows come last where there are so many tokens: a sweep that is stopped lacks what is slow there."""
-FINALISTS = 8
+FINALISTS = 10
 """Of the sweep at each batch size: one of them is the best, whoever was lucky."""
-COMPARE_TRIALS = 24
+ALL_TRIALS = 26
+"""Of everybody, in turn: the fastest of the others go on."""
+FASTEST, FASTEST_TRIALS = 4, 50
+"""Of those and of what was found: the fastest other is chosen by all its trials so far, none of which counts after."""
+DUEL_TRIALS, LEAST_DUELS, MOST_DUELS = 96, 2, 4
+"""Of what was found and that one: each duel has tensors of its own, and every other one begins with the other."""
+BLOCK = 4
+"""Rounds of a duel in which both come first, and after each other, equally often: one draw of the ratio."""
+PRECISE = 0.003
+"""Half of an interval so narrow ends the duels."""
 
 
 @dataclass(frozen=True)
@@ -150,29 +162,74 @@ def answer_seconds(retuned: Any) -> float:
 
 
 def compare(opened: Opened, out: Path, swept: Path) -> None:
-    """Time shipped, default, found and the sweep's finalists side by side; a row for each batch size."""
+    """Time shipped, default, found and the sweep's finalists in turn, then found and the fastest other; a row each."""
     key = set_key_of(opened.request.unit.cases[0], opened.request.launcher, opened.device_name)
     with Store.open(out) as store:
         tuned = store.notebook.find_tuned(key)
     found, lines = tuned.configs if tuned else {}, read_lines(swept)
+    done = {line["batch_size"] for line in read_lines(out / "compare.jsonl")}
+    left = [case for case in reversed(opened.request.unit.cases) if case.num_tokens not in done]
 
-    def ask(case: Case) -> tuple[dict[str, Config], Answer]:
-        configs = name_configs(opened, case, found.get(case.num_tokens), lines)
-        asked = Question(case.num_tokens, tuple(distinct(configs.values())), COMPARE_TRIALS, is_checked=True)
-        [answer] = opened.lanes.measure([asked])
-        return configs, answer
+    def compare_case(case: Case) -> Comparison:
+        return hold_comparison(name_configs(opened, case, found.get(case.num_tokens), lines), case, opened.lanes)
 
-    print(f"{'M':>6} {'shipped':>10} {'default':>10} {'found':>10} {'best':>10}  found/best (99 %)")
+    print(f"{'M':>6} {'shipped':>10} {'default':>10} {'found':>10} {'other':>10}  found / fastest other (99 %)")
     with ThreadPoolExecutor(len(opened.lanes.workers)) as threads:
-        for case, (configs, answer) in zip(
-            opened.request.unit.cases, threads.map(ask, opened.request.unit.cases), strict=True
-        ):
-            trials = {config_key(trial.config): trial for trial in answer.trials}
-            times = {name: trials[config_key(config)].samples_us for name, config in configs.items()}
-            print(format_row(case.num_tokens, times))
-            row = {"batch_size": case.num_tokens, "layer": case.layer.key, "configs": configs, "us": times}
+        for compared in threads.map(compare_case, left):
+            print(format_row(compared), flush=True)
             with (out / "compare.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps(asdict(compared)) + "\n")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found at a batch size, beside all that may be as fast."""
+
+    batch_size: int
+    configs: Mapping[str, Config]
+    """By who proposes it; several may propose the same."""
+    us: Mapping[str, Sequence[float]]
+    """By the same names, the trials of all."""
+    fastest_us: Mapping[str, Sequence[float]]
+    """Trials of found and of the fastest others."""
+    other: str
+    """The fastest of them."""
+    duels_us: Sequence[tuple[Sequence[float], Sequence[float]]]
+    """Trials of found and of that one."""
+    ratio: Interval
+    """Found / other in the duels, 99 %; 1 is alike."""
+
+
+def hold_comparison(configs: Mapping[str, Config], case: Case, lanes: Bench) -> Comparison:
+    """Choose the fastest other by some trials, and compare by others: who was lucky is not so again."""
+
+    def time_in_turn(names: Sequence[str], num_trials: int) -> dict[str, Sequence[float]]:
+        asked = tuple(distinct([configs[name] for name in names]))
+        [answer] = lanes.measure([Question(case.num_tokens, asked, num_trials, is_checked=True)])
+        trials = {config_key(trial.config): trial.samples_us for trial in answer.trials}
+        return {name: trials[config_key(configs[name])] for name in names}
+
+    us = time_in_turn([*configs], ALL_TRIALS)
+    others = {config_key(c): name for name, c in configs.items() if us[name] and c != configs["found"]}
+    fastest = sorted(others.values(), key=lambda name: fmean(us[name]))[:FASTEST]
+    fastest_us = time_in_turn(["found", *fastest], FASTEST_TRIALS)
+    other = min(fastest, key=lambda name: fmean([*us[name], *fastest_us[name]]))
+    duels, ratio = list[tuple[Sequence[float], Sequence[float]]](), Interval(1.0, 0.0, math.inf)
+    while len(duels) < LEAST_DUELS or (ratio.high - ratio.low > 2 * PRECISE and len(duels) < MOST_DUELS):
+        order = ["found", other] if len(duels) % 2 == 0 else [other, "found"]
+        told = time_in_turn(order, DUEL_TRIALS)
+        duels.append((told["found"], told[other]))
+        ratio = find_block_ratio(duels)
+    return Comparison(case.num_tokens, configs, us, fastest_us, other, duels, ratio)
+
+
+def find_block_ratio(duels: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Interval:
+    """The median ratio of the first's times over the second's, and its interval, over blocks of rounds."""
+    times, others = (
+        [geometric_mean(side[start : start + BLOCK]) for side in sides for start in range(0, len(side), BLOCK)]
+        for sides in zip(*duels, strict=True)
+    )
+    return find_ratio(times, others)
 
 
 def name_configs(opened: Opened, case: Case, found: Config | None, lines: list[dict[str, Any]]) -> dict[str, Config]:
@@ -183,24 +240,22 @@ def name_configs(opened: Opened, case: Case, found: Config | None, lines: list[d
         (line for line in lines if line["batch_size"] == size and line["samples_us"]),
         key=lambda line: statistics.median(line["samples_us"]),
     )[:FINALISTS]
+    shipped, default = opened.used.find_incumbent(size), opened.used.defaults[size]
     named = {
-        "shipped": opened.used.find_incumbent(size),
-        "default": opened.used.defaults[size],
-        "found": found,
+        "shipped": shipped,
+        "default": default,
+        "found": found or shipped or default,
         **{f"best {place}": line["config"] for place, line in enumerate(finalists)},
     }
     return {name: space.canonicalize(config, problem) for name, config in named.items() if config}
 
 
-def format_row(size: int, times: Mapping[str, Sequence[float]]) -> str:
-    """Medians, and what was found against the sweep's best."""
-    swept_best = [each for name, each in times.items() if name.startswith("best") and each]
-    best = min(swept_best, key=statistics.median, default=())
-    shown = [times.get("shipped"), times.get("default"), times.get("found"), best]
-    cells = " ".join(f"{statistics.median(each):10.1f}" if each else f"{'-':>10}" for each in shown)
-    ratio = find_ratio(times["found"], best) if times.get("found") and best else None
-    told = f"{ratio.median:.4f} ({ratio.low:.4f} to {ratio.high:.4f})" if ratio else ""
-    return f"{size:6} {cells}  {told}"
+def format_row(compared: Comparison) -> str:
+    """Mean times in the first turns, and what the duels say."""
+    shown = [compared.us.get(name) for name in ("shipped", "default", "found", compared.other)]
+    cells = " ".join(f"{fmean(each):10.1f}" if each else f"{'-':>10}" for each in shown)
+    ratio, number = compared.ratio, len(compared.duels_us)
+    return f"{compared.batch_size:6} {cells}  {ratio.median:.4f} ({ratio.low:.4f} to {ratio.high:.4f}), {number} duels"
 
 
 def main() -> None:

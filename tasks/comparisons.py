@@ -53,6 +53,11 @@ class Sitting:
     """The same series."""
 
 
+def is_head_first(number: int) -> bool:
+    """Whether the head is started and timed first in a sitting: in every other one, from that with number 0 on."""
+    return number % 2 == 0
+
+
 @dataclass(frozen=True, slots=True)
 class Contrast:
     """What the sittings say about one series: the head's time over the base's."""

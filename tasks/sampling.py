@@ -1,4 +1,4 @@
-"""When to take which sample: providers in turn, in rotated order, until each median is known well enough.
+"""When to take which sample: providers in turn, in balanced order, until each median is known well enough.
 
 Drift of the machine falls on all providers of a case alike and cancels in their ratios. A trial at a slow clock is
 repeated, a few times at most, unless it is the kernel's own power that slows it; what is left is kept and marked.
@@ -6,7 +6,6 @@ repeated, a few times at most, unless it is the kernel's own power that slows it
 
 import itertools
 import statistics
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -129,15 +128,16 @@ class _Subject:
 
 
 def list_turns(names: Sequence[str], number: int) -> list[str]:
-    """The order of one round: over the rounds everybody has every place, and different neighbours before it.
+    """The order of one round. In two rounds for each name everybody has every place, and comes after each other, twice.
 
-    Every other round is reversed: in a mere rotation the same provider would come after the same other one for ever,
-    and with it what that one leaves behind, such as the clocks of a card at its power limit.
+    So what a kernel leaves behind, such as the clocks of a card at its power limit, is found by all others alike.
+
+    Source: Williams, Experimental designs balanced for the estimation of residual effects of treatments
+    (doi:10.1071/CH9490149).
     """
-    turns = deque(names)
-    is_reversed = number % 2
-    turns.rotate(-(number // 2 + is_reversed * (len(names) // 2)))
-    return list(reversed(turns)) if is_reversed else list(turns)
+    steps = [-(place + 1) // 2 if place % 2 else place // 2 for place in range(len(names))]  # 0, -1, 1, -2, 2, ...
+    turns = [names[(number // 2 + step) % len(names)] for step in steps]
+    return list(reversed(turns)) if number % 2 else turns
 
 
 def take_in_turn(

@@ -9,7 +9,7 @@ from kernels.spec import Case
 from tasks.archive import Archive
 from tasks.bench import compete_as_is
 from tasks.beside import CommitWorker
-from tasks.comparisons import Comparison, Sitting
+from tasks.comparisons import Comparison, Sitting, is_head_first
 from tasks.measure import LIMITS, Failure, Limits, UnitBench
 from tasks.records import Check, Host, Measurement, Status, WorkUnit
 from tasks.sides import Side, load_beside
@@ -17,7 +17,7 @@ from tasks.workers import Worker
 
 HEAD, BASE = "head", "base"
 TURNS_OF_HEAD_FIRST, TURNS_OF_BASE_FIRST = (HEAD, BASE, BASE, HEAD), (BASE, HEAD, HEAD, BASE)
-"""Every other sitting: what comes of being first falls on both alike."""
+"""In turn: what comes of being first falls on both alike."""
 
 
 def sit(
@@ -35,7 +35,7 @@ def sit(
     """
     start, host = time.monotonic(), worker.host()
     commits = {HEAD: comparison.head_commit, BASE: comparison.base_commit}
-    order = TURNS_OF_BASE_FIRST if number % 2 else TURNS_OF_HEAD_FIRST
+    order = TURNS_OF_HEAD_FIRST if is_head_first(number) else TURNS_OF_BASE_FIRST
     with ExitStack() as stack:
         processes = {place: open_process(stack, worker, archive, commits[place]) for place in order[:2]}
         seats = {place: load(process, unit, comparison, limits) for place, process in processes.items()}

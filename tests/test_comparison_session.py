@@ -49,13 +49,13 @@ def begin(store: ComparisonStore, *ratios: float, **changes: object) -> Comparis
 @pytest.mark.parametrize(
     ("ratios", "look", "sits_again"),
     [
-        ((), 3, True),
-        ((1.0, 1.05, 0.95), 3, False),  # as many as the look asks for
-        ((1.0, 1.05, 0.95), 5, True),
-        ((1.0, 1.001, 0.999), 5, True),  # too few to say SAME
-        ((1.0, 1.001, 0.999, 1.001, 1.0), 8, False),
-        ((3.0, 3.01, 2.99), 5, False),
-        ((1.0, 1.05, 0.95, 1.05, 0.95), 8, False),  # in doubt, and its 45 seconds are over
+        ((), 4, True),
+        ((1.0, 1.05, 0.95, 1.0), 4, False),  # as many as the look asks for
+        ((1.0, 1.05, 0.95, 1.0), 6, True),
+        ((1.0, 1.001, 0.999, 1.0), 6, True),  # too few to say SAME
+        ((1.0, 1.001, 0.999, 1.001, 1.0, 1.0), 8, False),
+        ((3.0, 3.01, 2.99, 3.0), 6, False),
+        ((1.0, 1.05, 0.95, 1.05, 1.05, 0.95), 8, False),  # in doubt, and its 45 seconds are over
     ],
 )
 def test_a_unit_sits_again_while_it_is_in_doubt_and_has_time(

@@ -5,7 +5,7 @@ import random
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 from records import make_case, make_measurement
@@ -46,19 +46,29 @@ def judge_one(sittings: Sequence[Sitting], least_change: float = GPU_CHANGE) -> 
     return contrast
 
 
-def test_an_estimate_is_students() -> None:
-    draws = [0.011, 0.008, 0.012, 0.009, 0.013]
-    found = estimate(draws)
-    slow = stats.ttest_1samp(draws, 0.0)
+@pytest.mark.parametrize("num_base_first", [2, 3])
+def test_an_estimate_is_students_test_of_one_kind_against_the_other_turned_round(num_base_first: int) -> None:
+    head_first, base_first = [0.031, 0.028, 0.032], [-0.011, -0.007, -0.012][:num_base_first]
+    found = estimate(head_first, base_first)
+    slow = stats.ttest_ind(head_first, [-draw for draw in base_first])
     interval = slow.confidence_interval(0.99)
-    assert found.mean == pytest.approx(statistics.fmean(draws))
-    assert (found.low, found.high, found.p_value) == pytest.approx((interval.low, interval.high, slow.pvalue))
+    assert found.mean == pytest.approx((statistics.fmean(head_first) + statistics.fmean(base_first)) / 2)
+    assert (found.low, found.high) == pytest.approx((interval.low / 2, interval.high / 2))
+    assert found.p_value == pytest.approx(slow.pvalue)
 
 
-def test_one_draw_tells_nothing_and_equal_draws_tell_all() -> None:
-    assert estimate([0.5]) == Estimate(0.5, -math.inf, math.inf, 1.0)
-    assert estimate([0.0, 0.0]) == Estimate(0.0, 0.0, 0.0, 1.0)
-    assert estimate([0.5, 0.5]).p_value == 0.0
+def test_what_comes_of_being_first_is_not_taken_for_a_change_and_widens_nothing() -> None:
+    head_first, base_first = [0.001, -0.001, 0.002], [0.000, 0.001, -0.002]
+    plain = estimate(head_first, base_first)
+    seated = estimate([draw - 0.02 for draw in head_first], [draw + 0.02 for draw in base_first])
+    assert astuple(seated) == pytest.approx(astuple(plain))
+
+
+def test_too_few_draws_tell_nothing_and_equal_draws_tell_all() -> None:
+    nothing = Estimate(0.5, -math.inf, math.inf, 1.0)
+    assert estimate([0.5], []) == estimate([0.5], [0.5]) == estimate([0.5] * 9, []) == nothing
+    assert estimate([0.0, 0.0], [0.0]) == Estimate(0.0, 0.0, 0.0, 1.0)
+    assert estimate([0.5], [0.5, 0.5]).p_value == 0.0
 
 
 def test_p_values_pay_for_all_series_as_holm_says() -> None:
@@ -68,7 +78,7 @@ def test_p_values_pay_for_all_series_as_holm_says() -> None:
 
 
 def test_a_sitting_is_one_draw_in_which_a_drift_cancels() -> None:
-    contrast = judge_one([sit(number, 1.02 + 0.001 * (-1) ** number) for number in range(8)])
+    contrast = judge_one([sit(number, 1.02 + 0.001 * (-1) ** (number // 2)) for number in range(8)])
     assert (contrast.state, contrast.is_regression, contrast.num_sittings) == (State.SLOW, True, 8)
     assert contrast.change == pytest.approx(0.02, abs=1e-4)
     assert contrast.low is not None
@@ -79,12 +89,13 @@ def test_a_sitting_is_one_draw_in_which_a_drift_cancels() -> None:
 @pytest.mark.parametrize(
     ("ratios", "state"),
     [
-        ([1.0, 1.001, 0.999, 1.002, 0.998], State.SAME),
-        ([0.97, 0.971, 0.969, 0.972, 0.968], State.FAST),
-        ([1.03, 1.031, 1.029], State.AMBIGUOUS),  # three processes may be placed badly by chance
-        ([2.5, 2.51, 2.49], State.SLOW),  # but not as badly as that
-        ([1.0, 1.03, 0.97, 1.02, 0.98], State.AMBIGUOUS),
-        ([1.003, 1.0031, 1.0029, 1.003, 1.0031], State.SAME),  # a change, and too small to count
+        ([1.0, 1.001, 0.999, 1.002, 0.998, 1.0], State.SAME),
+        ([0.98, 1.02, 0.979, 1.021, 0.981, 1.019], State.SAME),  # the first is faster, whose ever it is
+        ([0.97, 0.971, 0.969, 0.972, 0.968, 0.97], State.FAST),
+        ([1.03, 1.0301, 1.0299, 1.03], State.AMBIGUOUS),  # four processes may be placed badly by chance
+        ([2.5, 2.51, 2.49, 2.5], State.SLOW),  # but not as badly as that
+        ([1.0, 1.03, 0.97, 1.02, 1.03, 0.98], State.AMBIGUOUS),
+        ([1.003, 1.0031, 1.0029, 1.003, 1.0031, 1.003], State.SAME),  # a change, and too small to count
     ],
 )
 def test_a_series_is_changed_equal_or_in_doubt(ratios: Sequence[float], state: State) -> None:
@@ -94,17 +105,17 @@ def test_a_series_is_changed_equal_or_in_doubt(ratios: Sequence[float], state: S
 
 
 def test_many_series_make_the_same_change_harder_to_believe() -> None:
-    ratios = [1.01, 1.012, 1.008, 1.0115, 1.0085]
+    ratios = [1.01, 1.013, 1.007, 1.012, 1.009, 1.009]
 
     def sit_many(number: int, quiet: int) -> Sitting:
         one = sit(number, ratios[number])
-        us = [100.0, 100 * (1 + 1e-4 * (-1) ** number)]
+        us = [100.0, 100 * (1 + 1e-4 * (-1) ** (number // 2))]
         heads = tuple(take_turns([us[1], us[1]], (0, 3), f"quiet-{index}") for index in range(quiet))
         bases = tuple(take_turns([us[0], us[0]], (1, 2), f"quiet-{index}") for index in range(quiet))
         return replace(one, head=one.head + heads, base=one.base + bases)
 
-    alone, *_ = judge_sittings([sit_many(number, 0) for number in range(5)], 0.01)
-    among, *others = judge_sittings([sit_many(number, 60) for number in range(5)], 0.01)
+    alone, *_ = judge_sittings([sit_many(number, 0) for number in range(6)], 0.01)
+    among, *others = judge_sittings([sit_many(number, 60) for number in range(6)], 0.01)
     assert (alone.state, among.state) == (State.SLOW, State.AMBIGUOUS)
     assert alone.p_value is not None
     assert among.p_value == pytest.approx(min(1.0, 61 * alone.p_value))
@@ -152,7 +163,7 @@ def play(rng: random.Random, shift: float) -> State:
     for look in LOOKS:
         while len(draws) < look:
             draws.append(rng.gauss(shift, 0.003) + 0.01 * ((rng.random() < 0.1) - (rng.random() < 0.1)))
-        found = estimate(draws)
+        found = estimate(draws[::2], draws[1::2])
         state = choose_state(replace(found, p_value=found.p_value * len(LOOKS)), look, GPU_CHANGE)
         if state is not State.AMBIGUOUS:
             return state
