@@ -1,4 +1,4 @@
-"""The Triton MoE with 4-bit weights: its configurations, and what they compile to for Hopper and Blackwell."""
+"""The Triton MoE with repacked weights: its configurations, and what they compile to for Hopper and Blackwell."""
 
 from dataclasses import asdict, replace
 from functools import cache
@@ -8,8 +8,8 @@ import pytest
 from compilations import assert_fits, compile_everywhere
 from w4_cases import case_of, relative_error, tensors_of
 
-from kernels import mxfp4_moe, nvfp4_moe, w4a8_moe
-from kernels.moe.w4_triton import W4Config, default_config
+from kernels import fused_moe, mxfp4_moe, nvfp4_moe, w4a8_moe
+from kernels.moe.words_triton import WordsConfig, default_config
 
 SCRIPT = """
 import json, sys
@@ -57,7 +57,7 @@ def compiled() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("arch", MAX_SPILL_BYTES)
 def test_nothing_spills_at_the_sizes_of_deepseek_r1_and_qwen3(arch: str):
     records = [record for record in compiled() if record["arch"] == arch]
-    assert {"w4_gate_up_kernel", "w4_down_kernel", "round_rows_kernel"} <= {record["name"] for record in records}
+    assert {"words_gate_up_kernel", "words_down_kernel", "round_rows_kernel"} <= {record["name"] for record in records}
     for record in records:
         assert_fits(record, MAX_SPILL_BYTES[arch])
 
@@ -78,19 +78,26 @@ def test_rows_are_those_of_this_rank_and_of_batched_experts():
     assert default_config(qwen3(512, options=batched), "mxfp4").BLOCK_SIZE_M == 32
 
 
-PLAIN = W4Config(16, 32, 64, 8, num_warps=4, num_stages=3)
+PLAIN = WordsConfig(16, 32, 64, 8, num_warps=4, num_stages=3)
 
 
 @pytest.mark.parametrize(
-    "kernel", [mxfp4_moe.KERNEL, nvfp4_moe.KERNEL, w4a8_moe.KERNEL], ids=lambda kernel: kernel.name
+    ("kernel", "scheme"),
+    [
+        (mxfp4_moe.KERNEL, "mxfp4_w4a4"),
+        (nvfp4_moe.KERNEL, "nvfp4_w4a4"),
+        (w4a8_moe.KERNEL, "int4_w4a8_fp8"),
+        (fused_moe.KERNEL, "int8_w8a16"),
+        (fused_moe.KERNEL, "int8_w8a16_group128"),
+    ],
 )
 @pytest.mark.parametrize(
     "config",
     [PLAIN, replace(PLAIN, BLOCK_SIZE_M=64, GATE_UP_BLOCK_SIZE_N=64, DOWN_BLOCK_SIZE_N=128, GROUP_SIZE_M=1)],
     ids=["narrow", "wide"],
 )
-def test_a_tuner_may_launch_any_configuration(kernel, config: W4Config):
-    case = case_of(kernel, kernel.schemes[-1], k=256, n=128, num_tokens=9)
+def test_a_tuner_may_launch_any_configuration(kernel, scheme: str, config: WordsConfig):
+    case = case_of(kernel, scheme, k=256, n=128, num_tokens=9)
     weights, inputs = tensors_of(kernel, case)
     launch = kernel.providers["triton"].prepare_with(case, weights, inputs, asdict(config))
     assert launch.config["BLOCK_SIZE_M"] == config.BLOCK_SIZE_M
