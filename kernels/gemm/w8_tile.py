@@ -42,7 +42,7 @@ def unpack_half(words, half: tl.constexpr, dtype: tl.constexpr):
 
 
 @triton.jit
-def end_step(acc):
+def finish_sums(acc):
     """acc, read by an instruction that costs nothing.
 
     Nothing else reads sums before the loop ends, so Triton would leave the last product of a step to the next one.
@@ -80,7 +80,7 @@ def multiply_int8(
                 a = tl.load(a_ptrs + half * HALF, mask=column[None, :] < left, other=0.0)
             products = tl.dot(unpack_half(words, half, a.dtype), tl.trans(a), products)
         if scale_ptrs is None:
-            acc = end_step(products)
+            acc = finish_sums(products)
         else:
             acc += products * tl.load(scale_ptrs)[:, None]
             scale_ptrs += num_rows_w
