@@ -9,12 +9,13 @@ formats are. E experts, M tokens, hidden size K, intermediate size N per rank.
 Source: vLLM, fused_moe.py; DeepSeek-V3 technical report (arXiv:2412.19437), section 3.3; LLM.int8() (arXiv:2208.07339).
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
 from kernels.moe.fused_gluon import prepare_gluon, prepare_gluon_with, unsupported_gluon
-from kernels.moe.fused_triton import prepare_triton, prepare_triton_with, unsupported_triton
+from kernels.moe.fused_triton import prepare_fused, prepare_fused_with, unsupported_triton
 from kernels.moe.inputs import (
     MOE_OPTIONS,
     MOE_SIZES,
@@ -38,6 +39,7 @@ from kernels.moe.schemes import (
     scheme_of,
 )
 from kernels.moe.vllm_fused import VLLM_PROVIDERS
+from kernels.moe.words_triton import WordsLayer, pack_experts, prepare_words, prepare_words_with
 from kernels.quantize.fp8 import FP8_MAX
 from kernels.spec import Case, Kernel, Launch, Layer, Provider, Tensors, Tolerance
 
@@ -136,6 +138,29 @@ def prepare_torch(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
 
     w1, w2 = (weight_values(scheme, weights, name) for name in ("w1", "w2"))
     return launch_torch_moe(case, inputs, w1, w2, round_rows)
+
+
+# triton: INT8 weights that meet 16-bit values are repacked, others are read as they are
+
+
+def int8_layer(weights: Tensors) -> WordsLayer:
+    """The weights repacked."""
+    w1, w2 = pack_experts("int8", weights, "_scale")
+    return WordsLayer("int8", False, w1, w2, w1.factor, w2.factor)
+
+
+def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+    """With the default configuration."""
+    if scheme_of(case.layer).has_words:
+        return prepare_words(case, int8_layer(weights), inputs)
+    return prepare_fused(case, weights, inputs)
+
+
+def prepare_triton_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
+    """With a given configuration."""
+    if scheme_of(case.layer).has_words:
+        return prepare_words_with(case, int8_layer(weights), inputs, config)
+    return prepare_fused_with(case, weights, inputs, config)
 
 
 def gemm_dtype_of(scheme: MoeScheme) -> str:

@@ -24,7 +24,6 @@ from kernels.moe.inputs import (
 )
 from kernels.moe.reference import unsupported_torch_moe
 from kernels.moe.vllm_w4 import MXFP4_VLLM_PROVIDERS
-from kernels.moe.w4_triton import W4Layer, pack_experts, prepare_w4, prepare_w4_with
 from kernels.moe.w4_weights import (
     ExpertValues,
     Factor,
@@ -34,6 +33,7 @@ from kernels.moe.w4_weights import (
     launch_torch_w4,
     w4_reference,
 )
+from kernels.moe.words_triton import WordsLayer, pack_experts, prepare_words, prepare_words_with
 from kernels.quantize.fp4 import MXFP4_GROUP_SIZE, dequantize_mxfp4, quantize_mxfp4
 from kernels.requirements import missing_capability
 from kernels.spec import Case, Device, Kernel, Launch, Layer, Provider, Tensors, Tolerance
@@ -100,20 +100,20 @@ def prepare_torch(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     return launch_torch_w4(case, weights, inputs, values_of(weights), rounding_of(case.layer))
 
 
-def triton_layer(case: Case, weights: Tensors) -> W4Layer:
+def triton_layer(case: Case, weights: Tensors) -> WordsLayer:
     """The weights repacked."""
     w1, w2 = pack_experts("mxfp4", weights, "_scale")
-    return W4Layer("mxfp4", case.layer.scheme == W4A4, w1, w2, w1.factor, w2.factor)
+    return WordsLayer("mxfp4", case.layer.scheme == W4A4, w1, w2, w1.factor, w2.factor)
 
 
 def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     """With the default configuration."""
-    return prepare_w4(case, triton_layer(case, weights), inputs)
+    return prepare_words(case, triton_layer(case, weights), inputs)
 
 
 def prepare_triton_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
     """With a given configuration."""
-    return prepare_w4_with(case, triton_layer(case, weights), inputs, config)
+    return prepare_words_with(case, triton_layer(case, weights), inputs, config)
 
 
 def unsupported_triton(case: Case, device: Device) -> str | None:

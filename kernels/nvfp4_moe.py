@@ -27,7 +27,6 @@ from kernels.moe.inputs import (
 )
 from kernels.moe.reference import unsupported_torch_moe
 from kernels.moe.vllm_w4 import NVFP4_VLLM_PROVIDERS
-from kernels.moe.w4_triton import W4Layer, pack_experts, prepare_w4, prepare_w4_with
 from kernels.moe.w4_weights import (
     ExpertValues,
     Factor,
@@ -37,6 +36,7 @@ from kernels.moe.w4_weights import (
     launch_torch_w4,
     w4_reference,
 )
+from kernels.moe.words_triton import WordsLayer, pack_experts, prepare_words, prepare_words_with
 from kernels.quantize.fp4 import NVFP4_GROUP_SIZE, nvfp4_global_scale, nvfp4_values, quantize_nvfp4
 from kernels.quantize.fp8 import FP8_DTYPE, FP8_MAX, quantize_fp8_tensor
 from kernels.requirements import missing_capability
@@ -117,10 +117,10 @@ def prepare_torch(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     return launch_torch_w4(case, weights, inputs, values_of(weights), rounding_of(case.layer, weights))
 
 
-def triton_layer(case: Case, weights: Tensors) -> W4Layer:
+def triton_layer(case: Case, weights: Tensors) -> WordsLayer:
     """The weights repacked; one over the product of the global scales multiplies whole sums."""
     w1, w2 = pack_experts("nvfp4", weights, "_scale")
-    return W4Layer(
+    return WordsLayer(
         format="nvfp4",
         rounds_to_fp4=case.layer.scheme == W4A4,
         w1=w1,
@@ -134,12 +134,12 @@ def triton_layer(case: Case, weights: Tensors) -> W4Layer:
 
 def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     """With the default configuration."""
-    return prepare_w4(case, triton_layer(case, weights), inputs)
+    return prepare_words(case, triton_layer(case, weights), inputs)
 
 
 def prepare_triton_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
     """With a given configuration."""
-    return prepare_w4_with(case, triton_layer(case, weights), inputs, config)
+    return prepare_words_with(case, triton_layer(case, weights), inputs, config)
 
 
 def unsupported_triton(case: Case, device: Device) -> str | None:
@@ -191,12 +191,12 @@ def requantize(weights: Tensors) -> Tensors:
 
 def prepare_fp8(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     """Our FP8 kernel on the weights quantized again."""
-    return fused_triton.prepare_triton(fp8_case(case), requantize(weights), inputs)
+    return fused_triton.prepare_fused(fp8_case(case), requantize(weights), inputs)
 
 
 def prepare_fp8_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
     """The same with a given configuration."""
-    return fused_triton.prepare_triton_with(fp8_case(case), requantize(weights), inputs, config)
+    return fused_triton.prepare_fused_with(fp8_case(case), requantize(weights), inputs, config)
 
 
 def unsupported_fp8(case: Case, device: Device) -> str | None:

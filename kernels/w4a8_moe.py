@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import torch
 
-from kernels.gemm.w4_words import interleave_gate_up
+from kernels.gemm.words import interleave_gate_up
 from kernels.moe.inputs import (
     MOE_OPTIONS,
     MOE_SIZES,
@@ -25,7 +25,6 @@ from kernels.moe.inputs import (
 )
 from kernels.moe.reference import unsupported_torch_moe
 from kernels.moe.vllm_w4 import W4A8_VLLM_PROVIDERS
-from kernels.moe.w4_triton import W4Layer, pack_experts, prepare_w4, prepare_w4_with
 from kernels.moe.w4_weights import (
     ExpertValues,
     Factor,
@@ -34,6 +33,7 @@ from kernels.moe.w4_weights import (
     launch_torch_w4,
     w4_reference,
 )
+from kernels.moe.words_triton import WordsLayer, pack_experts, prepare_words, prepare_words_with
 from kernels.quantize.fp8 import quantize_fp8_row
 from kernels.quantize.integer import int4_fp8_values, quantize_int4_fp8
 from kernels.requirements import missing_capability
@@ -101,10 +101,10 @@ def prepare_torch(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     return launch_torch_w4(case, weights, inputs, values_of(weights), round_activations)
 
 
-def triton_layer(case: Case, weights: Tensors) -> W4Layer:
+def triton_layer(case: Case, weights: Tensors) -> WordsLayer:
     """The weights repacked."""
     w1, w2 = pack_experts("int4", weights, "_group_scale")
-    return W4Layer(
+    return WordsLayer(
         format="int4",
         rounds_to_fp4=False,
         w1=w1,
@@ -116,12 +116,12 @@ def triton_layer(case: Case, weights: Tensors) -> W4Layer:
 
 def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     """With the default configuration."""
-    return prepare_w4(case, triton_layer(case, weights), inputs)
+    return prepare_words(case, triton_layer(case, weights), inputs)
 
 
 def prepare_triton_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
     """With a given configuration."""
-    return prepare_w4_with(case, triton_layer(case, weights), inputs, config)
+    return prepare_words_with(case, triton_layer(case, weights), inputs, config)
 
 
 def unsupported_triton(case: Case, device: Device) -> str | None:

@@ -25,7 +25,7 @@ torch.set_num_threads(1)  # with tensors as small as the tests' a second one is 
 LONGEST = (
     *("nightly", "deployments", "replay", "cluster", "moe_schemes", "database", "recipes", "site", "pool", "compile"),
     *("measure", "full_disk", "search", "branch", "workers", "moe_compile", "nvfp4_moe", "ahead", "faults", "cli"),
-    *("retrial", "mxfp4_moe", "events", "evidence", "clock", "lanes", "w4_triton", "sittings", "beside"),
+    *("retrial", "mxfp4_moe", "events", "evidence", "clock", "lanes", "words_triton", "sittings", "beside"),
     "mxfp4_triton",
 )
 """Files that take the longest, which begin first so that all workers end together: those that start processes among

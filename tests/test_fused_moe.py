@@ -204,7 +204,7 @@ def test_torch_multiplies_groups_where_it_does_not_wait_for_their_sizes_and_batc
     assert torch_moe(replace(case_of(BLOCK_128), options={"activation_format": "batched"}), device) is None
 
 
-@pytest.mark.parametrize("scheme", ["fp8_w8a8_channel", "int8_w8a16"])
+@pytest.mark.parametrize("scheme", ["fp8_w8a8_channel", "unquantized"])
 def test_quantizing_on_load_where_no_scale_is_known_is_an_error_that_names_the_scheme(scheme: str):
     case = case_of(scheme)
     with pytest.raises(KernelError, match=f"QUANTIZE_ON_LOAD=True: {scheme} .* set it to False"):

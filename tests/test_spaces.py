@@ -7,7 +7,7 @@ import torch
 
 from kernels.errors import KernelError
 from kernels.gemm import mxfp4_triton
-from kernels.moe import triton_configs, w4_triton
+from kernels.moe import triton_configs, words_triton
 from kernels.moe.schemes import MOE_SCHEMES
 from kernels.moe.vllm_schemes import VLLM_SCHEMES
 from kernels.registry import find_kernel
@@ -103,7 +103,10 @@ def test_our_default_is_in_our_space_or_next_to_it(scheme: str) -> None:
         for tokens in TOKENS:
             case = case_of("fused_moe", scheme, tokens, sizes)
             space, problem = space_of(case, "triton"), problem_of(case, "triton", "sm_90")
-            config = as_dict(triton_configs.default_config(case))
+            has_words = MOE_SCHEMES[scheme].has_words
+            config = as_dict(
+                words_triton.default_config(case, "int8") if has_words else triton_configs.default_config(case)
+            )
             assert set(config) == set(space.values)
             assert space.refusal(config, problem) == ""
 
@@ -114,7 +117,7 @@ def test_the_defaults_of_four_bit_weights_are_in_their_space(kernel: str) -> Non
     for tokens in TOKENS:
         case = case_of(kernel, scheme, tokens)
         space, problem = space_of(case, "triton"), problem_of(case, "triton", "sm_90")
-        config = as_dict(w4_triton.default_config(case, W4_FORMATS[kernel]))
+        config = as_dict(words_triton.default_config(case, W4_FORMATS[kernel]))
         assert set(config) == set(space.values)
         assert space.refusal(config, problem) == ""
 

@@ -6,7 +6,8 @@ import triton
 import triton.language as tl
 
 from kernels.gemm.w4_tile import unpack_quarter
-from kernels.gemm.w4_words import GROUP_SIZES, STEP, interleave_gate_up, pack_words
+from kernels.gemm.w4_words import GROUP_SIZES, pack_words
+from kernels.gemm.words import STEP, interleave_gate_up
 from kernels.quantize.fp4 import dequantize_mxfp4, nvfp4_values
 from kernels.quantize.integer import int4_fp8_values
 

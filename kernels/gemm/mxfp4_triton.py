@@ -13,7 +13,8 @@ import triton
 from kernels.configs import read_config
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
 from kernels.gemm.mxfp4_kernels import mxfp4_gemm_kernel, rotate_round_kernel, sum_splits_kernel, unpack_rows_kernel
-from kernels.gemm.w4_words import PACKED, STEP, W4Words, pack_words
+from kernels.gemm.w4_words import pack_words
+from kernels.gemm.words import PACKED, STEP, Words
 from kernels.requirements import missing_capability
 from kernels.spec import Case, Device, Launch, Outputs, Tensors
 
@@ -88,7 +89,7 @@ def unpack_rows_triton(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tenso
     return values
 
 
-def mxfp4_gemm_triton(x: torch.Tensor, w: W4Words, dtype: torch.dtype, config: Mxfp4GemmConfig) -> torch.Tensor:
+def mxfp4_gemm_triton(x: torch.Tensor, w: Words, dtype: torch.dtype, config: Mxfp4GemmConfig) -> torch.Tensor:
     """x @ w.T with w in MXFP4.
 
     Args:

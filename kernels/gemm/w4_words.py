@@ -24,14 +24,11 @@ What that takes out of the values is in `factor`, which multiplies whole sums. M
 of their row's largest count as zero.
 """
 
-from dataclasses import dataclass
-
 import torch
 
-from kernels.gemm.once import OncePerTensor
+from kernels.gemm.words import STEP, Words
 from kernels.quantize.fp4 import E8M0_NAN, unpack_nibbles
 
-STEP = 128
 QUARTER = STEP // 4
 GROUP_SIZES = {"mxfp4": 32, "nvfp4": 16, "int4": 128}
 MOST_CODES = 2**26
@@ -40,27 +37,7 @@ LARGEST_BYTE = 253
 """Of an MXFP4 factor: the exponent of 2**126."""
 
 
-@dataclass(frozen=True, slots=True)
-class W4Words:
-    """Matrices of 4-bit weights as the kernels read them."""
-
-    words: torch.Tensor
-    """[E, steps, R, 32] int16."""
-    scales: torch.Tensor
-    """[E, steps, R] int32 (mxfp4: four bytes, the first is low), int64 (nvfp4: eight) or uint8 (int4)."""
-    factor: torch.Tensor
-    """[E, R] float32: of whole sums."""
-
-    @property
-    def num_rows(self) -> int:
-        return self.words.shape[2]
-
-
-PACKED = OncePerTensor[W4Words]()
-"""By the codes of matrices, their words."""
-
-
-def pack_words(weight_format: str, codes: torch.Tensor, scales: torch.Tensor) -> W4Words:
+def pack_words(weight_format: str, codes: torch.Tensor, scales: torch.Tensor) -> Words:
     """Repack matrices; columns are padded with zeros to whole steps.
 
     Args:
@@ -79,13 +56,7 @@ def pack_words(weight_format: str, codes: torch.Tensor, scales: torch.Tensor) ->
     words, words_scales, factor = (
         torch.cat(part).unflatten(0, (num_experts, num_rows)) for part in zip(*parts, strict=True)
     )
-    return W4Words(words.transpose(1, 2).contiguous(), words_scales.transpose(1, 2).contiguous(), factor)
-
-
-def interleave_gate_up(w1: torch.Tensor) -> torch.Tensor:
-    """[E, 2 N, ...] with gate rows before up rows, as rows of both in turn."""
-    rows: torch.Tensor = w1.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
-    return rows
+    return Words(words.transpose(1, 2).contiguous(), words_scales.transpose(1, 2).contiguous(), factor)
 
 
 def _pack_rows(

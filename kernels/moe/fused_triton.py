@@ -149,12 +149,12 @@ def down_triton(
     return out
 
 
-def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+def prepare_fused(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     """Pick the default configuration."""
     return launch_triton(case, weights, inputs, default_config(case))
 
 
-def prepare_triton_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
+def prepare_fused_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
     """Take a given configuration."""
     return launch_triton(case, weights, inputs, read_config(MoeConfig, config, case))
 

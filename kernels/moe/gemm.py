@@ -1,12 +1,12 @@
 """The Triton GEMMs of the fused MoE: gate-up with SiLU-and-mul, and down.
 
 SCALING says where scales go in, as in kernels/moe/schemes.py. "none", "tensor" and "channel" scale once, after the sum
-over k. "block" and "group" have scales per 128 of k: a step of the sum lies in one group, and its products are scaled
-before they are added up, in float32.
+over k. "block" has scales per 128 of k: a step of the sum lies in one group, and its products are scaled before they
+are added up, in float32.
 
-The tokens' operand is codes, 16-bit values that are multiplied as they are, or ("tensor" and "block") 16-bit values
-that are quantized on load: for a few tokens that costs less than a launch. Weights are converted to the tokens' dtype,
-which is the same or wider. INT8 products are summed up in int32.
+The tokens' operand is what the weights are, codes or 16-bit values, or ("tensor" and "block") 16-bit values that are
+quantized on load: for a few tokens that costs less than a launch. INT8 products are summed up in int32. Codes that
+meet 16-bit values are kernels/moe/gemm_words.py's.
 
 LAYOUT says how blocks find their rows:
 
@@ -81,9 +81,9 @@ def load_tokens(a_ptrs, a_scale_ptrs, weight, offs_k, k, SCALING: tl.constexpr, 
 @triton.jit
 def moe_gate_up_kernel(
     a_ptr,  # [rows, K] codes or values; rows are pairs, or tokens that have top_k pairs each
-    a_scale_ptr,  # block: [rows, K / 128]; tensor: [1]; channel: [rows], or None for values
+    a_scale_ptr,  # block: [rows, K / 128]; tensor: [1]; channel: [rows]; none: None
     w_ptr,  # [E, 2 N, K]: gate rows, then up rows
-    w_scale_ptr,  # block: [E, 2 N / 128, K / 128]; tensor: [E]; channel: [E, 2 N]; group: [E, 2 N, K / 128]
+    w_scale_ptr,  # block: [E, 2 N / 128, K / 128]; tensor: [E]; channel: [E, 2 N]
     topk_weights_ptr,  # [num_pairs] if the input is weighted here, else None
     out_ptr,  # [num_pairs, N] codes or values
     out_scale_ptr,  # block: [num_pairs, N / 128], written with codes; tensor: [1], read; else None
@@ -111,7 +111,6 @@ def moe_gate_up_kernel(
     "tensor" and "block" round it, unless the tile is narrower than a group; "channel" needs a whole row to do so.
     """
     tl.static_assert(SCALING != "block" or (BLOCK_SIZE_K == 128 and BLOCK_SIZE_N <= 128), "a step has one weight scale")
-    tl.static_assert(SCALING != "group" or 128 % BLOCK_SIZE_K == 0, "a step has one scale per output channel")
     pid_m, pid_n = tile_of_program(num_blocks, tl.cdiv(N, BLOCK_SIZE_N), GROUP_SIZE_M)
     pair, valid, expert, num_rows = rows_of_block(
         pid_m, block_pairs_ptr, block_experts_ptr, block_rows_ptr, expert_map_ptr, rows_per_expert, LAYOUT, BLOCK_SIZE_M
@@ -139,21 +138,16 @@ def moe_gate_up_kernel(
         offs_w = pid_n * BLOCK_SIZE_N + offs_w // 2
         offs_w = (offs_w if EVEN_N else tl.where(offs_w < N, offs_w, 0)) + is_up * N
         w_ptrs = w_ptr + offs_w[:, None] * K + offs_k[None, :]
-        if SCALING == "group":
-            w_scale_ptrs = w_scale_ptr + (expert * 2 * N + offs_w) * (K // GROUP_SIZE)
         acc = tl.zeros((2 * BLOCK_SIZE_N, BLOCK_SIZE_M), dtype=sum_dtype)
         for k in range(0, K, BLOCK_SIZE_K):
             codes, a_scale = load_tokens(a_ptrs, a_scale_ptrs, weight, offs_k, K - k, SCALING, EVEN_K)
             w = tl.load(w_ptrs) if EVEN_K else tl.load(w_ptrs, mask=offs_k[None, :] < K - k, other=0.0)
-            w = w.to(codes.dtype)
             if SCALING == "block":
                 w_scale = tl.where(is_up == 1, tl.load(up_scale_ptr), tl.load(gate_scale_ptr))
                 acc += tl.dot(w, tl.trans(codes)) * (w_scale[:, None] * a_scale[None, :])
                 a_scale_ptrs += 1
                 gate_scale_ptr += 1
                 up_scale_ptr += 1
-            elif SCALING == "group":
-                acc += tl.dot(w, tl.trans(codes)) * tl.load(w_scale_ptrs + k // GROUP_SIZE)[:, None]
             else:
                 acc = tl.dot(w, tl.trans(codes), acc, out_dtype=sum_dtype)
             a_ptrs += BLOCK_SIZE_K
@@ -164,25 +158,18 @@ def moe_gate_up_kernel(
         offs_w = offs_w if EVEN_N else tl.where(offs_w < N, offs_w, 0)
         gate_ptrs = w_ptr + offs_w[None, :] * K + offs_k[:, None]
         up_ptrs = gate_ptrs + N * K
-        if SCALING == "group":
-            gate_scale_ptrs = w_scale_ptr + (expert * 2 * N + offs_w) * (K // GROUP_SIZE)
-            up_scale_ptrs = gate_scale_ptrs + N * (K // GROUP_SIZE)
         gate = tl.zeros((BLOCK_SIZE_M, BLOCK_SIZE_N), dtype=sum_dtype)
         up = tl.zeros((BLOCK_SIZE_M, BLOCK_SIZE_N), dtype=sum_dtype)
         for k in range(0, K, BLOCK_SIZE_K):
             codes, a_scale = load_tokens(a_ptrs, a_scale_ptrs, weight, offs_k, K - k, SCALING, EVEN_K)
             w_gate = tl.load(gate_ptrs) if EVEN_K else tl.load(gate_ptrs, mask=offs_k[:, None] < K - k, other=0.0)
             w_up = tl.load(up_ptrs) if EVEN_K else tl.load(up_ptrs, mask=offs_k[:, None] < K - k, other=0.0)
-            w_gate, w_up = w_gate.to(codes.dtype), w_up.to(codes.dtype)
             if SCALING == "block":
                 gate += tl.dot(codes, w_gate) * (a_scale * tl.load(gate_scale_ptr))[:, None]
                 up += tl.dot(codes, w_up) * (a_scale * tl.load(up_scale_ptr))[:, None]
                 a_scale_ptrs += 1
                 gate_scale_ptr += 1
                 up_scale_ptr += 1
-            elif SCALING == "group":
-                gate += tl.dot(codes, w_gate) * tl.load(gate_scale_ptrs + k // GROUP_SIZE)[None, :]
-                up += tl.dot(codes, w_up) * tl.load(up_scale_ptrs + k // GROUP_SIZE)[None, :]
             else:
                 gate = tl.dot(codes, w_gate, gate, out_dtype=sum_dtype)
                 up = tl.dot(codes, w_up, up, out_dtype=sum_dtype)
@@ -199,11 +186,10 @@ def moe_gate_up_kernel(
         scale_ptrs = w_scale_ptr + expert * 2 * N + offs_n
         gate = gate.to(tl.float32) * tl.load(scale_ptrs, mask=offs_n < N, other=0.0)[None, :]
         up = up.to(tl.float32) * tl.load(scale_ptrs + N, mask=offs_n < N, other=0.0)[None, :]
-        if a_scale_ptr is not None:
-            scale = tl.load(a_scale_ptr + token)[:, None]
-            gate *= scale
-            up *= scale
-    if weight is not None and SCALING != "tensor" and SCALING != "block":  # values: weighting products rounds nothing
+        scale = tl.load(a_scale_ptr + token)[:, None]
+        gate *= scale
+        up *= scale
+    if weight is not None and SCALING == "none":  # weighting products rounds nothing
         gate *= weight[:, None]
         up *= weight[:, None]
     h = gate * tl.sigmoid(gate) * up  # [BLOCK_SIZE_M, BLOCK_SIZE_N]
@@ -224,9 +210,9 @@ def moe_gate_up_kernel(
 @triton.jit
 def moe_down_kernel(
     a_ptr,  # [num_pairs, N] codes or values
-    a_scale_ptr,  # block: [num_pairs, N / 128]; tensor: [1]; channel: [num_pairs], or None for values
+    a_scale_ptr,  # block: [num_pairs, N / 128]; tensor: [1]; channel: [num_pairs]; none: None
     w_ptr,  # [E, K, N]
-    w_scale_ptr,  # block: [E, K / 128, N / 128]; tensor: [E]; channel: [E, K]; group: [E, K, N / 128]
+    w_scale_ptr,  # block: [E, K / 128, N / 128]; tensor: [E]; channel: [E, K]
     topk_weights_ptr,  # [num_pairs] if the output is weighted, else None
     out_ptr,  # [num_pairs, K]
     block_pairs_ptr,
@@ -249,7 +235,6 @@ def moe_down_kernel(
 ):
     """out[pair] = topk_weight[pair] * (a[pair] @ w.T); BLOCK_SIZE_N tiles K, BLOCK_SIZE_K the sum over N."""
     tl.static_assert(SCALING != "block" or (BLOCK_SIZE_K == 128 and BLOCK_SIZE_N <= 128), "a step has one weight scale")
-    tl.static_assert(SCALING != "group" or 128 % BLOCK_SIZE_K == 0, "a step has one scale per output channel")
     pid_m, pid_n = tile_of_program(num_blocks, tl.cdiv(K, BLOCK_SIZE_N), GROUP_SIZE_M)
     pair, valid, expert, num_rows = rows_of_block(
         pid_m, block_pairs_ptr, block_experts_ptr, block_rows_ptr, expert_map_ptr, rows_per_expert, LAYOUT, BLOCK_SIZE_M
@@ -264,14 +249,11 @@ def moe_down_kernel(
     w_ptrs = w_ptr + expert * K * N + offs_w[:, None] * N + offs_k[None, :]  # [BLOCK_SIZE_N, BLOCK_SIZE_K]
     if SCALING == "block":
         w_scale_ptr += (expert * (K // GROUP_SIZE) + pid_n * BLOCK_SIZE_N // GROUP_SIZE) * (N // GROUP_SIZE)
-    elif SCALING == "group":
-        w_scale_ptrs = w_scale_ptr + (expert * K + offs_w) * (N // GROUP_SIZE)
     sum_dtype: tl.constexpr = tl.int32 if a_ptr.dtype.element_ty == tl.int8 else tl.float32
     acc = tl.zeros((BLOCK_SIZE_N, BLOCK_SIZE_M) if SWAP_AB else (BLOCK_SIZE_M, BLOCK_SIZE_N), dtype=sum_dtype)
     for k in range(0, N, BLOCK_SIZE_K):
         codes, a_scale = load_tokens(a_ptrs, a_scale_ptrs, None, offs_k, N - k, SCALING, EVEN_N)
         w = tl.load(w_ptrs) if EVEN_N else tl.load(w_ptrs, mask=offs_k[None, :] < N - k, other=0.0)
-        w = w.to(codes.dtype)
         if SCALING == "block":
             scale = a_scale * tl.load(w_scale_ptr)
             if SWAP_AB:
@@ -280,12 +262,6 @@ def moe_down_kernel(
                 acc += tl.dot(codes, tl.trans(w)) * scale[:, None]
             a_scale_ptrs += 1
             w_scale_ptr += 1
-        elif SCALING == "group":
-            scale = tl.load(w_scale_ptrs + k // GROUP_SIZE)
-            if SWAP_AB:
-                acc += tl.dot(w, tl.trans(codes)) * scale[:, None]
-            else:
-                acc += tl.dot(codes, tl.trans(w)) * scale[None, :]
         elif SWAP_AB:
             acc = tl.dot(w, tl.trans(codes), acc, out_dtype=sum_dtype)
         else:
@@ -301,7 +277,6 @@ def moe_down_kernel(
         weight *= tl.load(a_scale_ptr) * tl.load(w_scale_ptr + expert)
     elif SCALING == "channel":
         acc = acc.to(tl.float32) * tl.load(w_scale_ptr + expert * K + offs_w)[None, :]
-        if a_scale_ptr is not None:
-            weight *= tl.load(a_scale_ptr + pair)
+        weight *= tl.load(a_scale_ptr + pair)
     out = (acc * weight[:, None]).to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + pair[:, None] * K + offs_n[None, :], out, mask=valid[:, None] & (offs_n < K)[None, :])

@@ -57,6 +57,11 @@ class MoeScheme:
         return self.scaling in ("block", "group")
 
     @property
+    def has_words(self) -> bool:
+        """Whether our Triton provider repacks weights (kernels/gemm/w8_words.py): converting them is what they cost."""
+        return self.weight_dtype == torch.int8 and self.activation_dtype is None
+
+    @property
     def rounds_whole_rows(self) -> bool:
         """Whether activations can only be rounded when the largest of a whole row is known."""
         return self.scaling == "channel" and self.activation_dtype is not None

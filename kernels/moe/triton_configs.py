@@ -29,7 +29,7 @@ class MoeConfig:
     DOWN_BLOCK_SIZE_N: int
     """Columns of the output per program."""
     BLOCK_SIZE_K: int
-    """Step of both sums; 128 in the block scheme, at most 128 in the group scheme."""
+    """Step of both sums; 128 in the block scheme."""
     GROUP_SIZE_M: int
     """Blocks that share a tile of weights in L2."""
     SWAP_AB: bool
@@ -92,11 +92,7 @@ def adapt_config(config: MoeConfig, scheme: MoeScheme) -> MoeConfig:
     """A per-tensor FP8 configuration for operands of other widths and for sums that need other registers."""
     if scheme.weight_dtype is None:  # steps of as many bytes
         return replace(config, BLOCK_SIZE_K=config.BLOCK_SIZE_K // 2)
-    if scheme.activation_dtype == torch.int8:  # compiled for sm_100, the int32 sums of wider tiles spill
+    if scheme.weight_dtype == torch.int8:  # compiled for sm_100, the int32 sums of wider tiles spill
         wide = config.BLOCK_SIZE_M >= 64
         return replace(config, num_warps=8, GATE_UP_BLOCK_SIZE_N=64, DOWN_BLOCK_SIZE_N=128) if wide else config
-    if scheme.activation_dtype is None:  # wgmma takes weights on the left from the registers they are converted in
-        config = replace(config, SWAP_AB=True, GATE_UP_BLOCK_SIZE_N=64, DOWN_BLOCK_SIZE_N=128, num_warps=8)
-    if scheme.scaling == "group":
-        return replace(config, BLOCK_SIZE_M=min(config.BLOCK_SIZE_M, 64), BLOCK_SIZE_K=GROUP_SIZE)
     return config

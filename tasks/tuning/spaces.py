@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from kernels.errors import KernelError
-from kernels.gemm.w4_words import STEP
+from kernels.gemm.words import STEP
 from kernels.moe.inputs import is_batched, moe_sizes
 from kernels.moe.schemes import GROUP_SIZE, MOE_SCHEMES
 from kernels.moe.vllm_config_files import Config
@@ -59,7 +59,7 @@ OURS = {
     "num_warps": (4, 8),
     "num_stages": (2, 3, 4, 5, 6),
 }
-W4 = {
+WORDS = {
     **{name: OURS[name] for name in ("BLOCK_SIZE_M", "GATE_UP_BLOCK_SIZE_N", "DOWN_BLOCK_SIZE_N")},
     **{name: OURS[name] for name in ("GROUP_SIZE_M", "num_warps", "num_stages")},
 }
@@ -92,10 +92,11 @@ def space_of(case: Case, provider: str) -> Space:
     kernel = case.layer.kernel
     if kernel == "fused_moe" and provider in VLLM_PROVIDERS:
         return vllm_space(case.layer.scheme, is_rocm=torch.version.hip is not None)
-    if provider == "triton" and kernel == "fused_moe":
-        return our_space(case.layer.scheme)
     if provider == "triton" and kernel in W4_FORMATS:
-        return w4_space(kernel)
+        return words_space(kernel)
+    if provider == "triton" and kernel == "fused_moe":
+        scheme = case.layer.scheme
+        return words_space(scheme) if MOE_SCHEMES[scheme].has_words else our_space(scheme)
     if provider == "triton" and kernel == "mxfp4_gemm":
         return linear_space()
     raise KernelError(f"{provider} of {kernel} cannot be tuned: take a Triton provider of a MoE kernel or mxfp4_gemm")
@@ -177,15 +178,13 @@ def our_space(scheme_name: str) -> Space:
     if scheme.scaling == "block":
         checks["a step has one scale"] = lambda config, _: config["BLOCK_SIZE_K"] == GROUP_SIZE
         checks["a tile has one scale"] = lambda config, _: config["DOWN_BLOCK_SIZE_N"] <= GROUP_SIZE
-    if scheme.scaling == "group":
-        checks["a step has one scale"] = lambda config, _: GROUP_SIZE % config["BLOCK_SIZE_K"] == 0
     checks |= {**pair_checks(lambda config: config["QUANTIZE_ON_LOAD"] == 0), NO_EMPTY_STEPS: has_few_empty_steps}
     return Space(f"triton {scheme_name}", OURS, checks, merge_our_groups)
 
 
-def w4_space(kernel: str) -> Space:
-    """Our Triton MoE with 4-bit weights (kernels/moe/gemm_w4.py)."""
-    return Space(f"triton {kernel}", W4, pair_checks(lambda _: True), merge_our_groups)
+def words_space(name: str) -> Space:
+    """Our Triton MoE with repacked weights (kernels/moe/gemm_words.py), by the kernel or the scheme."""
+    return Space(f"triton {name}", WORDS, pair_checks(lambda _: True), merge_our_groups)
 
 
 def linear_space() -> Space:

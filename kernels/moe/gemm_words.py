@@ -1,11 +1,12 @@
-"""The Triton GEMMs of the 4-bit MoE kernels: gate-up with SiLU-and-mul, down; weights are unpacked in the kernel.
+"""The Triton GEMMs of the MoE with repacked weights: gate-up with SiLU-and-mul, down; the kernel unpacks weights.
 
     mxfp4  e2m1 times an e8m0 scale per 32 columns
     nvfp4  e2m1 times an e4m3 scale per 16 columns
     int4   int4 times an e4m3 scale per 128 columns
+    int8   int8, with or without a float32 scale per 128 columns
 
-kernels/gemm/w4_tile.py multiplies; a float32 factor per row of weights, and a
-scale per token where activations have one, multiply whole sums.
+kernels/gemm/w4_tile.py and w8_tile.py multiply; a float32 factor per row of weights, and a scale per token where
+activations have one, multiply whole sums.
 Gate and up rows alternate in the words of w1, and so in a tile.
 
 NaN and infinity stay in their row: each row of tokens has its own products.
@@ -19,6 +20,7 @@ import triton.language as tl
 
 from kernels.gemm.tiles import tile_of_program
 from kernels.gemm.w4_tile import QUARTER, multiply_words
+from kernels.gemm.w8_tile import HALF, multiply_int8
 from kernels.moe.gemm import rows_of_block
 from kernels.moe.round_w4 import round_to_fp4
 
@@ -43,10 +45,16 @@ def multiply_rows(
     """w @ a.T [ROWS, BLOCK_SIZE_M] float32 of one expert, with all that multiplies whole sums."""
     num_steps = tl.cdiv(K, 128)
     first = expert * num_steps * num_rows_w + offs_w
-    acc = multiply_words(
-        a_ptrs, words_ptr + first[:, None] * QUARTER, scales_ptr + first, 0, num_steps, num_rows_w, K,
-        ROWS, FORMAT, EVEN_K, BLOCK_SIZE_M,
-    )  # fmt: skip
+    if FORMAT == "int8":
+        acc = multiply_int8(
+            a_ptrs, words_ptr + first[:, None] * HALF, None if scales_ptr is None else scales_ptr + first,
+            num_rows_w, K, ROWS, EVEN_K, BLOCK_SIZE_M,
+        )  # fmt: skip
+    else:
+        acc = multiply_words(
+            a_ptrs, words_ptr + first[:, None] * QUARTER, scales_ptr + first, 0, num_steps, num_rows_w, K,
+            ROWS, FORMAT, EVEN_K, BLOCK_SIZE_M,
+        )  # fmt: skip
     acc *= tl.load(factor_ptr + expert * num_rows_w + offs_w)[:, None]
     if a_scale_ptr is not None:
         acc *= tl.load(a_scale_ptr + row)[None, :]
@@ -54,11 +62,11 @@ def multiply_rows(
 
 
 @triton.jit
-def w4_gate_up_kernel(
+def words_gate_up_kernel(
     a_ptr,  # [rows, K] values
     a_scale_ptr,  # int4: [rows] float32; else None
-    words_ptr,  # [E, K / 128, 2 N, 32]: gate and up rows in turn
-    scales_ptr,  # [E, K / 128, 2 N]
+    words_ptr,  # [E, K / 128, 2 N, 32], of int8 64: gate and up rows in turn
+    scales_ptr,  # [E, K / 128, 2 N]; int8 with a scale per row: None
     factor_ptr,  # [E, 2 N]
     topk_weights_ptr,  # [num_pairs] if the input is weighted here, else None
     out_ptr,  # [num_pairs, N] values
@@ -109,11 +117,11 @@ def w4_gate_up_kernel(
 
 
 @triton.jit
-def w4_down_kernel(
+def words_down_kernel(
     a_ptr,  # [num_pairs, N] values
     a_scale_ptr,  # int4: [num_pairs] float32; else None
-    words_ptr,  # [E, N / 128, K, 32]
-    scales_ptr,  # [E, N / 128, K]
+    words_ptr,  # [E, N / 128, K, 32], of int8 64
+    scales_ptr,  # [E, N / 128, K]; int8 with a scale per row: None
     factor_ptr,  # [E, K]
     topk_weights_ptr,  # [num_pairs] if the output is weighted, else None
     out_ptr,  # [num_pairs, K]

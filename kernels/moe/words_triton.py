@@ -1,4 +1,4 @@
-"""The Triton MoE with 4-bit weights: picks a configuration and launches the kernels of round_w4.py and gemm_w4.py.
+"""The Triton MoE with repacked weights of 4 bits, or 8: picks a configuration, launches round_w4.py and gemm_words.py.
 
 Two launches to nine: align (none, one or four), round hidden states (unless they stay in 16 bits), gate-up, quantize
 the intermediate (int4), down, sum (unless top_k is 1 and no expert map leaves pairs out). The batched format needs
@@ -12,10 +12,12 @@ import torch
 import triton
 
 from kernels.configs import read_config
-from kernels.gemm.w4_words import GROUP_SIZES, PACKED, STEP, W4Words, interleave_gate_up, pack_words
+from kernels.gemm.w4_words import GROUP_SIZES, pack_words
+from kernels.gemm.w8_words import pack_int8
+from kernels.gemm.words import PACKED, STEP, Words, interleave_gate_up
 from kernels.moe.align import Blocks
 from kernels.moe.fused_triton import find_blocks, gemm_arguments, routing_of
-from kernels.moe.gemm_w4 import w4_down_kernel, w4_gate_up_kernel
+from kernels.moe.gemm_words import words_down_kernel, words_gate_up_kernel
 from kernels.moe.inputs import is_batched, moe_sizes, weights_input
 from kernels.moe.round_w4 import round_rows_kernel
 from kernels.moe.rows import Routing, moe_sum_kernel, quantize_triton
@@ -27,16 +29,16 @@ FP8_PER_ROW = MOE_SCHEMES["fp8_w8a8_channel"]
 
 
 @dataclass(frozen=True, slots=True)
-class W4Layer:
+class WordsLayer:
     """Weights of a layer as the kernels read them, and what multiplies whole sums."""
 
     format: str
-    """"mxfp4", "nvfp4" or "int4"."""
+    """"mxfp4", "nvfp4", "int4" or "int8"."""
     rounds_to_fp4: bool
     """Whether activations are rounded to the weights' FP4 format; those that meet int4 are FP8."""
-    w1: W4Words
+    w1: Words
     """Of [E, 2 N, K], gate and up rows in turn."""
-    w2: W4Words
+    w2: Words
     """Of [E, K, N]."""
     w1_factor: torch.Tensor
     """[E, 2 N] float32, gate and up in turn: of whole sums."""
@@ -48,20 +50,23 @@ class W4Layer:
     """[1] float32, of the intermediate rounded to NVFP4."""
 
 
-def pack_experts(weight_format: str, weights: Tensors, scale_suffix: str) -> tuple[W4Words, W4Words]:
+def pack_experts(weight_format: str, weights: Tensors, scale_suffix: str) -> tuple[Words, Words]:
     """w1 with gate and up rows in turn, and w2, repacked once for a layer."""
     w1, w2 = weights["w1"], weights["w2"]
     w1_scale, w2_scale = weights[f"w1{scale_suffix}"], weights[f"w2{scale_suffix}"]
 
-    def pack_w1() -> W4Words:
-        return pack_words(weight_format, interleave_gate_up(w1), interleave_gate_up(w1_scale))
+    def pack(codes: torch.Tensor, scales: torch.Tensor) -> Words:
+        return pack_int8(codes, scales) if weight_format == "int8" else pack_words(weight_format, codes, scales)
 
-    return PACKED.get(w1, pack_w1), PACKED.get(w2, lambda: pack_words(weight_format, w2, w2_scale))
+    def pack_w1() -> Words:
+        return pack(interleave_gate_up(w1), interleave_gate_up(w1_scale))
+
+    return PACKED.get(w1, pack_w1), PACKED.get(w2, lambda: pack(w2, w2_scale))
 
 
 @dataclass(frozen=True, slots=True)
-class W4Config:
-    """Launch configuration of w4_moe_triton."""
+class WordsConfig:
+    """Launch configuration of words_moe_triton."""
 
     BLOCK_SIZE_M: int
     """Rows of a block: pairs of one expert."""
@@ -85,8 +90,8 @@ class W4Config:
         }
 
 
-def default_config(case: Case, weight_format: str) -> W4Config:
-    """By rows per expert: the best of about 20 configurations a case on an H200 (24 cases of 5 layers).
+def default_config(case: Case, weight_format: str) -> WordsConfig:
+    """By rows per expert; of 4-bit weights the best of about 20 configurations a case on an H200: 24 cases, 5 layers.
 
     Few rows read and unpack weights and do little else: 128 rows of weights for four warps, and three stages, since
     more of them leave room for fewer programs. Many rows share what was unpacked for one.
@@ -95,6 +100,8 @@ def default_config(case: Case, weight_format: str) -> W4Config:
     num_experts *= case.layer.ep_size
     num_pairs = case.num_tokens * top_k
     rows = num_pairs / max(num_experts if is_batched(case) else min(num_experts, num_pairs), 1)
+    if weight_format == "int8":
+        return default_int8_config(rows, num_pairs)
     if weight_format == "int4":
         block_m, gate_up_n, down_n, num_warps = default_int4_tiles(rows, num_pairs)
     elif num_pairs * 4 <= num_experts:
@@ -107,7 +114,7 @@ def default_config(case: Case, weight_format: str) -> W4Config:
         block_m, gate_up_n, down_n, num_warps = 32, 64, 256, 4
     else:
         block_m, gate_up_n, down_n, num_warps = 64, 64, 128, 4
-    return W4Config(block_m, gate_up_n, down_n, 1 if block_m == 16 else 8, num_warps=num_warps, num_stages=3)
+    return WordsConfig(block_m, gate_up_n, down_n, 1 if block_m == 16 else 8, num_warps=num_warps, num_stages=3)
 
 
 def default_int4_tiles(rows: float, num_pairs: int) -> tuple[int, int, int, int]:
@@ -119,8 +126,19 @@ def default_int4_tiles(rows: float, num_pairs: int) -> tuple[int, int, int, int]
     return 64, 64, 128, 4 if rows <= 192 else 8
 
 
-def w4_moe_triton(layer: W4Layer, inputs: Tensors, config: W4Config, *, on_input: bool) -> torch.Tensor:
-    """The formula of the 4-bit MoE kernels, without leaving the device.
+def default_int8_config(rows: float, num_pairs: int) -> WordsConfig:
+    """A first guess: tiles of int4's, more stages for few rows since a step has twice the bytes."""
+    if num_pairs <= 8:
+        return WordsConfig(16, 32, 32, 1, num_warps=4, num_stages=5)
+    if rows <= 24:
+        return WordsConfig(16 if rows <= 12 else 32, 64, 64, 8, num_warps=4, num_stages=4)
+    if rows <= 96:
+        return WordsConfig(64, 64, 128, 8, num_warps=8, num_stages=4)
+    return WordsConfig(128, 64, 128, 8, num_warps=8, num_stages=3)
+
+
+def words_moe_triton(layer: WordsLayer, inputs: Tensors, config: WordsConfig, *, on_input: bool) -> torch.Tensor:
+    """The formula of the MoE, without leaving the device.
 
     Args:
         inputs: as make_moe_inputs makes them, contiguous.
@@ -149,7 +167,7 @@ def w4_moe_triton(layer: W4Layer, inputs: Tensors, config: W4Config, *, on_input
 
 
 def round_hidden_states(
-    layer: W4Layer, x: torch.Tensor, routing: Routing, weight_rows: bool
+    layer: WordsLayer, x: torch.Tensor, routing: Routing, weight_rows: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What the gate-up GEMM reads: what FP8 codes stand for and a scale per row (int4), values rounded to FP4, or x.
 
@@ -173,13 +191,13 @@ def round_hidden_states(
 
 
 def gate_up_triton(
-    layer: W4Layer,
+    layer: WordsLayer,
     a: torch.Tensor,
     a_scale: torch.Tensor | None,
     weights: torch.Tensor | None,
     routing: Routing,
     blocks: Blocks,
-    config: W4Config,
+    config: WordsConfig,
 ) -> torch.Tensor:
     """The intermediate [num_rows, N], rounded to FP4 if activations are.
 
@@ -190,29 +208,29 @@ def gate_up_triton(
     k, n = a.shape[1], layer.w1.num_rows // 2
     h = torch.empty(routing.num_rows, n, dtype=a.dtype, device=a.device)
     block_n = config.GATE_UP_BLOCK_SIZE_N
-    w4_gate_up_kernel[(blocks.max_blocks * triton.cdiv(n, block_n),)](
+    words_gate_up_kernel[(blocks.max_blocks * triton.cdiv(n, block_n),)](
         a, a_scale, layer.w1.words, layer.w1.scales, layer.w1_factor, weights, h, layer.a2_global_scale,
         *gemm_arguments(routing, blocks), n, k, routing.num_rows // a.shape[0], routing.rows_per_expert,
-        FORMAT=layer.format, GROUP_SIZE=GROUP_SIZES[layer.format], ROUND_OUT=layer.rounds_to_fp4, LAYOUT=blocks.layout,
-        EVEN_N=n % block_n == 0, EVEN_K=k % STEP == 0, BLOCK_SIZE_N=block_n, **config.shared,
+        FORMAT=layer.format, GROUP_SIZE=GROUP_SIZES.get(layer.format), ROUND_OUT=layer.rounds_to_fp4,
+        LAYOUT=blocks.layout, EVEN_N=n % block_n == 0, EVEN_K=k % STEP == 0, BLOCK_SIZE_N=block_n, **config.shared,
     )  # fmt: skip
     return h
 
 
 def down_triton(
-    layer: W4Layer,
+    layer: WordsLayer,
     h: torch.Tensor,
     h_scale: torch.Tensor | None,
     weights: torch.Tensor | None,
     by_row: torch.Tensor,
     routing: Routing,
     blocks: Blocks,
-    config: W4Config,
+    config: WordsConfig,
 ) -> None:
     """Write the output of every row, by_row [num_rows, K], times weights [num_rows] if given."""
     n, k = h.shape[1], by_row.shape[1]
     block_n = config.DOWN_BLOCK_SIZE_N
-    w4_down_kernel[(blocks.max_blocks * triton.cdiv(k, block_n),)](
+    words_down_kernel[(blocks.max_blocks * triton.cdiv(k, block_n),)](
         h, h_scale, layer.w2.words, layer.w2.scales, layer.w2_factor, weights, by_row,
         *gemm_arguments(routing, blocks), n, k, routing.rows_per_expert,
         FORMAT=layer.format, LAYOUT=blocks.layout,
@@ -220,21 +238,21 @@ def down_triton(
     )  # fmt: skip
 
 
-def prepare_w4(case: Case, layer: W4Layer, inputs: Tensors) -> Launch:
+def prepare_words(case: Case, layer: WordsLayer, inputs: Tensors) -> Launch:
     """Pick the default configuration."""
-    return launch_w4(case, layer, inputs, default_config(case, layer.format))
+    return launch_words(case, layer, inputs, default_config(case, layer.format))
 
 
-def prepare_w4_with(case: Case, layer: W4Layer, inputs: Tensors, config: Mapping[str, object]) -> Launch:
+def prepare_words_with(case: Case, layer: WordsLayer, inputs: Tensors, config: Mapping[str, object]) -> Launch:
     """Take a given configuration."""
-    return launch_w4(case, layer, inputs, read_config(W4Config, config, case))
+    return launch_words(case, layer, inputs, read_config(WordsConfig, config, case))
 
 
-def launch_w4(case: Case, layer: W4Layer, inputs: Tensors, config: W4Config) -> Launch:
+def launch_words(case: Case, layer: WordsLayer, inputs: Tensors, config: WordsConfig) -> Launch:
     """The launch with a given configuration."""
     on_input = weights_input(case)
 
     def run() -> Outputs:
-        return (w4_moe_triton(layer, inputs, config, on_input=on_input),)
+        return (words_moe_triton(layer, inputs, config, on_input=on_input),)
 
     return Launch(run, asdict(config))

@@ -1,5 +1,9 @@
-"""The Triton MoE with 4-bit weights: its configurations, and what they compile to for Hopper and Blackwell."""
+"""The Triton MoE with repacked weights: its configurations, and what they compile to for Hopper and Blackwell."""
 
+import os
+import re
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
@@ -8,8 +12,9 @@ import pytest
 from compilations import assert_fits, compile_everywhere
 from w4_cases import case_of, relative_error, tensors_of
 
-from kernels import mxfp4_moe, nvfp4_moe, w4a8_moe
-from kernels.moe.w4_triton import W4Config, default_config
+from kernels import fused_moe, mxfp4_moe, nvfp4_moe, w4a8_moe
+from kernels.moe.words_triton import WordsConfig, default_config
+from kernels.registry import PACKAGE_DIR
 
 SCRIPT = """
 import json, sys
@@ -45,6 +50,28 @@ for name, scheme, (k, n, m) in CASES:
 print(json.dumps(compiled))
 """
 
+NOTES_OF_PTXAS = """
+import subprocess, sys
+from itertools import product
+import torch, triton
+from kernels.compile import intercepted_launches
+from kernels.registry import find_kernel
+from kernels.spec import Case, Layer
+
+kernel, sizes = find_kernel("fused_moe"), {"num_experts": 2, "top_k": 1, "hidden_size": 1024, "intermediate_size": 512}
+with intercepted_launches("sm_90") as compiled:
+    for scheme, m in product(("int8_w8a16", "int8_w8a16_group128"), (32, 128, 1024)):
+        case = Case(Layer("fused_moe", "grid", 1, 1, scheme, "bfloat16", sizes), m)
+        weights = kernel.make_weights(case.layer, 0, torch.device("cpu"))
+        inputs = kernel.make_inputs(case, weights, 0, torch.device("cpu"))
+        kernel.providers["triton"].prepare(case, weights, inputs).run()
+    for binary in compiled.values():
+        if binary.asm["ptx"].count("wgmma.mma_async"):
+            ptxas = [triton.knobs.nvidia.ptxas.path, "-v", "--gpu-name", "sm_90a", "-", "-o", "/dev/null"]
+            done = subprocess.run(ptxas, input=binary.asm["ptx"], capture_output=True, text=True, check=True)
+            print("of", binary.metadata.name, done.stderr)
+"""
+
 MAX_SPILL_BYTES = {"sm_90": 0, "sm_100": 32}
 """On sm_100 cuobjdump shows a few bytes of stack."""
 
@@ -57,9 +84,18 @@ def compiled() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("arch", MAX_SPILL_BYTES)
 def test_nothing_spills_at_the_sizes_of_deepseek_r1_and_qwen3(arch: str):
     records = [record for record in compiled() if record["arch"] == arch]
-    assert {"w4_gate_up_kernel", "w4_down_kernel", "round_rows_kernel"} <= {record["name"] for record in records}
+    assert {"words_gate_up_kernel", "words_down_kernel", "round_rows_kernel"} <= {record["name"] for record in records}
     for record in records:
         assert_fits(record, MAX_SPILL_BYTES[arch])
+
+
+def test_ptxas_waits_for_no_single_wgmma_of_int8_weights():
+    """It says so in a note, C7515, and is silent otherwise; serialized loops are right, so nothing else would tell."""
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    env["PYTHONPATH"] = str(PACKAGE_DIR.parent)
+    done = subprocess.run([sys.executable, "-c", NOTES_OF_PTXAS], env=env, capture_output=True, text=True, check=True)
+    assert {"words_gate_up_kernel", "words_down_kernel"} == set(re.findall(r"^of (\w+)", done.stdout, re.MULTILINE))
+    assert "serialized" not in done.stdout
 
 
 def qwen3(num_tokens: int, **differences):
@@ -78,19 +114,26 @@ def test_rows_are_those_of_this_rank_and_of_batched_experts():
     assert default_config(qwen3(512, options=batched), "mxfp4").BLOCK_SIZE_M == 32
 
 
-PLAIN = W4Config(16, 32, 64, 8, num_warps=4, num_stages=3)
+PLAIN = WordsConfig(16, 32, 64, 8, num_warps=4, num_stages=3)
 
 
 @pytest.mark.parametrize(
-    "kernel", [mxfp4_moe.KERNEL, nvfp4_moe.KERNEL, w4a8_moe.KERNEL], ids=lambda kernel: kernel.name
+    ("kernel", "scheme"),
+    [
+        (mxfp4_moe.KERNEL, "mxfp4_w4a4"),
+        (nvfp4_moe.KERNEL, "nvfp4_w4a4"),
+        (w4a8_moe.KERNEL, "int4_w4a8_fp8"),
+        (fused_moe.KERNEL, "int8_w8a16"),
+        (fused_moe.KERNEL, "int8_w8a16_group128"),
+    ],
 )
 @pytest.mark.parametrize(
     "config",
     [PLAIN, replace(PLAIN, BLOCK_SIZE_M=64, GATE_UP_BLOCK_SIZE_N=64, DOWN_BLOCK_SIZE_N=128, GROUP_SIZE_M=1)],
     ids=["narrow", "wide"],
 )
-def test_a_tuner_may_launch_any_configuration(kernel, config: W4Config):
-    case = case_of(kernel, kernel.schemes[-1], k=256, n=128, num_tokens=9)
+def test_a_tuner_may_launch_any_configuration(kernel, scheme: str, config: WordsConfig):
+    case = case_of(kernel, scheme, k=256, n=128, num_tokens=9)
     weights, inputs = tensors_of(kernel, case)
     launch = kernel.providers["triton"].prepare_with(case, weights, inputs, asdict(config))
     assert launch.config["BLOCK_SIZE_M"] == config.BLOCK_SIZE_M

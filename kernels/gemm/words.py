@@ -1,0 +1,37 @@
+"""What every layout of repacked weights has in common: the record, and where it is kept."""
+
+from dataclasses import dataclass
+
+import torch
+
+from kernels.gemm.once import OncePerTensor
+
+STEP = 128
+"""Columns of a step of the sum; matrices are padded to whole ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Matrices of weights as the kernels read them: all rows of a step lie one after the other."""
+
+    words: torch.Tensor
+    """[E, steps, R, 32] int16 of 4-bit weights, [E, steps, R, 64] of 8-bit ones."""
+    scales: torch.Tensor | None
+    """[E, steps, R] int32 (mxfp4: four bytes, the first is low), int64 (nvfp4: eight), uint8 (int4) or float32 (int8
+    with a scale per step); None if a row has one scale."""
+    factor: torch.Tensor
+    """[E, R] float32: of whole sums."""
+
+    @property
+    def num_rows(self) -> int:
+        return self.words.shape[2]
+
+
+PACKED = OncePerTensor[Words]()
+"""By the codes of matrices, their words."""
+
+
+def interleave_gate_up(w1: torch.Tensor) -> torch.Tensor:
+    """[E, 2 N, ...] with gate rows before up rows, as rows of both in turn."""
+    rows: torch.Tensor = w1.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+    return rows
