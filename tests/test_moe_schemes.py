@@ -288,7 +288,7 @@ def test_a_map_may_give_this_rank_any_of_the_experts():
     check_triton(case, weights, inputs)
 
 
-@pytest.mark.parametrize("num_tokens", [30, 1500], ids=["one-program", "three-launches"])
+@pytest.mark.parametrize("num_tokens", [30, 1500, 17000], ids=["one-program", "two-programs", "many-programs"])
 def test_alignment_leaves_pairs_of_other_ranks_out(num_tokens: int):
     topk_ids = torch.rand(num_tokens, 12).topk(2).indices.int()
     expert_map = torch.full((12,), -1, dtype=torch.int32)
@@ -302,6 +302,8 @@ def test_alignment_leaves_pairs_of_other_ranks_out(num_tokens: int):
         assert (local[pairs] == expert).all()
         placed += pairs.tolist()
     assert sorted(placed) == (local >= 0).nonzero().flatten().tolist()
+    assert blocks.num_blocks is not None
+    assert torch.equal(blocks.rows > 0, torch.arange(blocks.max_blocks) < blocks.num_blocks)
 
 
 @every_scheme

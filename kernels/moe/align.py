@@ -3,8 +3,8 @@
 A pair is numbered token * top_k + choice. A block holds pairs of one expert only:
 
     block_pairs[b * BLOCK_SIZE_M + i]  the i-th pair of block b, valid for i < block_rows[b]
-    block_experts[b]                   the expert of block b
     block_rows[b]                      its pairs, 0 for blocks past the last: grids are launched with an upper bound
+    block_experts[b]                   the expert of block b, undefined past the last
 
 The order of pairs inside an expert depends on atomics; no result depends on it, since every pair is computed on its own
 row and written to its own row. With an expert map the pairs of other ranks' experts are in no block.
@@ -20,9 +20,10 @@ import triton
 import triton.language as tl
 
 ONE_PROGRAM_PAIRS = 2048
-"""Up to so many pairs one program does everything in one launch; three launches cost more than what they spread."""
+"""Up to so many pairs one program counts and places them all; more of them are counted in a launch of its own."""
 
 PAIRS_PER_PROGRAM = 1024
+NUM_WARPS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,33 +40,8 @@ class Blocks:
     """What grids are launched with."""
     layout: str = "aligned"
     """"aligned", "single" or "batched", as gemm.py explains them."""
-
-
-@triton.jit
-def write_blocks(
-    counts,
-    block_experts_ptr,
-    block_rows_ptr,
-    first_chunk,
-    chunk_step,
-    max_blocks,
-    BLOCK_SIZE_M: tl.constexpr,
-    BLOCK_SIZE_E: tl.constexpr,
-    BLOCKS_PER_STEP: tl.constexpr,
-):
-    """Tell every block its expert and its rows; an expert owns ceil(count / BLOCK_SIZE_M) consecutive blocks."""
-    num_blocks = (counts + BLOCK_SIZE_M - 1) // BLOCK_SIZE_M  # [BLOCK_SIZE_E]
-    end_block = tl.cumsum(num_blocks, 0)
-    experts = tl.arange(0, BLOCK_SIZE_E)
-    for chunk in range(first_chunk, tl.cdiv(max_blocks, BLOCKS_PER_STEP), chunk_step):
-        block = chunk * BLOCKS_PER_STEP + tl.arange(0, BLOCKS_PER_STEP)
-        expert = tl.sum((end_block[None, :] <= block[:, None]).to(tl.int32), 1)  # [BLOCKS_PER_STEP]
-        own = experts[None, :] == expert[:, None]  # [BLOCKS_PER_STEP, BLOCK_SIZE_E]
-        count = tl.sum(tl.where(own, counts[None, :], 0), 1)
-        first = tl.sum(tl.where(own, (end_block - num_blocks)[None, :], 0), 1)
-        rows = tl.minimum(tl.maximum(count - (block - first) * BLOCK_SIZE_M, 0), BLOCK_SIZE_M)
-        tl.store(block_experts_ptr + block, expert, mask=block < max_blocks)
-        tl.store(block_rows_ptr + block, rows, mask=block < max_blocks)
+    num_blocks: torch.Tensor | None = None
+    """[1] int32, how many blocks have rows: a prefix. None if not aligned."""
 
 
 @triton.jit
@@ -80,110 +56,81 @@ def load_experts(ids_ptr, expert_map_ptr, pair, num_pairs):
 
 
 @triton.jit
-def place_pairs(
+def count_pairs_kernel(
+    ids_ptr,
+    expert_map_ptr,  # None without expert parallelism
+    counts_ptr,  # [programs, BLOCK_SIZE_E], written
+    num_pairs,
+    BLOCK_SIZE_E: tl.constexpr,
+    PAIRS: tl.constexpr,
+):
+    """How many of each program's PAIRS pairs every expert has."""
+    program = tl.program_id(0)
+    expert, valid = load_experts(ids_ptr, expert_map_ptr, program * PAIRS + tl.arange(0, PAIRS), num_pairs)
+    counts = tl.histogram(expert, BLOCK_SIZE_E, mask=valid)
+    tl.store(counts_ptr + program * BLOCK_SIZE_E + tl.arange(0, BLOCK_SIZE_E), counts)
+
+
+@triton.jit
+def add_counts(counts_ptr, BLOCK_SIZE_E: tl.constexpr, PROGRAMS_PER_STEP: tl.constexpr):
+    """How many pairs every expert has, and how many of them the programs before this one."""
+    counts = tl.zeros((BLOCK_SIZE_E,), dtype=tl.int32)
+    before = tl.zeros((BLOCK_SIZE_E,), dtype=tl.int32)
+    for first in range(0, tl.num_programs(0), PROGRAMS_PER_STEP):
+        program = (first + tl.arange(0, PROGRAMS_PER_STEP))[:, None]
+        count_ptrs = counts_ptr + program * BLOCK_SIZE_E + tl.arange(0, BLOCK_SIZE_E)[None, :]
+        count = tl.load(count_ptrs, mask=program < tl.num_programs(0), other=0)  # [PROGRAMS_PER_STEP, BLOCK_SIZE_E]
+        counts += tl.sum(count, 0)
+        before += tl.sum(tl.where(program < tl.program_id(0), count, 0), 0)
+    return counts, before
+
+
+@triton.jit
+def place_pairs_kernel(
     ids_ptr,
     expert_map_ptr,
-    cursor_ptr,
+    counts_ptr,  # of count_pairs_kernel; None if one program has all pairs
+    cursor_ptr,  # [programs, BLOCK_SIZE_E] scratch: the next free row of every expert, a row of them for each program
     block_pairs_ptr,
-    first_pair,
+    block_experts_ptr,
+    block_rows_ptr,
+    num_blocks_ptr,
     num_pairs,
+    max_blocks,
     BLOCK_SIZE_M: tl.constexpr,
-    PAIRS_PER_STEP: tl.constexpr,
+    BLOCK_SIZE_E: tl.constexpr,
+    PAIRS: tl.constexpr,
+    PROGRAMS_PER_STEP: tl.constexpr,
 ):
-    """Give each of PAIRS_PER_STEP pairs the next free row of its expert; cursor[e] starts at the expert's first row."""
-    pair = first_pair + tl.arange(0, PAIRS_PER_STEP)
+    """Give each of a program's PAIRS pairs a row of its expert, and every block, in turn, its expert and its rows.
+
+    An expert owns ceil(count / BLOCK_SIZE_M) consecutive blocks.
+    """
+    program, num_programs = tl.program_id(0), tl.num_programs(0)
+    experts = tl.arange(0, BLOCK_SIZE_E)
+    pair = program * PAIRS + tl.arange(0, PAIRS)
     expert, valid = load_experts(ids_ptr, expert_map_ptr, pair, num_pairs)
+    if counts_ptr is None:
+        counts, before = tl.histogram(expert, BLOCK_SIZE_E, mask=valid), 0
+    else:
+        counts, before = add_counts(counts_ptr, BLOCK_SIZE_E, PROGRAMS_PER_STEP)
+    num_blocks = (counts + BLOCK_SIZE_M - 1) // BLOCK_SIZE_M
+    first_block = tl.cumsum(num_blocks, 0) - num_blocks
+    cursor_ptr += program * BLOCK_SIZE_E
+    tl.store(cursor_ptr + experts, first_block * BLOCK_SIZE_M + before)
+    tl.debug_barrier()  # the cursors are read back by other threads of this program
     row = tl.atomic_add(cursor_ptr + expert, 1, mask=valid, sem="relaxed")
     tl.store(block_pairs_ptr + row, pair, mask=valid)
 
-
-@triton.jit
-def align_in_one_program_kernel(
-    ids_ptr,
-    expert_map_ptr,  # None without expert parallelism
-    cursor_ptr,
-    block_pairs_ptr,
-    block_experts_ptr,
-    block_rows_ptr,
-    num_pairs,
-    max_blocks,
-    BLOCK_SIZE_M: tl.constexpr,
-    BLOCK_SIZE_E: tl.constexpr,
-    PAIRS_PER_STEP: tl.constexpr,
-    BLOCKS_PER_STEP: tl.constexpr,
-):
-    """Count, lay out and scatter a small batch in a single program; needs no zeroed scratch."""
-    pair = tl.arange(0, PAIRS_PER_STEP)
-    expert, valid = load_experts(ids_ptr, expert_map_ptr, pair, num_pairs)
-    counts = tl.histogram(expert, BLOCK_SIZE_E, mask=valid)
-    num_blocks = (counts + BLOCK_SIZE_M - 1) // BLOCK_SIZE_M
-    tl.store(cursor_ptr + tl.arange(0, BLOCK_SIZE_E), (tl.cumsum(num_blocks, 0) - num_blocks) * BLOCK_SIZE_M)
-    tl.debug_barrier()  # the cursors are read back by other threads of this program
-    place_pairs(ids_ptr, expert_map_ptr, cursor_ptr, block_pairs_ptr, 0, num_pairs, BLOCK_SIZE_M, PAIRS_PER_STEP)
-    write_blocks(
-        counts, block_experts_ptr, block_rows_ptr, 0, 1, max_blocks, BLOCK_SIZE_M, BLOCK_SIZE_E, BLOCKS_PER_STEP
-    )
-
-
-@triton.jit
-def count_experts_kernel(
-    ids_ptr, expert_map_ptr, counts_ptr, num_pairs, BLOCK_SIZE_E: tl.constexpr, PAIRS_PER_STEP: tl.constexpr
-):
-    """Add this program's histogram of experts to counts, which starts at zero."""
-    pair = tl.program_id(0) * PAIRS_PER_STEP + tl.arange(0, PAIRS_PER_STEP)
-    expert, valid = load_experts(ids_ptr, expert_map_ptr, pair, num_pairs)
-    counts = tl.histogram(expert, BLOCK_SIZE_E, mask=valid)
-    tl.atomic_add(counts_ptr + tl.arange(0, BLOCK_SIZE_E), counts, mask=counts > 0, sem="relaxed")
-
-
-@triton.jit
-def lay_out_blocks_kernel(
-    counts_ptr,
-    cursor_ptr,
-    block_experts_ptr,
-    block_rows_ptr,
-    max_blocks,
-    BLOCK_SIZE_M: tl.constexpr,
-    BLOCK_SIZE_E: tl.constexpr,
-    BLOCKS_PER_STEP: tl.constexpr,
-):
-    """Turn counts into each expert's first row and each block's expert and rows."""
-    experts = tl.arange(0, BLOCK_SIZE_E)
-    counts = tl.load(counts_ptr + experts)
-    num_blocks = (counts + BLOCK_SIZE_M - 1) // BLOCK_SIZE_M
-    tl.store(
-        cursor_ptr + experts,
-        (tl.cumsum(num_blocks, 0) - num_blocks) * BLOCK_SIZE_M,
-        mask=(experts >= 0) & (tl.program_id(0) == 0),
-    )
-    write_blocks(
-        counts,
-        block_experts_ptr,
-        block_rows_ptr,
-        tl.program_id(0),
-        tl.num_programs(0),
-        max_blocks,
-        BLOCK_SIZE_M,
-        BLOCK_SIZE_E,
-        BLOCKS_PER_STEP,
-    )
-
-
-@triton.jit
-def scatter_pairs_kernel(
-    ids_ptr,
-    expert_map_ptr,
-    cursor_ptr,
-    block_pairs_ptr,
-    num_pairs,
-    BLOCK_SIZE_M: tl.constexpr,
-    PAIRS_PER_STEP: tl.constexpr,
-):
-    """Place this program's pairs."""
-    first_pair = tl.program_id(0) * PAIRS_PER_STEP
-    place_pairs(
-        ids_ptr, expert_map_ptr, cursor_ptr, block_pairs_ptr, first_pair, num_pairs, BLOCK_SIZE_M, PAIRS_PER_STEP
-    )
+    for i in range(program, tl.max(num_blocks, 0), num_programs):  # the i-th blocks of all experts at once
+        owned = i < num_blocks
+        tl.store(block_experts_ptr + first_block + i, experts, mask=owned)
+        tl.store(block_rows_ptr + first_block + i, tl.minimum(counts - i * BLOCK_SIZE_M, BLOCK_SIZE_M), mask=owned)
+    total = tl.sum(num_blocks, 0)
+    for first in range(total + program * BLOCK_SIZE_E, max_blocks, num_programs * BLOCK_SIZE_E):
+        tl.store(block_rows_ptr + first + experts, 0, mask=first + experts < max_blocks)
+    if program == 0:
+        tl.store(num_blocks_ptr, total)
 
 
 def max_num_blocks(num_pairs: int, num_experts: int, block_size_m: int) -> int:
@@ -206,25 +153,21 @@ def align_blocks_triton(
     num_pairs, device = topk_ids.numel(), topk_ids.device
     max_blocks = max_num_blocks(num_pairs, num_experts, block_size_m)
     block_size_e = max(triton.next_power_of_2(num_experts), 16)
-    blocks = Blocks(
-        pairs=torch.empty(max_blocks * block_size_m, dtype=torch.int32, device=device),
-        experts=torch.empty(max_blocks, dtype=torch.int32, device=device),
-        rows=torch.empty(max_blocks, dtype=torch.int32, device=device),
-        max_blocks=max_blocks,
+    one_program = num_pairs <= ONE_PROGRAM_PAIRS
+    pairs_per_program = max(triton.next_power_of_2(num_pairs), 16) if one_program else PAIRS_PER_PROGRAM
+    grid = (triton.cdiv(num_pairs, pairs_per_program),)
+    pairs, experts, rows, num_blocks, cursor = (
+        torch.empty(size, dtype=torch.int32, device=device)
+        for size in (max_blocks * block_size_m, max_blocks, max_blocks, 1, grid[0] * block_size_e)
     )
-    cursor = torch.empty(block_size_e, dtype=torch.int32, device=device)
-    sizes = {"BLOCK_SIZE_M": block_size_m, "BLOCK_SIZE_E": block_size_e, "BLOCKS_PER_STEP": 32}
-    if num_pairs <= ONE_PROGRAM_PAIRS:
-        align_in_one_program_kernel[(1,)](
-            topk_ids, expert_map, cursor, blocks.pairs, blocks.experts, blocks.rows, num_pairs, max_blocks,
-            PAIRS_PER_STEP=max(triton.next_power_of_2(num_pairs), 16), num_warps=8, **sizes,
-        )  # fmt: skip
-        return blocks
-    counts = torch.zeros(block_size_e, dtype=torch.int32, device=device)
-    grid = (triton.cdiv(num_pairs, PAIRS_PER_PROGRAM),)
-    count_experts_kernel[grid](topk_ids, expert_map, counts, num_pairs, block_size_e, PAIRS_PER_PROGRAM)
-    lay_out_blocks_kernel[(min(triton.cdiv(max_blocks, 32), 64),)](
-        counts, cursor, blocks.experts, blocks.rows, max_blocks, **sizes
-    )
-    scatter_pairs_kernel[grid](topk_ids, expert_map, cursor, blocks.pairs, num_pairs, block_size_m, PAIRS_PER_PROGRAM)
-    return blocks
+    counts = None
+    if not one_program:
+        counts = torch.empty_like(cursor)
+        count_pairs_kernel[grid](
+            topk_ids, expert_map, counts, num_pairs, block_size_e, pairs_per_program, num_warps=NUM_WARPS
+        )
+    place_pairs_kernel[grid](
+        topk_ids, expert_map, counts, cursor, pairs, experts, rows, num_blocks, num_pairs, max_blocks,
+        block_size_m, block_size_e, pairs_per_program, PROGRAMS_PER_STEP=32, num_warps=NUM_WARPS,
+    )  # fmt: skip
+    return Blocks(pairs, experts, rows, max_blocks, num_blocks=num_blocks)

@@ -1,6 +1,6 @@
 """Our Triton fused MoE: launches the kernels of align.py, rows.py and gemm.py with a configuration.
 
-Two launches to nine: align (none, one or four), quantize hidden states (unless they stay values or are quantized on
+Two launches to seven: align (none, one or two), quantize hidden states (unless they stay values or are quantized on
 load), gate-up, quantize the intermediate (only by whole rows), down, sum (unless top_k is 1 and no expert map leaves
 pairs out). The batched format needs neither align nor sum.
 """

@@ -1,6 +1,6 @@
 """The Triton MoE with repacked weights of 4 bits, or 8: picks a configuration, launches round_w4.py and gemm_words.py.
 
-Two launches to nine: align (none, one or four), round hidden states (unless they stay in 16 bits), gate-up, quantize
+Two launches to seven: align (none, one or two), round hidden states (unless they stay in 16 bits), gate-up, quantize
 the intermediate (int4), down, sum (unless top_k is 1 and no expert map leaves pairs out). The batched format needs
 neither align nor sum.
 """
