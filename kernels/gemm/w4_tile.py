@@ -114,6 +114,18 @@ def unpack_quarter(words, scales, quarter: tl.constexpr, FORMAT: tl.constexpr, R
 
 
 @triton.jit
+def finish_sums(acc):
+    """acc, read by an instruction that costs nothing.
+
+    Nothing else reads sums before the loop ends, so Triton would leave the last product of a step to the next one.
+    There ptxas moves the registers of a product that is not finished, and waits for every single wgmma.
+    """
+    if HAS_ASM:
+        acc = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [acc], dtype=tl.float32, is_pure=True, pack=1)
+    return acc
+
+
+@triton.jit
 def multiply_words(
     a_ptrs,  # [BLOCK_SIZE_M, 1], to the rows of tokens
     w_ptrs,  # [ROWS, 1] int16, to the first words of rows
@@ -144,6 +156,7 @@ def multiply_words(
                 a = tl.load(a_ptrs + quarter * QUARTER, mask=column[None, :] < left, other=0.0)
             w = unpack_quarter(words, scales, quarter, FORMAT, ROWS)
             acc = tl.dot(w.to(a.dtype), tl.trans(a), acc)
+        acc = finish_sums(acc)
         a_ptrs += STEP
         w_ptrs += num_rows_w * QUARTER
         scale_ptrs += num_rows_w

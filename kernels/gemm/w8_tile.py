@@ -9,7 +9,7 @@ As kernels/gemm/w4_tile.py; kernels/gemm/w8_words.py says how words are laid out
 import triton
 import triton.language as tl
 
-from kernels.gemm.w4_tile import HAS_ASM, STEP, run_on_pairs
+from kernels.gemm.w4_tile import HAS_ASM, STEP, finish_sums, run_on_pairs
 
 HALF: tl.constexpr = tl.constexpr(64)
 
@@ -39,18 +39,6 @@ def unpack_half(words, half: tl.constexpr, dtype: tl.constexpr):
         asm: tl.constexpr = FLOAT16_HALF_0 if half == 0 else FLOAT16_HALF_1
         values = tl.inline_asm_elementwise(asm, "=r,r", [words], dtype=tl.float16, is_pure=True, pack=2)
     return values
-
-
-@triton.jit
-def finish_sums(acc):
-    """acc, read by an instruction that costs nothing.
-
-    Nothing else reads sums before the loop ends, so Triton would leave the last product of a step to the next one.
-    There ptxas moves the registers of a product that is not finished, and waits for every single wgmma.
-    """
-    if HAS_ASM:
-        acc = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [acc], dtype=tl.float32, is_pure=True, pack=1)
-    return acc
 
 
 @triton.jit
