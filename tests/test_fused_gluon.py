@@ -119,6 +119,15 @@ def test_on_a_gpu_experts_may_stay_empty_and_one_may_get_all():
 
 
 @pytest.mark.gpu
+def test_on_a_gpu_a_rank_may_have_none_of_the_pairs():
+    case = case_of(20, ep_size=2)
+    weights, inputs = tensors_of(case)
+    inputs["expert_map"] = torch.full_like(inputs["expert_map"], -1)
+    (output,) = KERNEL.providers["gluon"].prepare(case, weights, inputs).run()
+    assert not output.any()
+
+
+@pytest.mark.gpu
 def test_on_a_gpu_a_token_with_nan_changes_no_other():
     case = case_of(150)
     weights, inputs = tensors_of(case)

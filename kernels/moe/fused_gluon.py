@@ -1,7 +1,7 @@
 """Our fused MoE of the block scheme for Hopper: launches gemm_hopper.py between the kernels of align.py and rows.py.
 
-Five launches, or eight from 2048 pairs on: align, quantize hidden states, gate-up, down, sum. The batched format needs
-neither align nor sum.
+Five launches, or six from 2049 pairs on: align (one or two), quantize hidden states, gate-up, down, sum. The batched
+format needs neither align nor sum.
 """
 
 from collections.abc import Mapping
@@ -35,10 +35,16 @@ REGISTERS = 168
 class GluonConfig:
     """Launch configuration of fused_moe_gluon."""
 
-    GROUP_SIZE_M: int
-    """Blocks that share a tile of weights in L2."""
+    GATE_UP_GROUP_SIZE_M: int
+    """Blocks that share a tile of weights in L2, of the gate-up GEMM."""
+    DOWN_GROUP_SIZE_M: int
+    """The same of the down GEMM."""
     num_stages: int
     """Tiles in flight, 48 KiB each."""
+
+
+DEFAULT = GluonConfig(GATE_UP_GROUP_SIZE_M=1, DOWN_GROUP_SIZE_M=8, num_stages=4)
+"""The best on an H200: DeepSeek-V3 TP8 and Qwen3-30B-A3B, M=64 to 4096. One stage more does not fit."""
 
 
 def find_blocks(inputs: Tensors, num_experts: int) -> Blocks:
@@ -74,19 +80,18 @@ def fused_moe_gluon(weights: Tensors, inputs: Tensors, config: GluonConfig, weig
     h = torch.empty(blocks.max_blocks * ROWS_OF_BLOCK, n, dtype=FP8_DTYPE, device=x.device)
     h_scale = torch.empty(len(h), n // GROUP_SIZE, device=x.device)
     out = torch.empty(routing.num_rows, k, dtype=x.dtype, device=x.device)
-    where = (blocks.pairs, blocks.experts, blocks.rows, routing.rows_per_expert, blocks.max_blocks, n, k)
-    constants = {
-        "LAYOUT": blocks.layout, "GROUP_SIZE_M": config.GROUP_SIZE_M, "STAGES": config.num_stages,
-        "num_warps": 4, "maxnreg": REGISTERS,
-    }  # fmt: skip
+    where = (
+        blocks.pairs, blocks.experts, blocks.rows, routing.rows_per_expert, blocks.num_blocks, blocks.max_blocks, n, k,
+    )  # fmt: skip
+    constants = {"LAYOUT": blocks.layout, "STAGES": config.num_stages, "num_warps": 4, "maxnreg": REGISTERS}
     num_sms = count_sms(x.device)
     moe_gate_up_hopper_kernel[(min(num_sms, blocks.max_blocks * (n // GROUP_SIZE)),)](
         a, a_scale, in_tiles(w1), w1_scale, h, h_scale, *where,
-        TOP_K=1 if weight_input else routing.top_k, **constants,
+        TOP_K=1 if weight_input else routing.top_k, GROUP_SIZE_M=config.GATE_UP_GROUP_SIZE_M, **constants,
     )  # fmt: skip
     moe_down_hopper_kernel[(min(num_sms, blocks.max_blocks * triton.cdiv(k, 2 * GROUP_SIZE)),)](
         in_tiles(h), h_scale, in_tiles(w2), w2_scale, None if weight_input else routing.topk_weights, out, *where,
-        **constants,
+        GROUP_SIZE_M=config.DOWN_GROUP_SIZE_M, **constants,
     )  # fmt: skip
     if routing.topk_ids is None or (routing.top_k == 1 and routing.expert_map is None):
         return out.view(hidden_states.shape)
@@ -97,7 +102,7 @@ def fused_moe_gluon(weights: Tensors, inputs: Tensors, config: GluonConfig, weig
 
 def prepare_gluon(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     """Pick the default configuration."""
-    return launch_gluon(case, weights, inputs, GluonConfig(GROUP_SIZE_M=8, num_stages=4))
+    return launch_gluon(case, weights, inputs, DEFAULT)
 
 
 def prepare_gluon_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:

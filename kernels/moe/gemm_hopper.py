@@ -190,7 +190,8 @@ def moe_gate_up_hopper_kernel(
     experts_ptr,
     rows_ptr,
     rows_per_expert,
-    num_blocks,
+    num_blocks_ptr,  # [1], or None if it is max_blocks
+    max_blocks,
     N,
     K,
     LAYOUT: gl.constexpr,
@@ -199,6 +200,7 @@ def moe_gate_up_hopper_kernel(
     STAGES: gl.constexpr,
 ):
     """out = q(silu(a @ w_gate.T) * (a @ w_up.T)), by the rows of the blocks."""
+    num_blocks = max_blocks if num_blocks_ptr is None else gl.maximum(gl.load(num_blocks_ptr), 1)
     a_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, BLOCK_SIZE_M, GROUP], w_desc.layout)
     w0_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, GROUP, GROUP], w_desc.layout)
     w1_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, GROUP, GROUP], w_desc.layout)
@@ -352,7 +354,8 @@ def moe_down_hopper_kernel(
     experts_ptr,
     rows_ptr,
     rows_per_expert,
-    num_blocks,
+    num_blocks_ptr,  # [1], or None if it is max_blocks
+    max_blocks,
     N,
     K,
     LAYOUT: gl.constexpr,
@@ -360,6 +363,7 @@ def moe_down_hopper_kernel(
     STAGES: gl.constexpr,
 ):
     """out[pair] = topk_weight[pair] * (a[row of the pair] @ w.T)."""
+    num_blocks = max_blocks if num_blocks_ptr is None else gl.maximum(gl.load(num_blocks_ptr), 1)
     a_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, BLOCK_SIZE_M, GROUP], w_desc.layout)
     w0_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, GROUP, GROUP], w_desc.layout)
     w1_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, GROUP, GROUP], w_desc.layout)
