@@ -41,7 +41,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Nights:
     folder = tmp_path_factory.mktemp("nights")
     make_model(folder / "tiny")
     asked = ("run", "--model", "./tiny", "--batch-size", 1, 4, "--scheme", "fp8_w8a8", "fp8_group128", "--seed", 3)
-    return Nights(folder, run_command(*asked, cwd=folder), run_command(*asked, cwd=folder))
+    return Nights(folder, run_command(*asked, cwd=folder, embedded=True), run_command(*asked, cwd=folder))
 
 
 def read_night(save_dir: Path, run_id: str = "") -> Night:
@@ -196,7 +196,7 @@ def kill_session(leader: int) -> None:
 @pytest.fixture
 def stopped(models: Path) -> Iterator[subprocess.Popen[str]]:
     """A run of three units, one of them in the store, which measures the second."""
-    with start_command(*THREE_UNITS, cwd=models) as process:
+    with start_command(*THREE_UNITS, cwd=models, embedded=True) as process:
         try:
             wait_for_unit(process, 1)
             yield process
