@@ -149,7 +149,7 @@ def open_comparisons(
         store = stack.enter_context(ComparisonStore.open(save_dir))
         stack.callback(store.publish)
         workers = stack.enter_context(open_workers(device_type, address))
-        archive = stack.enter_context(open_archive())
+        archive = stack.enter_context(open_archive(save_dir))
         yield ComparisonSession(store, workers, archive, console, budget_seconds)
 
 

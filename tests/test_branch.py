@@ -3,18 +3,21 @@
 The processes that are measured run light code (tests/lightcode.py): their times are real, and they start without torch.
 """
 
+import os
+import signal
 import subprocess
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from consoles import run_command
+from consoles import run_command, start_command
 from lightcode import commit_benches, make_bench, write_light_code
-from records import make_series
+from records import make_run, make_series
 from test_provenance import git
 from test_story import clone_checkout
+from units import list_session
 
 from flows.branch import branch
 from flows.culprit import Finding, tell_headline
@@ -23,6 +26,7 @@ from tasks.cases import Plan
 from tasks.comparison_session import Outcome
 from tasks.comparison_store import ComparisonStore
 from tasks.records import State
+from tasks.store import Store
 
 pytestmark = [
     pytest.mark.timeout(280),
@@ -141,3 +145,41 @@ def test_what_was_measured_before_is_remembered(commands: Commands) -> None:
     assert f"| `{commands.commits['last'][:12]} another` |" in commands.bisect.stdout
     assert commands.bisect.stdout.count("SLOW (measured before) |") == 1
     assert commands.bisect.stdout.count("sitting 1 of ") == 2, "the broken one, and the slow one"
+
+
+def test_a_killed_branch_leaves_what_it_has_measured_and_goes_on_when_it_is_asked_again(commands: Commands) -> None:
+    folder, save_dir = commands.folder, commands.folder / "killed"
+    with Store.open(save_dir) as nights:
+        nights.finish_run(nights.begin_run(make_run("night")))
+    asked = ("branch", "last", "--base", "good", *ASKED, "--save-dir", save_dir)
+    with start_command(*asked, cwd=folder, embedded=True) as killed:
+        assert killed.stdout
+        assert any(line.startswith("sitting 2 of ") for line in killed.stdout)
+        os.kill(killed.pid, signal.SIGKILL)
+    with ComparisonStore.open(save_dir) as store:
+        [begun] = store.comparisons()
+        before = store.sittings(begun.comparison_id)
+    assert begun.status == "running"
+    assert len(before) == 2
+
+    again = run_command(*asked, cwd=folder)
+    assert (again.returncode, again.stderr) == (1, "")
+    assert "`last` against `good`: 1 SLOW" in again.stdout
+    assert "sitting 3 of " in again.stdout
+    assert "sitting 2 of " not in again.stdout
+    with ComparisonStore.read(save_dir) as store:
+        assert store.comparisons() == [
+            replace(begun, status="complete", finished_at=store.comparisons()[0].finished_at)
+        ]
+        assert store.sittings(begun.comparison_id)[:2] == before
+    with Store.read(save_dir) as nights:
+        assert ([run.run_id for run in nights.runs()], nights.measurements("night")) == (["night"], [])
+    assert {path.name for path in save_dir.iterdir()} == {"nightly.duckdb", "nightly.published.duckdb"}
+    assert len(git(folder, "worktree", "list").splitlines()) == 1
+    assert find_commands(killed.pid) <= {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}, "they end within a minute"
+
+
+def find_commands(session: int) -> set[str]:
+    """First words of what still runs in a session."""
+    found = [Path(f"/proc/{process}/cmdline") for process in list_session(session)]
+    return {path.read_bytes().split(b"\0")[0].decode().strip() for path in found if path.exists()}
