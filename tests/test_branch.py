@@ -25,6 +25,7 @@ from flows.listings import list_lines
 from tasks.cases import Plan
 from tasks.comparison_session import Outcome
 from tasks.comparison_store import ComparisonStore
+from tasks.comparisons import Comparison, Sitting
 from tasks.records import State
 from tasks.store import Store
 
@@ -41,10 +42,14 @@ ASKED = (
 
 @dataclass(frozen=True)
 class Commands:
-    """What the commands printed."""
+    """What the commands printed; the first one was killed, and asked again."""
 
     folder: Path
     commits: dict[str, str]
+    killed_process: int
+    killed: Comparison
+    """As the killed command left it."""
+    before: list[Sitting]
     branch: subprocess.CompletedProcess[str]
     bisect: subprocess.CompletedProcess[str]
 
@@ -66,10 +71,20 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Commands:
     }
     commits = commit_benches(folder, benches)
     git(folder, "checkout", "--quiet", "--force", ours)
-    branch = run_command("branch", "last", "--base", "good", *ASKED, "--markdown", "pr.md", cwd=folder)
+    with Store.open(folder / "results") as nights:
+        nights.finish_run(nights.begin_run(make_run("night")))
+    asked = ("branch", "last", "--base", "good", *ASKED, "--markdown", "pr.md")
+    with start_command(*asked, cwd=folder, embedded=True) as process:
+        assert process.stdout
+        assert any(line.startswith("sitting 2 of ") for line in process.stdout)
+        os.kill(process.pid, signal.SIGKILL)
+    with ComparisonStore.open(folder / "results") as store:
+        [killed] = store.comparisons()
+        before = store.sittings(killed.comparison_id)
+    branch = run_command(*asked, cwd=folder)
     words = ("silu_mul_fp8", "num_tokens=16", "torch")
     bisect = run_command("bisect", *words, "--good", "good", "--bad", "last", cwd=folder)
-    return Commands(folder, commits, branch, bisect)
+    return Commands(folder, commits, process.pid, killed, before, branch, bisect)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +139,8 @@ def test_it_is_kept_under_the_branchs_name_and_is_no_run(commands: Commands) -> 
         first, *_ = store.comparisons()
         assert (first.head, first.head_commit, first.status) == ("last", commands.commits["last"], "complete")
         assert len(store.sittings(first.comparison_id)) >= 3
-    assert list_lines("runs", commands.folder / "results") == []
+    with Store.read(commands.folder / "results") as nights:
+        assert ([run.run_id for run in nights.runs()], nights.measurements("night")) == (["night"], [])
     listed = list_lines("branches", commands.folder / "results")
     assert listed[0].startswith(f"{first.comparison_id}  last ({first.head_commit[:12]}) against good ")
 
@@ -148,35 +164,21 @@ def test_what_was_measured_before_is_remembered(commands: Commands) -> None:
 
 
 def test_a_killed_branch_leaves_what_it_has_measured_and_goes_on_when_it_is_asked_again(commands: Commands) -> None:
-    folder, save_dir = commands.folder, commands.folder / "killed"
-    with Store.open(save_dir) as nights:
-        nights.finish_run(nights.begin_run(make_run("night")))
-    asked = ("branch", "last", "--base", "good", *ASKED, "--save-dir", save_dir)
-    with start_command(*asked, cwd=folder, embedded=True) as killed:
-        assert killed.stdout
-        assert any(line.startswith("sitting 2 of ") for line in killed.stdout)
-        os.kill(killed.pid, signal.SIGKILL)
-    with ComparisonStore.open(save_dir) as store:
-        [begun] = store.comparisons()
-        before = store.sittings(begun.comparison_id)
-    assert begun.status == "running"
-    assert len(before) == 2
+    assert commands.killed.status == "running"
+    assert len(commands.before) == 2
+    assert "sitting 3 of " in commands.branch.stdout
+    assert "sitting 2 of " not in commands.branch.stdout
+    with ComparisonStore.read(commands.folder / "results") as store:
+        ended = store.comparisons()[0]
+        assert ended == replace(commands.killed, status="complete", finished_at=ended.finished_at)
+        assert store.sittings(ended.comparison_id)[:2] == commands.before
 
-    again = run_command(*asked, cwd=folder)
-    assert (again.returncode, again.stderr) == (1, "")
-    assert "`last` against `good`: 1 SLOW" in again.stdout
-    assert "sitting 3 of " in again.stdout
-    assert "sitting 2 of " not in again.stdout
-    with ComparisonStore.read(save_dir) as store:
-        assert store.comparisons() == [
-            replace(begun, status="complete", finished_at=store.comparisons()[0].finished_at)
-        ]
-        assert store.sittings(begun.comparison_id)[:2] == before
-    with Store.read(save_dir) as nights:
-        assert ([run.run_id for run in nights.runs()], nights.measurements("night")) == (["night"], [])
-    assert {path.name for path in save_dir.iterdir()} == {"nightly.duckdb", "nightly.published.duckdb"}
-    assert len(git(folder, "worktree", "list").splitlines()) == 1
-    assert find_commands(killed.pid) <= {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}, "they end within a minute"
+
+def test_a_killed_branch_leaves_no_process_no_code_and_no_worktree(commands: Commands) -> None:
+    agents = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
+    assert find_commands(commands.killed_process) <= agents, "they end within a minute"
+    assert not list((commands.folder / "results").glob(".*"))
+    assert len(git(commands.folder, "worktree", "list").splitlines()) == 1
 
 
 def find_commands(session: int) -> set[str]:
