@@ -48,7 +48,7 @@ def make_environment(**changes: str) -> dict[str, str]:
     return {**kept, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "COLUMNS": "200", **changes}
 
 
-def find_server(command: object, embedded: bool) -> dict[str, str]:
+def find_server(command: object, embedded: bool = False) -> dict[str, str]:
     """What has a command use the server of this test run, where a user's starts one of its own, which takes seconds."""
     return {} if embedded or command not in FLOWS else {"PREFECT_API_URL": share_server()}
 
