@@ -2,7 +2,7 @@
 
     python benchmarks/against_vllm.py --save-dir DIR
 
-Prints, for each kernel, layer and timer, the microseconds of ours (the faster of our Triton providers) and of every
+Prints, for each kernel, layer and timer, the microseconds of ours (the fastest of our own providers) and of every
 provider of vLLM at each batch size, the floor, the share of it that ours reaches, and how many times as fast as the
 fastest other one it is; then the geometric means. An output that failed its check has no time. MXFP4 with dynamic
 activations, which vLLM has no provider for on Hopper, is compared with what multiplies as much there: torch's bfloat16
@@ -28,7 +28,7 @@ from tasks.records import Measurement
 from tasks.store import Store
 
 SUITE = "against_vllm"
-OURS = ("triton", "triton-exact-fp8")
+OURS = ("triton", "triton-exact-fp8", "gluon")
 W4A16 = "mxfp4_w4a16"
 GEMM = "torch-bf16"
 """What MXFP4's linear layer is compared with beside vLLM."""

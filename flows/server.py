@@ -1,6 +1,8 @@
 """Prefect's API, started ahead of the flow that needs it."""
 
+import atexit
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ def starting_server() -> Iterator[None]:
         try:
             with get_client(sync_client=True) as client:
                 client.hello()
+            end_embedded_server_with_us()
         except (RuntimeError, OSError, httpx.HTTPError) as failure:
             failures.append(failure)
 
@@ -39,3 +42,20 @@ def starting_server() -> Iterator[None]:
             "start it (prefect server start) or unset PREFECT_API_URL" if where else "check PREFECT_HOME and the disk"
         )
         raise WorkerError(f"{server} does not answer: {failures[0]}; {hint}") from failures[0]
+
+
+def end_embedded_server_with_us() -> None:
+    """Have Prefect's embedded server killed when this process is: Prefect itself ends it at a regular exit only.
+
+    A process waits for the other end of a pipe to close, which whatever ends this one does.
+    """
+    if "PREFECT_API_URL" in os.environ:
+        return
+    from prefect.server.api.server import SubprocessASGIServer  # which the client has imported, to start it
+
+    server = SubprocessASGIServer().server_process
+    if server is None:
+        return
+    watch = f"read -r never; kill -9 {server.pid}"
+    watcher = subprocess.Popen(["sh", "-c", watch], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    atexit.register(watcher.kill)

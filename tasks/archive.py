@@ -5,8 +5,8 @@
 
 import os
 import re
+import shutil
 import subprocess
-import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from tasks.provenance import CHECKOUT
 
 PACKAGES = ("kernels", "tasks")
 """What a worker imports of ours."""
+FOLDER = ".kernel-nightly-code"
 COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
 
@@ -99,7 +100,15 @@ def _last_line(text: str) -> str:
 
 
 @contextmanager
-def open_archive(checkout: Path = CHECKOUT) -> Iterator[Archive]:
-    """Commits in a temporary folder. The repository is only read, and nothing is noted in it."""
-    with tempfile.TemporaryDirectory(prefix="kernel-nightly-code-") as folder:
-        yield Archive(Path(folder), checkout)
+def open_archive(save_dir: Path, checkout: Path = CHECKOUT) -> Iterator[Archive]:
+    """Commits in a folder beside the database, whose lock the caller holds: what a killed run left there is removed.
+
+    The repository is only read, and nothing is noted in it.
+    """
+    folder = save_dir.absolute() / FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield Archive(folder, checkout)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -13,7 +13,7 @@ from tasks.comparison_store import ComparisonStore
 from tasks.comparisons import Comparison, Contrast, Sitting
 from tasks.errors import WorkerError
 from tasks.lines import print_line
-from tasks.paired import FEW_SITTINGS, judge_sittings
+from tasks.paired import FEW_SITTINGS, LOOKS, judge_sittings
 from tasks.pool import WorkerPool, open_workers
 from tasks.records import Series, State, WorkUnit
 from tasks.refs import tell_commit
@@ -63,15 +63,19 @@ class ComparisonSession:
     def list_undecided(
         self, comparison: Comparison, units: Sequence[WorkUnit], devices: Collection[str], look: int
     ) -> Mapping[str, Sequence[WorkUnit]]:
-        """By device name, the units that are to have `look` sittings: those that have none, or still leave doubt."""
+        """By device name, the units that are to have `look` sittings: new ones, those in doubt, and interrupted ones.
+
+        What was interrupted between two looks is not judged there: the p-value does not pay for it.
+        """
         sittings = self.store.sittings(comparison.comparison_id)
         open_series = {c.series for c in judge_sittings(sittings, comparison.least_change) if is_undecided(c)}
         lines: dict[str, list[WorkUnit]] = {}
         for device in devices:
             for unit in units:
                 done = [s for s in sittings if (s.layer_key, s.device_name) == (unit.key, device)]
-                is_open = any(m.series in open_series for m in done[-1].head) if done else True
-                if is_open and self._has_time(done, look):
+                is_open = not done or any(m.series in open_series for m in done[-1].head)
+                is_between_looks = bool(done) and len(done) not in LOOKS and can_be_compared(done[-1])
+                if (is_open or is_between_looks) and self._has_time(done, look):
                     lines.setdefault(device, []).append(unit)
         return lines
 
@@ -149,7 +153,7 @@ def open_comparisons(
         store = stack.enter_context(ComparisonStore.open(save_dir))
         stack.callback(store.publish)
         workers = stack.enter_context(open_workers(device_type, address))
-        archive = stack.enter_context(open_archive())
+        archive = stack.enter_context(open_archive(save_dir))
         yield ComparisonSession(store, workers, archive, console, budget_seconds)
 
 

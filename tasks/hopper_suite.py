@@ -21,9 +21,9 @@ AGAINST_VLLM = Suite(
             "Llama-3.3-70B",
             1,
             (
-                KernelEntry("mxfp4_gemm", ("mxfp4_w4a16",), (1, 16, 32, 64, 128, 256)),
+                KernelEntry("mxfp4_gemm", ("mxfp4_w4a16",), (1, 16, 64, 128, 256)),
                 KernelEntry(
-                    "mxfp4_gemm", HADAMARD_SCHEMES[:1], (1, 16, 32, 64, 128, 256, 1024, 4096), BOTH_ACTIVATIONS
+                    "mxfp4_gemm", HADAMARD_SCHEMES[:1], (1, 16, 64, 128, 256, 1024, 4096), BOTH_ACTIVATIONS
                 ),
             ),
         ),
@@ -42,7 +42,7 @@ AGAINST_VLLM = Suite(
             "Mixtral-8x7B",
             2,
             (
-                KernelEntry("fused_moe", ("int8_w8a16",), (1, 64, 2048)),
+                KernelEntry("fused_moe", ("int8_w8a16",), (1, 16, 64, 256, 1024, 2048)),
                 KernelEntry("w4a8_moe", ("int4_w4a8_fp8",), (1, 64, 2048)),
             ),
         ),

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from tasks.cards import estimate_card_offsets, estimate_suits
 from tasks.spreads import (
@@ -269,13 +269,13 @@ def compare_nights(
         independent = 1 / (1 / independent + 1 / np.maximum(num_base * share, 1.0))
         towards = np.minimum(np.sign(change)[:, None] * draws, MOST_OF_MEDIAN * np.abs(change)[:, None])
         tail = (LEAST_TAIL + TAIL_PER_NIGHT * num_draws)[:, None]
-        p_values = stats.t.sf(towards / np.hypot(noise, known.unfamiliar)[:, None], tail)
+        p_values = special.stdtr(tail, -towards / np.hypot(noise, known.unfamiliar)[:, None])
         z = -np.nansum(special.ndtri(np.maximum(p_values, LEAST_P)), axis=1) / num_draws * np.sqrt(independent)
         chance = find_chance(draws, before, HABIT * change)
         p_value = 2 * special.ndtr(-z) + chance
         apart = np.sign(change) * recent.beside / (math.sqrt(2) * noise)
-        p_beside = np.nan_to_num(stats.t.sf(apart, LEAST_TAIL + TAIL_PER_NIGHT), nan=1.0)
-        half = stats.norm.ppf(0.975) * np.sqrt(noise**2 / independent + known.unfamiliar**2)
+        p_beside = np.nan_to_num(special.stdtr(LEAST_TAIL + TAIL_PER_NIGHT, -apart), nan=1.0)
+        half = special.ndtri(0.975) * np.sqrt(noise**2 / independent + known.unfamiliar**2)
     is_known = (num_base >= (DRIFT_BASE if is_drift else 1)) & np.isfinite(change)
     p_value = np.where(is_known, np.minimum(p_value, 1.0), 1.0)
     drift = np.full(len(level), is_drift)

@@ -159,7 +159,7 @@ def open_session(
             lines = line_up(plan.units, workers.devices(), done, store.last_unit_seconds())
             _announce_devices(console, workers)
             progress = stack.enter_context(RunProgress(console, lines))
-            archive = stack.enter_context(open_archive())
+            archive = stack.enter_context(open_archive(save_dir))
             yield Session(run, lines, store, workers, progress, console, clock, channels, archive)
             _announce_ahead(console, workers.take_ahead_reports())
             status = "partial" if workers.num_left else "complete"

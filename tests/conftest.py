@@ -10,11 +10,13 @@ os.environ["DO_NOT_TRACK"] = "1"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of many processes would compile our code anew
 
 import numpy as np
 import pytest
 import torch
 import triton.language as tl
+from servers import end_server, offer_server
 from triton.runtime import interpreter
 
 from flows.cli import end_quietly
@@ -81,11 +83,27 @@ def create_si_to_fp(self, src, dst_type):
     return cast_of_triton(self, src, dst_type)
 
 
+def is_first_process(session: pytest.Session) -> bool:
+    """Whether this is the process that starts those which run the tests, or the only one."""
+    return not hasattr(session.config, "workerinput")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Have Ray make its token once: two processes of the tests that each made one would lock each other out."""
-    if not hasattr(session.config, "workerinput") and not (Path.home() / ".ray" / "auth_token").exists():
+    """Prepare what all processes share. Ray's token: two that each made one would lock each other out."""
+    if not is_first_process(session):
+        return
+    offer_server()
+    if not (Path.home() / ".ray" / "auth_token").exists():
         ray = Path(sys.executable).with_name("ray")
         subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End what all processes shared, once they have ended."""
+    if is_first_process(session):
+        end_server()
 
 
 def place(item: pytest.Item) -> int:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from servers import share_server
+
 COMMAND = [sys.executable, "-c", "from flows.cli import script; script()"]
 ONE_UNIT = (
     *("--kernel", "silu_mul_fp8", "--scheme", "fp8_group128", "--provider", "torch", "--batch-size", "1"),
@@ -15,6 +17,8 @@ ONE_UNIT = (
 """Options that leave little of the smoke suite."""
 OURS = ("PREFECT_", "RAY_", "TRITON_INTERPRET", "KERNEL_NIGHTLY_", "GITHUB_STEP_SUMMARY")
 """Variables that are for the process of the tests: the interpreter would time and fail, real channels would be told."""
+FLOWS = ("run", "retune", "branch", "bisect")
+"""Commands that speak to Prefect's server."""
 TINY = {
     "model_type": "mixtral",
     "architectures": ["MixtralForCausalLM"],
@@ -44,12 +48,19 @@ def make_environment(**changes: str) -> dict[str, str]:
     return {**kept, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "COLUMNS": "200", **changes}
 
 
-def run_command(*arguments: object, cwd: Path, seconds: float = 200.0) -> subprocess.CompletedProcess[str]:
-    """The command's exit code and what it printed."""
+def find_server(command: object, embedded: bool = False) -> dict[str, str]:
+    """What has a command use the server of this test run, where a user's starts one of its own, which takes seconds."""
+    return {} if embedded or command not in FLOWS else {"PREFECT_API_URL": share_server()}
+
+
+def run_command(
+    *arguments: object, cwd: Path, seconds: float = 200.0, embedded: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """The command's exit code and what it printed; as a user's, with a Prefect server of its own, if `embedded`."""
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],
         cwd=cwd,
-        env=make_environment(),
+        env=make_environment(**find_server(arguments[0], embedded)),
         capture_output=True,
         text=True,
         timeout=seconds,
@@ -57,12 +68,12 @@ def run_command(*arguments: object, cwd: Path, seconds: float = 200.0) -> subpro
     )
 
 
-def start_command(*arguments: object, cwd: Path, **environment: str) -> subprocess.Popen[str]:
+def start_command(*arguments: object, cwd: Path, embedded: bool = False, **environment: str) -> subprocess.Popen[str]:
     """The command as the leader of a process group, with stdout to read from, and more in its environment."""
     return subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         cwd=cwd,
-        env=make_environment(PYTHONUNBUFFERED="1", **environment),
+        env=make_environment(PYTHONUNBUFFERED="1", **{**find_server(arguments[0], embedded), **environment}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,20 +1,26 @@
-"""A Prefect server of a test's own, with its services running."""
+"""Real Prefect servers with their services running: one of a test's own, and one that all others share."""
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFECT = str(Path(sys.executable).parent / "prefect")
+SHARED = "TESTS_SHARED_SERVER"
+"""Names the folder of the shared server to all processes of a test run."""
 
 
 def free_port() -> int:
@@ -59,17 +65,57 @@ def make_server_environment(home: Path) -> dict[str, str]:
 @contextmanager
 def serving(environment: dict[str, str]) -> Iterator[str]:
     """A server of this environment; gives the address of its API."""
-    url = environment["PREFECT_API_URL"]
-    port = url.removesuffix("/api").rpartition(":")[2]
+    server = start_server(environment)
+    try:
+        wait_for(f"{environment['PREFECT_API_URL']}/health", 60)
+        yield environment["PREFECT_API_URL"]
+    finally:
+        os.killpg(server, signal.SIGKILL)
+        os.waitpid(server, 0)
+
+
+def start_server(environment: dict[str, str]) -> int:
+    """The process of a server, which may outlive this one."""
+    port = environment["PREFECT_API_URL"].removesuffix("/api").rpartition(":")[2]
     command = [PREFECT, "server", "start", "--host", "127.0.0.1", "--port", port]
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    ) as process:
-        try:
-            wait_for(f"{url}/health", 60)
-            yield url
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
+    silent = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
+    return os.posix_spawn(PREFECT, command, environment, file_actions=silent, setsid=True)
+
+
+def offer_server() -> None:
+    """Have a folder for the shared server, before the processes that run tests are started."""
+    os.environ[SHARED] = tempfile.mkdtemp(prefix="kernel-nightly-tests-")
+
+
+@cache
+def share_server() -> str:
+    """The address of the shared server's API; who asks first starts it."""
+    home = Path(os.environ[SHARED])
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / "address").exists():
+            environment = make_server_environment(home)
+            (home / "pid").write_text(str(start_server(environment)))
+            wait_for(f"{environment['PREFECT_API_URL']}/health", 120)
+            (home / "address").write_text(environment["PREFECT_API_URL"])
+    return (home / "address").read_text()
+
+
+@contextmanager
+def using_shared_server() -> Iterator[None]:
+    """Have flows that run in this process speak to it."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings  # conftest.py imports this file for every test
+
+    with temporary_settings({PREFECT_API_URL: share_server()}):
+        yield
+
+
+def end_server() -> None:
+    """End the shared server, if anybody has started it, and remove its folder."""
+    home = Path(os.environ.pop(SHARED))
+    if (home / "pid").exists():
+        os.killpg(int((home / "pid").read_text()), signal.SIGKILL)
+    shutil.rmtree(home)
 
 
 def run_prefect(*arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -3,18 +3,21 @@
 The processes that are measured run light code (tests/lightcode.py): their times are real, and they start without torch.
 """
 
+import os
+import signal
 import subprocess
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from consoles import run_command
+from consoles import run_command, start_command
 from lightcode import commit_benches, make_bench, write_light_code
-from records import make_series
+from records import make_run, make_series
 from test_provenance import git
 from test_story import clone_checkout
+from units import list_session
 
 from flows.branch import branch
 from flows.culprit import Finding, tell_headline
@@ -22,7 +25,9 @@ from flows.listings import list_lines
 from tasks.cases import Plan
 from tasks.comparison_session import Outcome
 from tasks.comparison_store import ComparisonStore
+from tasks.comparisons import Comparison, Sitting
 from tasks.records import State
+from tasks.store import Store
 
 pytestmark = [
     pytest.mark.timeout(280),
@@ -37,10 +42,14 @@ ASKED = (
 
 @dataclass(frozen=True)
 class Commands:
-    """What the commands printed."""
+    """What the commands printed; the first one was killed, and asked again."""
 
     folder: Path
     commits: dict[str, str]
+    killed_process: int
+    killed: Comparison
+    """As the killed command left it."""
+    before: list[Sitting]
     branch: subprocess.CompletedProcess[str]
     bisect: subprocess.CompletedProcess[str]
 
@@ -62,10 +71,20 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Commands:
     }
     commits = commit_benches(folder, benches)
     git(folder, "checkout", "--quiet", "--force", ours)
-    branch = run_command("branch", "last", "--base", "good", *ASKED, "--markdown", "pr.md", cwd=folder)
+    with Store.open(folder / "results") as nights:
+        nights.finish_run(nights.begin_run(make_run("night")))
+    asked = ("branch", "last", "--base", "good", *ASKED, "--markdown", "pr.md")
+    with start_command(*asked, cwd=folder, embedded=True) as process:
+        assert process.stdout
+        assert any(line.startswith("sitting 2 of ") for line in process.stdout)
+        os.kill(process.pid, signal.SIGKILL)
+    with ComparisonStore.open(folder / "results") as store:
+        [killed] = store.comparisons()
+        before = store.sittings(killed.comparison_id)
+    branch = run_command(*asked, cwd=folder)
     words = ("silu_mul_fp8", "num_tokens=16", "torch")
     bisect = run_command("bisect", *words, "--good", "good", "--bad", "last", cwd=folder)
-    return Commands(folder, commits, branch, bisect)
+    return Commands(folder, commits, process.pid, killed, before, branch, bisect)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +139,8 @@ def test_it_is_kept_under_the_branchs_name_and_is_no_run(commands: Commands) -> 
         first, *_ = store.comparisons()
         assert (first.head, first.head_commit, first.status) == ("last", commands.commits["last"], "complete")
         assert len(store.sittings(first.comparison_id)) >= 3
-    assert list_lines("runs", commands.folder / "results") == []
+    with Store.read(commands.folder / "results") as nights:
+        assert ([run.run_id for run in nights.runs()], nights.measurements("night")) == (["night"], [])
     listed = list_lines("branches", commands.folder / "results")
     assert listed[0].startswith(f"{first.comparison_id}  last ({first.head_commit[:12]}) against good ")
 
@@ -141,3 +161,27 @@ def test_what_was_measured_before_is_remembered(commands: Commands) -> None:
     assert f"| `{commands.commits['last'][:12]} another` |" in commands.bisect.stdout
     assert commands.bisect.stdout.count("SLOW (measured before) |") == 1
     assert commands.bisect.stdout.count("sitting 1 of ") == 2, "the broken one, and the slow one"
+
+
+def test_a_killed_branch_leaves_what_it_has_measured_and_goes_on_when_it_is_asked_again(commands: Commands) -> None:
+    assert commands.killed.status == "running"
+    assert len(commands.before) == 2
+    assert "sitting 3 of " in commands.branch.stdout
+    assert "sitting 2 of " not in commands.branch.stdout
+    with ComparisonStore.read(commands.folder / "results") as store:
+        ended = store.comparisons()[0]
+        assert ended == replace(commands.killed, status="complete", finished_at=ended.finished_at)
+        assert store.sittings(ended.comparison_id)[:2] == commands.before
+
+
+def test_a_killed_branch_leaves_no_process_no_code_and_no_worktree(commands: Commands) -> None:
+    agents = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
+    assert find_commands(commands.killed_process) <= agents, "they end within a minute"
+    assert not list((commands.folder / "results").glob(".*"))
+    assert len(git(commands.folder, "worktree", "list").splitlines()) == 1
+
+
+def find_commands(session: int) -> set[str]:
+    """First words of what still runs in a session."""
+    found = [Path(f"/proc/{process}/cmdline") for process in list_session(session)]
+    return {path.read_bytes().split(b"\0")[0].decode().strip() for path in found if path.exists()}

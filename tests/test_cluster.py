@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from clusters import ClusterBench, CodeBench, NotingCompanion, TestCluster, open_cluster
 from consoles import ONE_UNIT, make_model, start_command
-from prefect.testing.utilities import prefect_test_harness
+from servers import using_shared_server
 from tuners import SurfaceBench
 
 from flows.nightly import nightly
@@ -37,7 +37,7 @@ FEW = Selection(
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
-    with prefect_test_harness(server_startup_timeout=120), open_cluster(tmp_path_factory.mktemp("notes")) as cluster:
+    with using_shared_server(), open_cluster(tmp_path_factory.mktemp("notes")) as cluster:
         yield cluster
 
 

@@ -55,6 +55,7 @@ def begin(store: ComparisonStore, *ratios: float, **changes: object) -> Comparis
         ((1.0, 1.001, 0.999, 1.0), 6, True),  # too few to say SAME
         ((1.0, 1.001, 0.999, 1.001, 1.0, 1.0), 8, False),
         ((3.0, 3.01, 2.99, 3.0), 6, False),
+        ((3.0, 3.01, 3.0), 4, True),  # clear, but interrupted before it may be judged
         ((1.0, 1.05, 0.95, 1.05, 1.05, 0.95), 8, False),  # in doubt, and its 45 seconds are over
     ],
 )

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytest
 from consoles import ONE_UNIT, make_model, run_command, start_command
 from units import list_session
 
+from flows.cli import main
 from tasks.nights import Night
 from tasks.records import Measurement, State, Status
 from tasks.store import Store
@@ -41,7 +42,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Nights:
     folder = tmp_path_factory.mktemp("nights")
     make_model(folder / "tiny")
     asked = ("run", "--model", "./tiny", "--batch-size", 1, 4, "--scheme", "fp8_w8a8", "fp8_group128", "--seed", 3)
-    return Nights(folder, run_command(*asked, cwd=folder), run_command(*asked, cwd=folder))
+    return Nights(folder, run_command(*asked, cwd=folder, embedded=True), run_command(*asked, cwd=folder))
 
 
 def read_night(save_dir: Path, run_id: str = "") -> Night:
@@ -123,34 +124,47 @@ def test_a_finished_run_leaves_only_its_results(nights: Nights) -> None:
     assert not list(nights.results.glob("*.tmp"))
 
 
-def test_show_prints_the_run_asked_for(nights: Nights) -> None:
+Print = Callable[..., str]
+
+
+@pytest.fixture
+def say(nights: Nights, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Print:
+    """What a command that measures nothing prints; it ends well."""
+    monkeypatch.chdir(nights.folder)
+
+    def run(*arguments: str) -> str:
+        assert main(arguments) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_show_prints_the_run_asked_for(nights: Nights, say: Print) -> None:
     first, second = read_nights(nights)
-    newest = run_command("show", cwd=nights.folder)
-    older = run_command("show", first.run.run_id, cwd=nights.folder)
-    assert f"run {second.run.run_id}" in newest.stdout
-    assert f"run {first.run.run_id}" in older.stdout
-    assert (newest.returncode, older.returncode) == (0, 0)
-    assert "torch" in older.stdout
-    assert "NEW" in older.stdout
-    assert "NEW" not in newest.stdout
-    tables = run_command("show", "--table", "all", cwd=nights.folder)
-    assert tables.returncode == 0
-    assert "at best on cpu: " in tables.stdout
-    assert "median us per call" in tables.stdout
-    assert re.search(r"^ +fused_moe +tiny TP1 +fp8_w8a8 .* 2\.00x", tables.stdout, re.MULTILINE)
+    shown = run_command("show", cwd=nights.folder)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    older = say("show", first.run.run_id)
+    assert f"run {second.run.run_id}" in shown.stdout
+    assert f"run {first.run.run_id}" in older
+    assert "torch" in older
+    assert "NEW" in older
+    assert "NEW" not in shown.stdout
+    tables = say("show", "--table", "all")
+    assert "at best on cpu: " in tables
+    assert "median us per call" in tables
+    assert re.search(r"^ +fused_moe +tiny TP1 +fp8_w8a8 .* 2\.00x", tables, re.MULTILINE)
 
 
-def test_runs_are_listed_oldest_first(nights: Nights) -> None:
-    listed = run_command("list", "runs", cwd=nights.folder).stdout.splitlines()
+def test_runs_are_listed_oldest_first(nights: Nights, say: Print) -> None:
+    listed = say("list", "runs").splitlines()
     assert [line.split()[0] for line in listed] == [night.run.run_id for night in read_nights(nights)]
     assert all(line.split()[1:3] == ["smoke", "complete"] for line in listed)
 
 
-def test_an_export_draws_the_same_site(nights: Nights) -> None:
-    assert run_command("export", "tables", cwd=nights.folder).returncode == 0
-    drawn = run_command("site", "--from", "tables", "--out", "elsewhere", cwd=nights.folder)
-    shown = run_command("show", "--from", "tables", cwd=nights.folder)
-    assert (drawn.returncode, shown.returncode) == (0, 0)
+def test_an_export_draws_the_same_site(nights: Nights, say: Print) -> None:
+    say("export", "tables")
+    say("site", "--from", "tables", "--out", "elsewhere")
+    assert say("show", "--from", "tables") == say("show")
     ours, theirs = (
         {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         for folder in (nights.results / "site", nights.folder / "elsewhere")
@@ -194,9 +208,9 @@ def kill_session(leader: int) -> None:
 
 
 @pytest.fixture
-def stopped(models: Path) -> Iterator[subprocess.Popen[str]]:
-    """A run of three units, one of them in the store, which measures the second."""
-    with start_command(*THREE_UNITS, cwd=models) as process:
+def stopped(models: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
+    """A run of three units, one of them in the store, which measures the second; maybe with a server of its own."""
+    with start_command(*THREE_UNITS, cwd=models, embedded=getattr(request, "param", False)) as process:
         try:
             wait_for_unit(process, 1)
             yield process
@@ -232,7 +246,12 @@ def test_a_killed_run_is_resumed_without_measuring_twice(models: Path, stopped: 
     assert len(night.receipts) == 3
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda sent: sent.name)
+@pytest.mark.parametrize(
+    ("stopped", "sent"),
+    [(True, signal.SIGINT), (False, signal.SIGTERM)],
+    indirect=["stopped"],
+    ids=["SIGINT", "SIGTERM"],
+)
 def test_ctrl_c_keeps_what_was_measured_and_leaves_no_process(
     models: Path, stopped: subprocess.Popen[str], sent: signal.Signals
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 import ray
 from benches import HOST, NeverStartingBench, SlowlyStartingBench, TestBench
 from prefect import flow
-from prefect.testing.utilities import prefect_test_harness
+from servers import using_shared_server
 
 from flows.nightly import attempt, measure_unit, wait_for
 from kernels.spec import Layer
@@ -168,7 +168,7 @@ def test_an_attempt_that_fails_before_it_has_begun_ends_the_run_and_does_not_han
             wait_for(attempts)
         return len(attempts)
 
-    with prefect_test_harness(server_startup_timeout=120):
+    with using_shared_server():
         assert measure() == 1
     assert pool.num_left == 1
 

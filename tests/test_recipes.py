@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from consoles import make_environment
+from consoles import find_server, make_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("flows", "dashboards", "tasks", "kernels", "tests", "pyproject.toml", "prefect.yaml")
@@ -93,7 +93,8 @@ class Copy:
         """What a command of the recipe prints; it must succeed."""
         spelled = {"kernel-nightly": [sys.executable, "-m", "flows"], "python": [sys.executable]}
         called = [*spelled[command[0]], *command[1:]]
-        environment = make_environment(PYTHONPATH=str(self.folder), PYTEST_ADDOPTS="-p no:cacheprovider")
+        named = {"PYTHONPATH": str(self.folder), "PYTEST_ADDOPTS": "-p no:cacheprovider"}
+        environment = make_environment(**named, **find_server(command[1]))
         done = subprocess.run(
             called, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=100, check=False
         )

@@ -53,8 +53,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def archive(checkout: Path) -> Iterator[Archive]:
-    with open_archive(checkout) as opened:
+def archive(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
+    with open_archive(tmp_path_factory.mktemp("results"), checkout) as opened:
         yield opened
 
 

@@ -108,6 +108,11 @@ def site(tmp_path_factory: pytest.TempPathFactory, night: Night) -> Path:
         return write_site(night, tmp_path_factory.mktemp("site") / "out").parent
 
 
+def copy_site(site: Path, folder: Path) -> Path:
+    """An older site in the folder, of which only what differs is drawn anew."""
+    return shutil.copytree(site, folder)
+
+
 @pytest.fixture(scope="module")
 def pages(site: Path) -> dict[str, Page]:
     kept = [next(iter(sorted((site / place).glob("*.html")))) for place in ("compare", "series")]
@@ -211,7 +216,7 @@ def test_what_comes_from_outside_cannot_become_markup_in_an_incident(site: Path,
     [slow, *_] = [incident for incident in night.incidents if incident.state is State.SLOW]
     hostile = replace(slow, incident_id=attack, subject=attack, causes=(attack,), evidence=attack, since_run=attack)
     expected = replace(hostile, incident_id=f"{attack}2", acknowledgement=attack, opened_run=attack)
-    index = write_site(replace(night, incidents=(hostile, expected)), site.with_name("hostile"))
+    index = write_site(replace(night, incidents=(hostile, expected)), copy_site(site, site.with_name("hostile")))
     for path in (index, index.with_name("kernel-fused_moe.html")):
         page = Page(path)
         assert [attrs for tag, attrs in page.tags if tag == "img" or "onerror" in attrs] == []
@@ -220,10 +225,12 @@ def test_what_comes_from_outside_cannot_become_markup_in_an_incident(site: Path,
     assert f"kernel-nightly acknowledge '{attack}' --reason" in Page(index).words
 
 
-def test_a_quiet_night_says_so_and_an_expected_incident_does_not_disturb_it(tmp_path: Path, night: Night) -> None:
+def test_a_quiet_night_says_so_and_an_expected_incident_does_not_disturb_it(
+    tmp_path: Path, night: Night, site: Path
+) -> None:
     assert "A quiet night: no incident is open." in Page(write_site(make_small_night(2), tmp_path / "quiet")).words
     expected = tuple(incident for incident in night.incidents if incident.acknowledgement)
-    words = Page(write_site(replace(night, incidents=expected), tmp_path / "expected")).words
+    words = Page(write_site(replace(night, incidents=expected), copy_site(site, tmp_path / "expected"))).words
     assert "A quiet night: no incident is open." in words
     assert "Incidents 1 acknowledged MISSING missing-3f9a1c" in words
 
@@ -488,10 +495,10 @@ def test_what_needs_a_look_is_told_with_its_card_where_there_are_several(tmp_pat
     moved = tuple(replace(point, device_uuid=other.device_uuid) for point in night.trends[slow])
     swapped = replace(night, trends=make_histories({**night.trends, slow: moved}))
     for name, several in (("several", replace(swapped, hosts=(*night.hosts, other))), ("swapped", swapped)):
-        cells = [text for tag, text in Page(write_site(several, tmp_path / name)).text if tag == "small"]
+        cells = [text for tag, text in Page(write_site(several, tmp_path / "site")).text if tag == "small"]
         assert cells.count("GPU-4f2c, before GPU-77aa0000") == 1
         assert (cells.count("GPU-4f2c") > 1) == (name == "several")
-    cells = [text for tag, text in Page(write_site(night, tmp_path / "one")).text if tag == "td"]
+    cells = [text for tag, text in Page(write_site(night, tmp_path / "site")).text if tag == "td"]
     assert cells.count("GPU-4f2c") == 1  # in the table of machines
 
 

@@ -42,8 +42,8 @@ def commits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 
 
 @pytest.fixture(scope="module")
-def archive(commits: dict[str, str]) -> Iterator[Archive]:
-    with open_archive(Path(commits["folder"])) as opened:
+def archive(commits: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
+    with open_archive(tmp_path_factory.mktemp("results"), Path(commits["folder"])) as opened:
         yield opened
 
 
