@@ -28,7 +28,7 @@ from tasks.records import Measurement
 from tasks.store import Store
 
 SUITE = "against_vllm"
-OURS = ("triton", "triton-exact-fp8", "gluon")
+OURS = ("triton", "triton-exact-fp8", "triton-gluon")
 W4A16 = "mxfp4_w4a16"
 GEMM = "torch-bf16"
 """What MXFP4's linear layer is compared with beside vLLM."""

@@ -217,7 +217,7 @@ KERNEL = Kernel(
     providers={
         "torch": Provider(prepare_torch, unsupported_torch_moe),
         "triton": Provider(prepare_triton, unsupported_triton, prepare_with=prepare_triton_with),
-        "gluon": Provider(prepare_gluon, unsupported_gluon, prepare_with=prepare_gluon_with),
+        "triton-gluon": Provider(prepare_gluon, unsupported_gluon, prepare_with=prepare_gluon_with),
         **VLLM_PROVIDERS,
     },
     baseline="torch",

@@ -39,7 +39,7 @@ compiled = []
 for num_tokens, ep_size, options in CASES:
     case = Case(Layer("fused_moe", "grid", 8, ep_size, "fp8_w8a8_block128", "bfloat16", ROUTED), num_tokens, options)
     inputs = KERNEL.make_inputs(case, weights, 0, torch.device("cpu"))
-    launch = KERNEL.providers["gluon"].prepare(case, weights, inputs)
+    launch = KERNEL.providers["triton-gluon"].prepare(case, weights, inputs)
     compiled += [asdict(record) for record in compile_launches(sys.argv[1], launch.run)]
 print(json.dumps(compiled))
 """
@@ -60,7 +60,7 @@ def test_it_fits_a_hopper_at_real_sizes():
 
 
 def test_it_says_what_it_lacks():
-    unsupported = KERNEL.providers["gluon"].unsupported
+    unsupported = KERNEL.providers["triton-gluon"].unsupported
     hopper, blackwell = Device("cuda", "NVIDIA H200", (9, 0)), Device("cuda", "NVIDIA B200", (10, 0))
     assert unsupported(case_of(), hopper) is None
     assert unsupported(case_of(), blackwell) == "needs sm_90 (this is sm_100)"
@@ -78,7 +78,7 @@ def case_of(num_tokens: int = 5, ep_size: int = 1, dtype: str = "bfloat16", **ch
 
 def error_of(case: Case, weights: Tensors, inputs: Tensors) -> float:
     reference = fused_moe_reference(case, weights, inputs)
-    outputs = KERNEL.providers["gluon"].prepare(case, weights, inputs).run()
+    outputs = KERNEL.providers["triton-gluon"].prepare(case, weights, inputs).run()
     assert outputs[0].dtype == getattr(torch, case.layer.dtype)
     output = KERNEL.decode(case, inputs, outputs)
     return ((output - reference).norm() / reference.norm()).item()
@@ -123,7 +123,7 @@ def test_on_a_gpu_a_rank_may_have_none_of_the_pairs():
     case = case_of(20, ep_size=2)
     weights, inputs = tensors_of(case)
     inputs["expert_map"] = torch.full_like(inputs["expert_map"], -1)
-    (output,) = KERNEL.providers["gluon"].prepare(case, weights, inputs).run()
+    (output,) = KERNEL.providers["triton-gluon"].prepare(case, weights, inputs).run()
     assert not output.any()
 
 
@@ -131,8 +131,8 @@ def test_on_a_gpu_a_rank_may_have_none_of_the_pairs():
 def test_on_a_gpu_a_token_with_nan_changes_no_other():
     case = case_of(150)
     weights, inputs = tensors_of(case)
-    clean = KERNEL.providers["gluon"].prepare(case, weights, inputs).run()[0].clone()
+    clean = KERNEL.providers["triton-gluon"].prepare(case, weights, inputs).run()[0].clone()
     inputs["hidden_states"][7, 3] = float("nan")
-    spoiled = KERNEL.providers["gluon"].prepare(case, weights, inputs).run()[0]
+    spoiled = KERNEL.providers["triton-gluon"].prepare(case, weights, inputs).run()[0]
     others = torch.arange(150, device="cuda") != 7
     assert torch.equal(spoiled[others], clean[others])
