@@ -22,9 +22,7 @@ AGAINST_VLLM = Suite(
             1,
             (
                 KernelEntry("mxfp4_gemm", ("mxfp4_w4a16",), (1, 16, 64, 128, 256)),
-                KernelEntry(
-                    "mxfp4_gemm", HADAMARD_SCHEMES[:1], (1, 16, 64, 128, 256, 1024, 4096), BOTH_ACTIVATIONS
-                ),
+                KernelEntry("mxfp4_gemm", HADAMARD_SCHEMES[:1], (1, 16, 64, 128, 256, 1024, 4096), BOTH_ACTIVATIONS),
             ),
         ),
         ModelEntry("DeepSeek-R1-FP4", 8, (KernelEntry("nvfp4_moe", ("nvfp4_w4a16",), _BATCH_SIZES),)),

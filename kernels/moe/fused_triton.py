@@ -1,8 +1,8 @@
-"""Our Triton fused MoE: launches the kernels of align.py, rows.py and gemm.py with a configuration.
+"""Our Triton fused MoE: launches the kernels of align.py, rows.py, gemm.py and gemv.py with a configuration.
 
 Two launches to seven: align (none, one or two), quantize hidden states (unless they stay values or are quantized on
 load), gate-up, quantize the intermediate (only by whole rows), down, sum (unless top_k is 1 and no expert map leaves
-pairs out). The batched format needs neither align nor sum.
+pairs out). The batched format needs neither align nor sum, and neither do a few tokens (gemv.py).
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,8 @@ from kernels.configs import read_config
 from kernels.errors import ConfigError
 from kernels.moe.align import Blocks, align_blocks_triton
 from kernels.moe.gemm import moe_down_kernel, moe_gate_up_kernel
-from kernels.moe.inputs import weights_input
+from kernels.moe.gemv import down_gemv, gate_up_gemv
+from kernels.moe.inputs import is_batched, weights_input
 from kernels.moe.rows import Routing, moe_sum_kernel, quantize_triton
 from kernels.moe.schemes import GROUP_SIZE, MoeScheme, scheme_of
 from kernels.moe.triton_configs import MoeConfig, default_config
@@ -45,7 +46,7 @@ def find_blocks(inputs: Tensors, num_experts: int, block_size_m: int) -> Blocks:
         return Blocks(*(inputs["expert_num_tokens"],) * 3, max_blocks, "batched")
     topk_ids, expert_map = inputs["topk_ids"], inputs.get("expert_map")
     # Few pairs rarely share an expert: each is a block of its own.
-    if topk_ids.numel() * 4 > (num_experts if expert_map is None else expert_map.numel()):
+    if block_size_m > 1 and topk_ids.numel() * 4 > (num_experts if expert_map is None else expert_map.numel()):
         return align_blocks_triton(topk_ids, num_experts, block_size_m, expert_map)
     return Blocks(*(topk_ids,) * 3, topk_ids.numel(), "single")
 
@@ -66,6 +67,8 @@ def fused_moe_triton(
     blocks = find_blocks(inputs, weights["w2"].shape[0], config.BLOCK_SIZE_M)
     h, h_scale = gate_up_triton(scheme, weights, x, routing, blocks, config, weight_input)
     topk_weights = None if weight_input else routing.topk_weights
+    if config.BLOCK_SIZE_M == 1:
+        return down_gemv(scheme, weights, h, h_scale, topk_weights, routing, config, x.dtype)
     out = down_triton(scheme, weights, h, h_scale, topk_weights, routing, blocks, config, x.dtype)
     if routing.topk_ids is None or (routing.top_k == 1 and routing.expert_map is None):
         return out.view(hidden_states.shape)
@@ -111,17 +114,20 @@ def gate_up_triton(
     if quantize_first:
         a, a_scale = quantize_triton(scheme, x, weights.get("a1_scale"), routing, weight_input)
     by_pair = quantize_first and weight_input
+    topk_weights = routing.topk_weights if weight_input and not by_pair else None
     block_n = config.GATE_UP_BLOCK_SIZE_N
-    h_is_fp8 = scheme.scaling == "tensor" or (grouped and block_n == GROUP_SIZE)
+    h_is_fp8 = scheme.scaling == "tensor" or (grouped and block_n == GROUP_SIZE and config.BLOCK_SIZE_M > 1)
     h = torch.empty(routing.num_rows, n, dtype=FP8_DTYPE if h_is_fp8 else x.dtype, device=x.device)
     h_scale = torch.empty(routing.num_rows, n // GROUP_SIZE, device=x.device) if grouped else weights.get("a2_scale")
-    moe_gate_up_kernel[(blocks.max_blocks * triton.cdiv(n, block_n),)](
-        a, a_scale, weights["w1"], weights.get("w1_scale"),
-        routing.topk_weights if weight_input and not by_pair else None, h, h_scale,
-        *gemm_arguments(routing, blocks), n, k, 1 if by_pair else routing.top_k, routing.rows_per_expert,
-        EVEN_N=n % block_n == 0, EVEN_K=k % config.BLOCK_SIZE_K == 0, BLOCK_SIZE_N=block_n,
-        **gemm_constants(scheme, blocks, config),
-    )  # fmt: skip
+    if config.BLOCK_SIZE_M == 1:
+        gate_up_gemv(scheme, weights, a, a_scale, topk_weights, routing, h, config)
+    else:
+        moe_gate_up_kernel[(blocks.max_blocks * triton.cdiv(n, block_n),)](
+            a, a_scale, weights["w1"], weights.get("w1_scale"), topk_weights, h, h_scale,
+            *gemm_arguments(routing, blocks), n, k, 1 if by_pair else routing.top_k, routing.rows_per_expert,
+            EVEN_N=n % block_n == 0, EVEN_K=k % config.BLOCK_SIZE_K == 0, BLOCK_SIZE_N=block_n,
+            **gemm_constants(scheme, blocks, config),
+        )  # fmt: skip
     return quantize_triton(scheme, h, None, routing) if scheme.rounds_whole_rows else (h, h_scale)
 
 
@@ -163,13 +169,17 @@ def launch_triton(case: Case, weights: Tensors, inputs: Tensors, config: MoeConf
     """The launch with a given configuration.
 
     Raises:
-        ConfigError: the configuration quantizes on load what this scheme cannot.
+        ConfigError: the configuration quantizes on load what this scheme cannot, or has no tiles for batched rows.
     """
     scheme = scheme_of(case.layer)
     if config.QUANTIZE_ON_LOAD and scheme.scaling not in ("tensor", "block"):
         raise ConfigError(
             f"QUANTIZE_ON_LOAD=True: {case.layer.scheme} rounds no activations or whole rows of them, only one scale "
             f"per tensor or per 128 columns is known on load: set it to False"
+        )
+    if config.BLOCK_SIZE_M == 1 and is_batched(case):
+        raise ConfigError(
+            "BLOCK_SIZE_M=1: row by row, sums of tokens are computed, which batched rows have not: set 16"
         )
 
     def run() -> Outputs:

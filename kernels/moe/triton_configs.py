@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from kernels.moe.inputs import moe_sizes
+from kernels.moe.inputs import is_batched, moe_sizes
 from kernels.moe.schemes import GROUP_SIZE, MoeScheme, scheme_of
 from kernels.spec import Case
 
@@ -23,13 +23,13 @@ class MoeConfig:
     """Launch configuration of fused_moe_triton."""
 
     BLOCK_SIZE_M: int
-    """Rows of a block: pairs of one expert."""
+    """Rows of a block: pairs of one expert. 1 is row by row, without tensor cores (gemv.py)."""
     GATE_UP_BLOCK_SIZE_N: int
     """Columns of the intermediate per program; below 128 the block scheme quantizes it in the down GEMM instead."""
     DOWN_BLOCK_SIZE_N: int
     """Columns of the output per program."""
     BLOCK_SIZE_K: int
-    """Step of both sums; 128 in the block scheme."""
+    """Step of both sums; 128 in the block scheme. Row by row the longest step."""
     GROUP_SIZE_M: int
     """Blocks that share a tile of weights in L2."""
     SWAP_AB: bool
@@ -46,10 +46,27 @@ def default_config(case: Case) -> MoeConfig:
     num_pairs, ep_size = case.num_tokens * top_k, case.layer.ep_size
     num_blocks = max(min(num_experts * ep_size, num_pairs), 1)
     rows = num_pairs / num_blocks
+    if num_pairs * 4 <= num_experts * ep_size and not is_batched(case) and scheme.weight_dtype != torch.int8:
+        return default_row_config(scheme, case.num_tokens * k)
     if scheme.scaling == "block":
         return default_block_config(rows, -(-num_blocks // ep_size), n)
     config = default_tensor_config(rows, k, n)
     return config if scheme.scaling == "tensor" else adapt_config(config, scheme)
+
+
+def default_row_config(scheme: MoeScheme, outputs: int) -> MoeConfig:
+    """For few pairs: enough programs for every SM. INT8 stays with tensor cores: it is slow to become float32."""
+    return MoeConfig(
+        BLOCK_SIZE_M=1,
+        GATE_UP_BLOCK_SIZE_N=8,
+        DOWN_BLOCK_SIZE_N=32 if outputs > 132 * 32 else 16,
+        BLOCK_SIZE_K=512 if scheme.weight_dtype is None else 1024,
+        GROUP_SIZE_M=1,
+        SWAP_AB=False,
+        QUANTIZE_ON_LOAD=scheme.scaling in ("tensor", "block"),
+        num_warps=4,
+        num_stages=3,
+    )
 
 
 def default_block_config(rows: float, num_blocks: int, intermediate_size: int) -> MoeConfig:

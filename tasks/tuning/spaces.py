@@ -168,7 +168,7 @@ def vllm_space(scheme: str, *, is_rocm: bool = False) -> Space:
 
 
 def our_space(scheme_name: str) -> Space:
-    """Our Triton fused MoE (kernels/moe/gemm.py)."""
+    """Our Triton fused MoE on tensor cores (kernels/moe/gemm.py); row by row (gemv.py) a step may have many scales."""
     scheme = MOE_SCHEMES[scheme_name]
     checks: dict[str, Check] = {}
     if scheme.scaling not in ("tensor", "block"):
@@ -176,10 +176,15 @@ def our_space(scheme_name: str) -> Space:
             not config["QUANTIZE_ON_LOAD"]
         )
     if scheme.scaling == "block":
-        checks["a step has one scale"] = lambda config, _: config["BLOCK_SIZE_K"] == GROUP_SIZE
+        checks["a step has one scale"] = lambda config, _: config["BLOCK_SIZE_K"] == GROUP_SIZE or is_by_row(config)
         checks["a tile has one scale"] = lambda config, _: config["DOWN_BLOCK_SIZE_N"] <= GROUP_SIZE
     checks |= {**pair_checks(lambda config: config["QUANTIZE_ON_LOAD"] == 0), NO_EMPTY_STEPS: has_few_empty_steps}
     return Space(f"triton {scheme_name}", OURS, checks, merge_our_groups)
+
+
+def is_by_row(config: Config) -> bool:
+    """Whether the configuration is of kernels/moe/gemv.py."""
+    return bool(config["BLOCK_SIZE_M"] == 1)
 
 
 def words_space(name: str) -> Space:
