@@ -11,7 +11,6 @@ Scales go in as in gemm.py: see kernels/moe/schemes.py.
 # mypy: disable-error-code="no-untyped-def"
 # Triton types the arguments of jit functions at the launch.
 
-from math import gcd
 from typing import Any
 
 import torch
@@ -208,9 +207,10 @@ def down_gemv_kernel(
 
 
 def steps_of(scheme: MoeScheme, length: int, config: MoeConfig) -> dict[str, Any]:
-    """What both kernels are compiled for: steps that divide a row of `length` elements, if any do."""
+    """What both kernels are compiled for. Steps are long, even past a row's end: each warp goes through all."""
+    step = max(min(triton.next_power_of_2(length), config.BLOCK_SIZE_K), GROUP_SIZE_OF_SCHEMES)
     return {
-        "SCALING": scheme.scaling, "BLOCK_SIZE_K": max(gcd(length, config.BLOCK_SIZE_K), GROUP_SIZE_OF_SCHEMES),
+        "SCALING": scheme.scaling, "BLOCK_SIZE_K": step,
         "NUM_STAGES": config.num_stages, "num_warps": config.num_warps,
     }  # fmt: skip
 
