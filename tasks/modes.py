@@ -23,6 +23,8 @@ LEAST_KNOWN = 15
 """Nights that it takes to tell two times."""
 LEAST_BEGINS = 3
 """How often the rarer one must have begun: once or twice may have been a change that was taken back."""
+BEGINS_OF_CHANCE = 0.5
+"""And by this share of how often it does if every night draws anew: what lasts for weeks is no time of a process."""
 LEAST_APART = 0.02
 """As a logarithm, of the times and of a change that counts; what is nearer is left to the noise."""
 APART_IN_SPREADS = 5.0
@@ -76,9 +78,10 @@ def find_modes(known: Floats) -> Modes:
     usual = find_medians(np.where(is_there & ~is_rarer, known, np.nan))
     other = find_medians(np.where(is_rarer, known, np.nan)) - usual
     is_apart = np.abs(np.nan_to_num(other)) >= np.maximum(LEAST_APART, APART_IN_SPREADS * spread)
-    is_two = is_apart & (count >= LEAST_KNOWN) & (count_begins(is_rarer) >= LEAST_BEGINS)
-    share = np.maximum(is_rarer.sum(axis=1) / np.maximum(count, 1), LEAST_SHARE)
-    return Modes(usual, np.where(is_two, other, 0.0), spread, share)
+    share = is_rarer.sum(axis=1) / np.maximum(count, 1)
+    least_begins = np.maximum(LEAST_BEGINS, BEGINS_OF_CHANCE * count * share * (1 - share))
+    is_two = is_apart & (count >= LEAST_KNOWN) & (count_begins(is_rarer) >= least_begins)
+    return Modes(usual, np.where(is_two, other, 0.0), spread, np.maximum(share, LEAST_SHARE))
 
 
 def fold_modes(

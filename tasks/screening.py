@@ -230,7 +230,7 @@ def learn_noise(recent: Recent) -> tuple[Known, Floats]:
     good = np.where(is_bad, np.nan, values)
     columns = np.arange(values.shape[1])
     is_of_regime = (columns >= recent.first[:, None]) & (columns < recent.changed[:, None])
-    regime = np.where(is_of_regime, good - lasting, np.nan)
+    regime = np.where(is_of_regime, good, np.nan)
     calm = np.where(find_excursions(regime - find_medians(regime)[:, None]), np.nan, good)
     residuals = forget_excursions(_center(calm - lasting, recent.first))  # a new driver is no noise
     suits, unfamiliar = estimate_suits(

@@ -48,7 +48,7 @@ def test_the_two_times_are_those_of_the_split_with_least_variance() -> None:
     assert modes.spread == pytest.approx(0.003, rel=0.4)
 
 
-@pytest.mark.parametrize("shape", ["normal", "student", "step", "excursion", "wandering"])
+@pytest.mark.parametrize("shape", ["normal", "student", "step", "excursions", "wandering"])
 def test_other_noise_and_changes_are_no_two_times(shape: str) -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(0, 0.01, (500, NIGHTS))
@@ -56,8 +56,9 @@ def test_other_noise_and_changes_are_no_two_times(shape: str) -> None:
         values = 0.01 * rng.standard_t(4, values.shape)
     if shape == "step":
         values[:, 30:] += 0.1
-    if shape == "excursion":
-        values[:, 30:40] += 0.1
+    if shape == "excursions":
+        for first in (5, 20, 40):
+            values[:, first : first + 10] += 0.1
     if shape == "wandering":
         values = np.cumsum(values, axis=1)
     assert np.mean(find_modes(values).other != 0) <= 0.01
