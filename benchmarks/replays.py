@@ -32,7 +32,7 @@ from tasks.records import (
 )
 from tasks.screening import NUM_NIGHTS
 from tasks.spreads import find_medians
-from tasks.store import USUAL_RUNS
+from tasks.store import LEAST_CARD_RUNS, USUAL_RUNS
 from tasks.suspects import find_suspects, spare_earlier_code
 from tasks.verdicts import judge_night
 
@@ -206,6 +206,8 @@ def find_usual(history: History, number: int, hosts: Sequence[Host]) -> dict[tup
     cards, times = history.cards[before][:, first_of_unit], history.references[before]
     of_devices = {H200.name: np.median(times, axis=0)}
     for card in np.unique(cards):
+        if (cards == card).any(axis=1).sum() < LEAST_CARD_RUNS:
+            continue
         on_card = np.where((cards == card)[:, :, None], times, np.nan)
         of_devices[hosts[card].device_uuid] = find_medians(on_card.reshape(len(before), -1).T).reshape(times.shape[1:])
     return {

@@ -94,6 +94,8 @@ class Finding:
     """[num_nights] logarithm of each night over the baseline, tonight last."""
     again: float | None
     """The same of what was measured again tonight."""
+    other: float
+    """By how much the other of two times that it takes, process by process, is longer; 0 if it takes one."""
     retried: Retried
     """What that took."""
     adjusted_beside: float
@@ -223,6 +225,7 @@ def screen_night(measurements: Sequence[Measurement], past: Past) -> dict[Series
             is_drift=bool(screened.is_drift[row]),
             relative_nights=screened.nights[row, -min(len(trends[row]), screened.nights.shape[1]) :],
             again=float(screened.again[row]) if np.isfinite(screened.again[row]) else None,
+            other=float(np.expm1(screened.other[row])),
             retried=retried.get(series[row], NOT_RETRIED),
             adjusted_beside=float(screened.p_beside[row] * num_beside + screened.chance[row] * len(timed)),
         )

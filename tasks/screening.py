@@ -23,6 +23,7 @@ import numpy as np
 from scipy import special
 
 from tasks.cards import estimate_card_offsets, estimate_suits
+from tasks.modes import fold_modes, fold_ratios
 from tasks.spreads import (
     Flags,
     Floats,
@@ -133,9 +134,12 @@ class Screening:
     """Nights that the change is seen over, tonight included."""
     is_drift: Flags
     nights: Floats
-    """[num_series, num_nights] logarithm of each night over the level, what its card is known to add left out."""
+    """[num_series, num_nights] logarithm of each night over the level, what its card is known to add left out, and what
+    the other of two times does."""
     again: Floats
     """The same of what was measured again tonight; NaN elsewhere."""
+    other: Floats
+    """By how much the other of two times is longer; 0 of a series that takes one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,9 @@ class Known:
     calm: Floats
     """The same without changes that were taken back."""
     again: Floats
+    beside: Floats
+    other: Floats
+    """[num_series] by how much the other of two times is longer; 0 of a series that takes one."""
     residuals: Floats
     """Each night before tonight around the middle of the BASELINE_NIGHTS that it is among."""
     unfamiliar: Floats
@@ -215,19 +222,24 @@ def learn_noise(recent: Recent) -> tuple[Known, Floats]:
     """What the nights before tell, and what tonight's card adds to each series."""
     offsets = estimate_card_offsets(recent.values, recent.cards, recent.runs, recent.pools)
     values = recent.values - offsets[recent.cards]
-    is_bad = find_bad_nights(values, recent.runs, recent.pools)
+    is_bad, common, lasting = find_bad_nights(values, recent.runs, recent.pools)
     is_bad[:, -1] = False
+    again = recent.again - offsets[recent.cards[:, -1]]
+    values, again, other = fold_modes(values, again, common, is_bad, recent.first, recent.changed)
+    beside = fold_ratios(recent.beside, other)
     good = np.where(is_bad, np.nan, values)
     columns = np.arange(values.shape[1])
     is_of_regime = (columns >= recent.first[:, None]) & (columns < recent.changed[:, None])
     regime = np.where(is_of_regime, good, np.nan)
     calm = np.where(find_excursions(regime - find_medians(regime)[:, None]), np.nan, good)
-    residuals = forget_excursions(_center(calm, recent.first))
+    residuals = forget_excursions(_center(calm - lasting, recent.first))  # a new driver is no noise
     suits, unfamiliar = estimate_suits(
         residuals, recent.cards, values[:, -1] - find_medians(good[:, -1 - BASELINE_NIGHTS :])
     )
     added = offsets[recent.cards[:, -1]] + suits[:, -1]
-    return Known(values - suits, good - suits, calm - suits, recent.again - added, residuals - suits, unfamiliar), added
+    again = again - suits[:, -1]
+    known = Known(values - suits, good - suits, calm - suits, again, beside, other, residuals - suits, unfamiliar)
+    return known, added
 
 
 def _center(values: Floats, first: Integers) -> Floats:
@@ -273,7 +285,7 @@ def compare_nights(
         z = -np.nansum(special.ndtri(np.maximum(p_values, LEAST_P)), axis=1) / num_draws * np.sqrt(independent)
         chance = find_chance(draws, before, HABIT * change)
         p_value = 2 * special.ndtr(-z) + chance
-        apart = np.sign(change) * recent.beside / (math.sqrt(2) * noise)
+        apart = np.sign(change) * known.beside / (math.sqrt(2) * noise)
         p_beside = np.nan_to_num(special.stdtr(LEAST_TAIL + TAIL_PER_NIGHT, -apart), nan=1.0)
         half = special.ndtri(0.975) * np.sqrt(noise**2 / independent + known.unfamiliar**2)
     is_known = (num_base >= (DRIFT_BASE if is_drift else 1)) & np.isfinite(change)
@@ -295,6 +307,7 @@ def compare_nights(
         drift,
         relative,
         draws[:, -1],
+        known.other,
     )
 
 

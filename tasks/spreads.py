@@ -89,9 +89,13 @@ def find_common(residuals: Floats, runs: Integers, pools: Integers) -> Floats:
     return common
 
 
-def find_bad_nights(values: Floats, runs: Integers, pools: Integers) -> Flags:
-    """Where half of a series' likes were slower, or faster, than on the nights around."""
-    flags, common = np.zeros(values.shape, dtype=bool), np.zeros(values.shape)
+def find_bad_nights(values: Floats, runs: Integers, pools: Integers) -> tuple[Flags, Floats, Floats]:
+    """Where half of a series' likes were slower, or faster, than on the nights around.
+
+    Returns:
+        The nights; by how much the likes were slower on each night; and on those around it.
+    """
+    flags, common, lasting = np.zeros(values.shape, dtype=bool), np.zeros(values.shape), np.zeros(values.shape)
     for _ in range(POLISHES):
         residuals = values - find_medians(values - common)[:, None]
         common = find_common(residuals, runs, pools)
@@ -103,7 +107,8 @@ def find_bad_nights(values: Floats, runs: Integers, pools: Integers) -> Flags:
         num_around = np.lib.stride_tricks.sliding_window_view(np.isfinite(padded), 2 * COMMON_NIGHTS + 1).sum(axis=1)
         is_bad = (np.abs(np.nan_to_num(of_runs - around)) > COMMON_MOVE) & (num_around >= LEAST_AROUND)
         flags[likes] = is_bad[runs[likes]] & np.isfinite(values[likes])
-    return flags
+        lasting[likes] = np.nan_to_num(around)[runs[likes]]
+    return flags, common, lasting
 
 
 def _take_runs(residuals: Floats, runs: Integers) -> Floats:

@@ -36,6 +36,8 @@ JOINED = """
 USUAL_RUNS = 40
 """Runs that tell what is usual for a machine: more than make the level of a series (tasks/screening.py), so that a
 machine that has changed for good is not forgotten before the series is compared with what it takes since."""
+LEAST_CARD_RUNS = 7
+"""Runs that tell what is usual for one card: a machine may be slow for days, and a card that came then is not."""
 
 
 class Store:
@@ -260,16 +262,20 @@ class Store:
     def usual_references(self, run: Run) -> dict[tuple[str, str, str, str], float]:
         """By device, case key, timer and reference kernel, its median over the runs before that timed it so.
 
-        A device is one GPU's UUID, or the name of all those of its kind. The last USUAL_RUNS of the suite count.
+        A device is the name of all GPUs of a kind, or the UUID of one that LEAST_CARD_RUNS of the last USUAL_RUNS know.
         """
         query = """
-            SELECT d.device, t.case_key, t.timer, t.name,
-                   median(list_aggregate(t.samples_us, 'median')) AS median_us
-            FROM reference_times t JOIN hosts h USING (host_id), unnest([h.device_name, h.device_uuid]) AS d(device)
-            WHERE t.run_id IN (SELECT unnest(?)) AND len(t.samples_us) > 0 AND d.device <> ''
-            GROUP BY ALL
+            WITH timed AS (
+                SELECT t.*, h.* FROM reference_times t JOIN hosts h USING (host_id)
+                WHERE t.run_id IN (SELECT unnest(?)) AND len(t.samples_us) > 0
+            ), devices AS (
+                SELECT DISTINCT device_name AS device FROM timed UNION SELECT device_uuid FROM timed
+                WHERE device_uuid <> '' GROUP BY ALL HAVING count(DISTINCT run_id) >= ?
+            )
+            SELECT device, case_key, timer, name, median(list_aggregate(samples_us, 'median')) AS median_us
+            FROM timed JOIN devices ON device IN (device_name, device_uuid) GROUP BY ALL
         """
-        found = self._database.rows(query, [self._runs_before(run)])
+        found = self._database.rows(query, [self._runs_before(run), LEAST_CARD_RUNS])
         return {(row["device"], row["case_key"], row["timer"], row["name"]): row["median_us"] for row in found}
 
     def usual_clocks(self, run: Run) -> dict[Series, float]:

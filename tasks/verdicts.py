@@ -144,6 +144,8 @@ def tell_times(finding: Finding, reason: str) -> str:
     elif finding.num_nights > 1:
         told.append(f"over {finding.num_nights} nights")
     against = f"against {finding.baseline_us:.1f} us of {nights} with a noise of {finding.noise:.1%}"
+    if finding.other:
+        against += f", or {finding.other:+z.1%}, process by process"
     change = f"{finding.change:+z.1%}, 95 % interval {finding.low:+z.1%} to {finding.high:+z.1%}"
     sentence = f"{', '.join(told)}, {against}: {change}"
     return f"{sentence}; {reason}" if reason else sentence

@@ -150,6 +150,28 @@ def test_a_night_that_was_slow_for_all_is_no_noise_of_any() -> None:
     assert screen(make_recent(values)).noise == pytest.approx(quiet.noise, rel=0.2)
 
 
+def test_a_driver_that_made_all_slower_is_no_noise_of_any() -> None:
+    values = draw()
+    quiet = screen(make_recent(values))
+    values[:, 45:] += 0.03
+    assert np.median(screen(make_recent(values)).noise / quiet.noise) == pytest.approx(1.0, abs=0.1)
+    values[:25, 45:] -= 0.03
+    assert np.median(screen(make_recent(values)).noise[25:] / quiet.noise[25:]) > 1.2  # of few series it is their own
+
+
+def test_a_step_of_a_series_that_takes_one_of_two_times_is_found() -> None:
+    rng = np.random.default_rng(4)
+    values, again = draw(500, 90), rng.normal(0, 0.005, 500)
+    is_other = rng.random((500, 91)) < 0.3
+    again += values[:, :60].mean(axis=1) + 0.08 * is_other[:, -1] + 0.05
+    values += 0.08 * is_other[:, :90]
+    values[:, -2:] += 0.05
+    screening = screen(make_recent(values, again=again))
+    assert (screening.p_value < 1e-4).mean() > 0.9
+    assert (np.abs(screening.change - 0.05) < 0.015).mean() > 0.9
+    assert screening.other == pytest.approx(0.08, abs=0.01)
+
+
 def test_a_change_that_stands_is_measured_over_its_nights() -> None:
     values = draw()
     values[:, 40:] += 0.05

@@ -84,15 +84,19 @@ def test_a_night_that_was_bad_for_half_of_all_is_bad_and_one_of_a_single_series_
     values = draw(40, 30) / 10
     values[:25, 20:22] += 0.05
     values[30, 10] += 0.5
-    found = find_bad_nights(values, np.tile(np.arange(30), (40, 1)), np.zeros(40, dtype=np.int64))
+    found, common, lasting = find_bad_nights(values, np.tile(np.arange(30), (40, 1)), np.zeros(40, dtype=np.int64))
     assert sorted(set(np.nonzero(found)[1].tolist())) == [20, 21]
+    assert common[:, 20:22] == pytest.approx(0.05, abs=0.005)
+    assert lasting == pytest.approx(0.0, abs=0.005)
 
 
 def test_what_lasts_is_no_bad_night() -> None:
     values = draw(40, 60) / 10
     values[:, 30:] += 0.05
-    found = find_bad_nights(values, np.tile(np.arange(60), (40, 1)), np.zeros(40, dtype=np.int64))
+    found, common, lasting = find_bad_nights(values, np.tile(np.arange(60), (40, 1)), np.zeros(40, dtype=np.int64))
     assert not found.any()
+    for of_likes in (common, lasting):
+        assert of_likes[:, 30:] - of_likes[:, :30] == pytest.approx(0.05, abs=0.005)
 
 
 def test_excursions_are_runs_of_far_nights() -> None:

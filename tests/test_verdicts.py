@@ -156,6 +156,24 @@ def test_the_evidence_holds_the_numbers_of_the_verdict_in_one_sentence() -> None
 
 
 @pytest.mark.parametrize(
+    ("tonight_us", "again_us", "state"),
+    [
+        pytest.param(108.0, 100.0, State.SAME, id="either time is as ever"),
+        pytest.param(105.0, 113.4, State.SLOW, id="either time is slower"),
+        pytest.param(102.6, 95.0, State.FAST, id="either time is faster"),
+        pytest.param(105.0, 108.0, State.SAME, id="not seen again by the process that took the other time"),
+    ],
+)
+def test_a_kernel_that_takes_one_of_two_times_is_judged_by_either(
+    tonight_us: float, again_us: float, state: State
+) -> None:
+    nights = [us * factor for us, factor in zip(QUIET * 3, [1.0, 1.0, 1.08] * len(QUIET), strict=True)]
+    verdict = judge_one((*nights, tonight_us), again_us=again_us)
+    assert verdict.state is state
+    assert ", or +7.7%, process by process: " in verdict.evidence
+
+
+@pytest.mark.parametrize(
     ("machine", "state"),
     [
         pytest.param(MachineChange("cuda", {"copy": 0.2}), State.AMBIGUOUS, id="a reference kernel was as slow"),
