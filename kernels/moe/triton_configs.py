@@ -55,7 +55,10 @@ def default_config(case: Case) -> MoeConfig:
 
 
 def default_row_config(scheme: MoeScheme, outputs: int) -> MoeConfig:
-    """For few pairs: enough programs for every SM. INT8 stays with tensor cores: it is slow to become float32."""
+    """For few pairs: enough programs for every SM. INT8 stays with tensor cores: it is slow to become float32.
+
+    Of seven configurations at M=1, 2 and 4 of DeepSeek-V3 TP8 and M=1 of Qwen3-30B-A3B on an H200 at most 3 % behind.
+    """
     return MoeConfig(
         BLOCK_SIZE_M=1,
         GATE_UP_BLOCK_SIZE_N=8,
