@@ -1,11 +1,13 @@
 """Draws, p-values and verdicts by hand, and how often equal code is told as changed."""
 
+import json
 import math
 import random
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, replace
+from pathlib import Path
 
 import pytest
 from records import make_case, make_measurement
@@ -17,6 +19,7 @@ from tasks.records import Measurement, State, Status, Trial
 from tasks.turns import ROUNDS_OF_A_TURN
 
 GPU_CHANGE = 0.01
+EQUAL_CODE = Path(__file__).parents[1] / "examples/h200/branch/equal_by_the_new_rule.jsonl"
 
 
 def take_turns(us: Sequence[float], turns: Sequence[int], provider: str = "triton", **fields: object) -> Measurement:
@@ -176,3 +179,31 @@ def test_equal_code_is_same_99_times_of_100_and_one_percent_is_told() -> None:
     slower = Counter(play(rng, math.log1p(0.01)) for _ in range(500))
     assert equal[State.SAME] >= 990, equal
     assert slower[State.SLOW] >= 475, slower
+
+
+@pytest.mark.parametrize(
+    ("added", "told"),
+    [
+        (0.0, {State.SAME: 102}),
+        (0.01, {State.SLOW: 101, State.AMBIGUOUS: 1}),
+        (-0.01, {State.FAST: 101, State.AMBIGUOUS: 1}),
+    ],
+)
+def test_one_percent_added_to_sittings_measured_on_a_gpu_is_told_from_none(added: float, told: dict[State, int]):
+    lines = EQUAL_CODE.read_text().splitlines()
+    ended = [
+        judge_alone([math.log(ratio) + math.log1p(added) for ratio in json.loads(line)["ratios"]]) for line in lines
+    ]
+    assert Counter(state for state, _ in ended) == told
+    assert Counter(sittings for _, sittings in ended)[6] >= 99
+
+
+def judge_alone(draws: list[float]) -> tuple[State, int]:
+    """The verdict on the only series of a comparison of 1 %, and after how many of its sittings."""
+    for look in LOOKS:
+        seen = draws[:look]
+        found = estimate(seen[::2], seen[1::2])
+        state = choose_state(replace(found, p_value=min(1.0, found.p_value * len(LOOKS))), len(seen), GPU_CHANGE)
+        if state is not State.AMBIGUOUS or look >= len(draws):
+            break
+    return state, len(seen)
