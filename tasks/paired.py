@@ -5,7 +5,7 @@ turns of the same two processes repeat one draw more exactly and tell nothing of
 
     d = mean over its turns of log(head / base) = change + f * first + noise;  first = 1 if the head was, else -1
 
-f is what comes of being started and timed first: on an H200 up to 2.4 %, about the same in every sitting. The first is
+f is what comes of being started and timed first: on an H200 up to 2.7 %, about the same in every sitting. The first is
 another every time, so that it falls on both alike; and as it is fitted, it widens no interval.
 """
 
