@@ -104,10 +104,12 @@ def words_gate_up_kernel(
         a_ptr + row[:, None] * K, words_ptr, scales_ptr, factor_ptr, a_scale_ptr,
         row, expert, offs_w, 2 * N, K, 2 * BLOCK_SIZE_N, FORMAT, EVEN_K, BLOCK_SIZE_M,
     )  # fmt: skip
+    gate, up = tl.split(tl.permute(tl.reshape(acc, (BLOCK_SIZE_N, 2, BLOCK_SIZE_M)), (2, 0, 1)))
     # The sums are linear in the input, and so is its rounding if that has a scale per token.
     if topk_weights_ptr is not None:
-        acc *= tl.load(topk_weights_ptr + pair, mask=valid, other=0.0)[None, :]
-    gate, up = tl.split(tl.permute(tl.reshape(acc, (BLOCK_SIZE_N, 2, BLOCK_SIZE_M)), (2, 0, 1)))
+        weight = tl.load(topk_weights_ptr + pair, mask=valid, other=0.0)[:, None]
+        gate *= weight
+        up *= weight
     h = gate * tl.sigmoid(gate) * up  # [BLOCK_SIZE_M, BLOCK_SIZE_N]
     if ROUND_OUT:
         h = round_to_fp4(h, out_global_scale_ptr, FORMAT, GROUP_SIZE)

@@ -66,9 +66,6 @@ def multiply_rows(w_ptr, w_scale_ptr, rows, x, k, K, length, SCALING: tl.constex
     if SCALING == "block":  # one row of blocks has all the rows
         scale = tl.load(w_scale_ptr + group, mask=group * GROUP_SIZE < length, other=0.0)
         sums *= scale[None, :, None]
-    elif SCALING == "group":
-        scale_ptrs = w_scale_ptr + rows[:, None] * (K // GROUP_SIZE) + group[None, :]
-        sums *= tl.load(scale_ptrs, mask=(group * GROUP_SIZE < length)[None, :], other=0.0)[:, :, None]
     return sums
 
 
@@ -102,6 +99,7 @@ def gate_up_gemv_kernel(
     NUM_STAGES: tl.constexpr,
 ):
     """out[pair] = silu(a[row] @ w_gate.T) * (a[row] @ w_up.T), BLOCK_SIZE_N columns of one pair a program."""
+    tl.static_assert(SCALING != "block" or BLOCK_SIZE_N <= GROUP_SIZE, "a tile has one row of weight scales")
     pair, first_n = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK_SIZE_N
     expert = find_expert(pair, ids_ptr, expert_map_ptr)
     if expert < 0:
@@ -119,9 +117,6 @@ def gate_up_gemv_kernel(
         a_scale_ptr += row * (K // GROUP_SIZE)
         gate_scale_ptr += (expert * (2 * N // GROUP_SIZE) + first_n // GROUP_SIZE) * (K // GROUP_SIZE)
         up_scale_ptr = gate_scale_ptr + (N // GROUP_SIZE) * (K // GROUP_SIZE)
-    elif SCALING == "group":
-        gate_scale_ptr += expert * 2 * N * (K // GROUP_SIZE)
-        up_scale_ptr = gate_scale_ptr + N * (K // GROUP_SIZE)
     PIECE: tl.constexpr = 128 // w_ptr.dtype.element_ty.primitive_bitwidth
     gate = tl.zeros((BLOCK_SIZE_N, BLOCK_SIZE_K // GROUP_SIZE, GROUP_SIZE // PIECE), dtype=tl.float32)
     up = tl.zeros((BLOCK_SIZE_N, BLOCK_SIZE_K // GROUP_SIZE, GROUP_SIZE // PIECE), dtype=tl.float32)
@@ -137,11 +132,10 @@ def gate_up_gemv_kernel(
     elif SCALING == "channel":
         gate *= tl.load(w_scale_ptr + expert * 2 * N + rows)
         up *= tl.load(w_scale_ptr + expert * 2 * N + N + rows)
-        if a_scale_ptr is not None:
-            scale = tl.load(a_scale_ptr + row)
-            gate *= scale
-            up *= scale
-    if weight is not None and SCALING != "tensor" and SCALING != "block":  # values: weighting products rounds nothing
+        scale = tl.load(a_scale_ptr + row)
+        gate *= scale
+        up *= scale
+    if weight is not None and SCALING == "none":  # weighting products rounds nothing
         gate *= weight
         up *= weight
     h = gate * tl.sigmoid(gate) * up
@@ -153,7 +147,7 @@ def gate_up_gemv_kernel(
 @triton.jit
 def down_gemv_kernel(
     a_ptr,  # [num_pairs, N] codes ("tensor", "channel") or values
-    a_scale_ptr,  # tensor: [1]; channel: [num_pairs], or None for values; else not read
+    a_scale_ptr,  # tensor: [1]; channel: [num_pairs]; else not read
     w_ptr,  # [E, K, N]
     w_scale_ptr,  # as moe_down_kernel's
     topk_weights_ptr,  # [num_pairs] if the output is weighted, else None
@@ -170,6 +164,7 @@ def down_gemv_kernel(
     NUM_STAGES: tl.constexpr,
 ):
     """out[token] = sum over its pairs of topk_weight[pair] * (a[pair] @ w.T), BLOCK_SIZE_N of K columns a program."""
+    tl.static_assert(SCALING != "block" or BLOCK_SIZE_N <= GROUP_SIZE, "a tile has one row of weight scales")
     token, first_n = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK_SIZE_N
     offs_n = first_n + tl.arange(0, BLOCK_SIZE_N)
     rows = tl.where(offs_n < K, offs_n, 0)
@@ -188,14 +183,12 @@ def down_gemv_kernel(
             factor = tl.load(topk_weights_ptr + pair)
         if SCALING == "tensor":
             factor *= tl.load(w_scale_ptr + expert)
-        elif SCALING == "channel" and a_scale_ptr is not None:
+        elif SCALING == "channel":
             factor *= tl.load(a_scale_ptr + pair, mask=is_here, other=0.0)
         x = load_row(a_ptr + pair * N, a_scale_ptr, None, k, length, SCALING, EVEN_N, BLOCK_SIZE_K) * factor
         scale_ptr = w_scale_ptr
         if SCALING == "block":
             scale_ptr += (expert * (K // GROUP_SIZE) + first_n // GROUP_SIZE) * (N // GROUP_SIZE)
-        elif SCALING == "group":
-            scale_ptr += expert * K * (N // GROUP_SIZE)
         sums = multiply_rows(w_ptr + expert * K * N, scale_ptr, rows, x, k, N, length, SCALING, EVEN_N)
         if SCALING == "channel":
             sums *= tl.load(w_scale_ptr + expert * K + rows)[:, None, None]
