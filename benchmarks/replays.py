@@ -30,9 +30,9 @@ from tasks.records import (
     Verdict,
     Version,
 )
+from tasks.references import LATE_RUNS, LEAST_CARD_RUNS, USUAL_RUNS
 from tasks.screening import NUM_NIGHTS
 from tasks.spreads import find_medians
-from tasks.store import LEAST_CARD_RUNS, USUAL_RUNS
 from tasks.suspects import find_suspects, spare_earlier_code
 from tasks.verdicts import judge_night
 
@@ -96,7 +96,8 @@ def replay(history: History, acknowledge_after: int | None = 7) -> Iterator[Outc
                 measurements.values(),
                 time_references(history, number, hosts),
                 hosts,
-                find_usual(history, number, hosts),
+                find_usual(history, number, hosts, USUAL_RUNS),
+                find_usual(history, number, hosts, LATE_RUNS),
                 {},
             ),
         )
@@ -197,9 +198,11 @@ def list_beside(history: History) -> list[tuple[str, str, int]]:
     return [(case_key, timer, row) for (case_key, timer), row in found.items()]
 
 
-def find_usual(history: History, number: int, hosts: Sequence[Host]) -> dict[tuple[str, str, str, str], float]:
-    """What the reference kernels took in the runs before, on each card and on all."""
-    before = np.flatnonzero(history.is_run[:number])[-USUAL_RUNS:]
+def find_usual(
+    history: History, number: int, hosts: Sequence[Host], num_runs: int
+) -> dict[tuple[str, str, str, str], float]:
+    """What the reference kernels took in the last runs before, on each card and on all."""
+    before = np.flatnonzero(history.is_run[:number])[-num_runs:]
     if not len(before):
         return {}
     first_of_unit = np.unique(history.units, return_index=True)[1]

@@ -12,6 +12,7 @@ from tasks.history import find_standings
 from tasks.incidents import FollowUp, follow_up
 from tasks.machines import find_machine_changes
 from tasks.records import Measurement, Run, Series, Suspect, Verdict
+from tasks.references import LATE_RUNS
 from tasks.store import Store
 from tasks.suspects import find_suspects, spare_earlier_code
 
@@ -31,6 +32,7 @@ def gather_past(
         store.references(run.run_id),
         store.hosts(run.run_id),
         store.usual_references(run),
+        store.usual_references(run, LATE_RUNS),
         store.usual_clocks(run),
     )
     return Past(

@@ -26,18 +26,13 @@ from tasks.records import (
     UnitCost,
     UnitResult,
 )
+from tasks.references import LEAST_CARD_RUNS, USUAL_RUNS
 from tasks.store_histories import read_cases, read_histories
 
 JOINED = """
     SELECT m.*, c.* EXCLUDE (case_key), h.* EXCLUDE (host_id)
     FROM measurements m JOIN cases c USING (case_key) JOIN hosts h USING (host_id)
 """
-
-USUAL_RUNS = 40
-"""Runs that tell what is usual for a machine: more than make the level of a series (tasks/screening.py), so that a
-machine that has changed for good is not forgotten before the series is compared with what it takes since."""
-LEAST_CARD_RUNS = 7
-"""Runs that tell what is usual for one card: a machine may be slow for days, and a card that came then is not."""
 
 
 class Store:
@@ -259,10 +254,10 @@ class Store:
             trends.setdefault((row["device_name"], row["name"]), []).append(rows.row_to_point(row))
         return {kernel: tuple(points) for kernel, points in trends.items()}
 
-    def usual_references(self, run: Run) -> dict[tuple[str, str, str, str], float]:
-        """By device, case key, timer and reference kernel, its median over the runs before that timed it so.
+    def usual_references(self, run: Run, num_runs: int = USUAL_RUNS) -> dict[tuple[str, str, str, str], float]:
+        """By device, case key, timer and reference kernel, its median over those of the last runs that timed it so.
 
-        A device is the name of all GPUs of a kind, or the UUID of one that LEAST_CARD_RUNS of the last USUAL_RUNS know.
+        A device is the name of all GPUs of a kind, or the UUID of one that LEAST_CARD_RUNS of these runs know.
         """
         query = """
             WITH timed AS (
@@ -275,11 +270,11 @@ class Store:
             SELECT device, case_key, timer, name, median(list_aggregate(samples_us, 'median')) AS median_us
             FROM timed JOIN devices ON device IN (device_name, device_uuid) GROUP BY ALL
         """
-        found = self._database.rows(query, [self._runs_before(run), LEAST_CARD_RUNS])
+        found = self._database.rows(query, [self._runs_before(run, num_runs), LEAST_CARD_RUNS])
         return {(row["device"], row["case_key"], row["timer"], row["name"]): row["median_us"] for row in found}
 
     def usual_clocks(self, run: Run) -> dict[Series, float]:
-        """By series, the median SM clock in MHz over the same runs, of those whose GPU told it."""
+        """By series, the median SM clock in MHz over the last USUAL_RUNS, of those whose GPU told it."""
         query = """
             SELECT m.case_key, m.provider, m.timer, h.device_name, median(t.clock_mhz) AS clock_mhz
             FROM measurements m JOIN hosts h USING (host_id),
@@ -287,17 +282,17 @@ class Store:
             WHERE m.run_id IN (SELECT unnest(?)) AND m.status = 'ok'
             GROUP BY ALL
         """
-        found = self._database.rows(query, [self._runs_before(run)])
+        found = self._database.rows(query, [self._runs_before(run, USUAL_RUNS)])
         return {rows.row_to_series(row): row["clock_mhz"] for row in found}
 
-    def _runs_before(self, run: Run) -> list[str]:
-        """Ids of the last USUAL_RUNS runs of the suite before this one."""
+    def _runs_before(self, run: Run, num_runs: int) -> list[str]:
+        """Ids of the last runs of the suite before this one."""
         query = """
             SELECT run_id FROM runs
             WHERE suite = ? AND seed = ? AND number < (SELECT number FROM runs WHERE run_id = ?)
             ORDER BY number DESC LIMIT ?
         """
-        found = self._database.rows(query, [run.suite, run.seed, run.run_id, USUAL_RUNS])
+        found = self._database.rows(query, [run.suite, run.seed, run.run_id, num_runs])
         return [row["run_id"] for row in found]
 
     def unit_costs(self, run_id: str) -> list[UnitCost]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from records import GPU, make_case, make_host, make_measurement, make_reference, make_series, make_trial
 
-from tasks.machines import MachineChange, find_machine_changes
+from tasks.machines import MachineChange, UsualReferences, find_machine_changes
 from tasks.records import DeviceState, Measurement, ReferenceTime, Series, Status, Trial
 from tasks.sampling import POWER_LIMIT
 
@@ -67,6 +67,16 @@ def test_what_moved_is_told_in_words() -> None:
     machine = MachineChange("cuda", {"copy": 0.061, "bfloat16 gemm": -0.00001}, 1755.0, 1980.0)
     assert machine.told == "reference copy +6.1%, reference bfloat16 gemm +0.0%, SM clock 1755 MHz instead of 1980"
     assert MachineChange("cuda", {"copy": 0.061}, 1980.0, 1980.0).told == "reference copy +6.1%"
+    lately = MachineChange("cuda", {"copy": 0.006, "gemm": 0.03}, lately={"copy": 0.032, "gemm": 0.034})
+    assert lately.told == "reference copy +0.6% (+3.2% against the last 14 runs), reference gemm +3.0%"
+
+
+def test_a_machine_that_changed_for_good_is_held_against_before_and_since() -> None:
+    machine = MachineChange("cuda", {"copy": -0.02}, lately={"copy": 0.03})
+    assert machine.explains(0.04)
+    assert machine.explains(-0.04)
+    assert not machine.explains(0.1)
+    assert not replace(machine, lately={"copy": -0.02}).explains(0.04)
 
 
 # From a night's records
@@ -83,10 +93,13 @@ def state_of(clock_mhz: int, *reasons: str) -> DeviceState:
 
 
 def find_one(
-    *references: ReferenceTime, trials: tuple[Trial, ...] = (), clocks: dict[Series, float] | None = None
+    *references: ReferenceTime,
+    trials: tuple[Trial, ...] = (),
+    late: UsualReferences | None = None,
+    clocks: dict[Series, float] | None = None,
 ) -> MachineChange:
     measurement = replace(make_measurement(), trials=trials)
-    return find_machine_changes([measurement], references, [make_host()], USUAL, clocks or {})[SERIES]
+    return find_machine_changes([measurement], references, [make_host()], USUAL, late or USUAL, clocks or {})[SERIES]
 
 
 def test_references_are_compared_with_what_they_usually_take_beside_the_case() -> None:
@@ -95,13 +108,30 @@ def test_references_are_compared_with_what_they_usually_take_beside_the_case() -
     assert machine.device_type == "cuda"
 
 
+def test_references_are_compared_with_what_they_take_lately_too() -> None:
+    machine = find_one(timed("copy", 7.7), timed("gemm", 4.5), late={key: us * 1.1 for key, us in USUAL.items()})
+    assert machine.references == {"copy": pytest.approx(0.1), "gemm": pytest.approx(-0.1)}
+    assert machine.lately == {"copy": pytest.approx(0.0), "gemm": pytest.approx(0.9 / 1.1 - 1)}
+
+
+def test_what_a_card_takes_lately_is_told_by_its_cases_together() -> None:
+    host, usual, late = make_host(), dict(USUAL), dict(USUAL)
+    for number, factor in enumerate((1.09, 1.1, 1.2)):
+        key = host.device_uuid, f"case {number}", "graph", "copy"
+        usual[key], late[key] = 7.0, 7.0 * factor
+    found = find_machine_changes([make_measurement()], [timed("copy", 7.7)], [host], usual, late, {})
+    assert found[SERIES].references == {"copy": pytest.approx(0.1)}
+    assert found[SERIES].lately == {"copy": pytest.approx(0.0)}
+
+
 def test_a_card_that_a_case_never_was_on_is_known_by_the_other_cases() -> None:
     host, usual = make_host(), dict(USUAL)
     for case_key, of_all, on_card in (("one", 10.0, 11.0), ("two", 20.0, 22.2), ("three", 30.0, 32.0)):
         usual[GPU.name, case_key, "graph", "copy"] = of_all
         usual[host.device_uuid, case_key, "graph", "copy"] = on_card
-    found = find_machine_changes([make_measurement()], [timed("copy", 7.7)], [host], usual, {})
+    found = find_machine_changes([make_measurement()], [timed("copy", 7.7)], [host], usual, USUAL, {})
     assert found[SERIES].references == {"copy": pytest.approx(0.0)}
+    assert found[SERIES].lately == {"copy": pytest.approx(0.0)}  # the card is not known lately, but from before
 
 
 @pytest.mark.parametrize(
@@ -139,5 +169,5 @@ def test_it_is_the_kernels_own_power_only_if_nothing_else_holds_the_clock(
 
 def test_only_what_was_timed_has_a_machine() -> None:
     measured: list[Measurement] = [make_measurement(status=Status.HUNG), make_measurement(provider="torch")]
-    found = find_machine_changes(measured, [], [make_host()], USUAL, {})
+    found = find_machine_changes(measured, [], [make_host()], USUAL, USUAL, {})
     assert [series.provider for series in found] == ["torch"]

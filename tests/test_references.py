@@ -10,8 +10,8 @@ from records import STARTED, make_host, make_measurement, make_run
 from kernels.spec import Device
 from tasks.nights import Night
 from tasks.records import ReferenceTime, UnitResult
-from tasks.references import find_reference_changes, summarize_references
-from tasks.store import LEAST_CARD_RUNS, Store
+from tasks.references import LEAST_CARD_RUNS, find_reference_changes, summarize_references
+from tasks.store import Store
 
 HOST = make_host()
 
@@ -110,6 +110,8 @@ def test_what_is_usual_is_the_median_of_the_runs_of_the_suite_before_on_one_gpu_
         assert store.night(tonight).usual_references == of_kind | {
             (HOST.device_uuid, *key): usual_us for (_, *key), usual_us in of_kind.items()
         }
+        after = commit(store, 3 + LEAST_CARD_RUNS, "nightly", timed("a", 13.0))
+        assert store.usual_references(store.find_run(after), 2) == {("NVIDIA H200", "a", "graph", "copy"): 12.25}
 
 
 def test_the_nightly_medians_of_a_device_are_those_of_its_summary(tmp_path: Path) -> None:

@@ -73,6 +73,15 @@ def change(history: History, row: int, by: np.ndarray) -> History:
     return replace(history, **{name: getattr(history, name) + added for name in names})
 
 
+def change_machine(history: History, driver: np.ndarray, outage: np.ndarray) -> History:
+    """With a driver and an outage, by night, that reference kernels show, and each series 0.7 to 1.3 times as much."""
+    rng, num_series = np.random.default_rng(0), len(history.cases)
+    on_kernels, on_machine = (by[:, None] * rng.uniform(0.7, 1.3, num_series) for by in (driver, outage))
+    moved = {name: getattr(history, name) + on_kernels + on_machine for name in ("values", "again", "beside")}
+    references = history.references + (driver + outage)[:, None, None]
+    return replace(history, state=history.state + on_kernels, references=references, **moved)
+
+
 def tell(history: History, outcomes: Iterator[Outcome]) -> dict[int, list[tuple[int, Alert]]]:
     """The messages by the number of their series, each with its night."""
     names, told = name_series(history), {}
@@ -141,6 +150,18 @@ def test_no_outage_and_no_swapped_card_is_told_as_a_regression(score: Score) -> 
 
 def test_an_outage_is_told_as_the_machines(score: Score) -> None:
     assert score.num_machine >= 1
+
+
+@pytest.mark.parametrize("nights", [18, 20])
+def test_an_outage_after_a_new_driver_is_told_as_the_machines(nights: int) -> None:
+    history = make_quiet(num_series=160, num_nights=30 + nights + 2, num_cards=1)
+    driver, outage = np.zeros((2, 30 + nights + 2))
+    driver[30:], outage[-2:] = np.log1p(-0.026), np.log1p(0.032)
+    found = list(replay(change_machine(history, driver, outage)))
+    told = [alert.incident for outcome in found for alert in outcome.follow_up.alerts]
+    assert {incident.state for incident in told} == {State.AMBIGUOUS}
+    slow = [verdict for verdict in found[-2].verdicts if (verdict.relative_change or 0.0) > 0.02 and verdict.is_machine]
+    assert len(slow) > 30  # the others are not that far off
 
 
 def test_nothing_is_told_again_within_a_week(score: Score) -> None:
