@@ -21,8 +21,8 @@ PALETTES = {
 }
 """What stands for each colour of a chart where no style sheet says it; as in style.css."""
 SERIES = {
-    "light": ("#0066b3", "#c85200", "#00805c", "#9c3fa0", "#3f4854", "#1a8fb8", "#8a6d00", "#c2255c"),
-    "dark": ("#4db2ff", "#ff9955", "#3ddc97", "#e58adf", "#d3dae3", "#7fdcf0", "#e6c229", "#ff8fab"),
+    "light": ("#0066b3", "#c85200", "#00805c", "#9c3fa0", "#3f4854", "#1a8fb8", "#8a6d00", "#c2255c", "#5a4fcf"),
+    "dark": ("#4db2ff", "#ff9955", "#3ddc97", "#e58adf", "#d3dae3", "#7fdcf0", "#e6c229", "#ff8fab", "#a99bff"),
 }
 PARTS = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor")
 """What an artist may have a colour of."""

@@ -16,9 +16,9 @@ from matplotlib.typing import ColorType
 
 from dashboards.paths import tell_outline, tell_path
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p")
-"""One more than there are colours, so that colour and marker together repeat after 72 slots only."""
-NUM_COLOURS = 8
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p", "<")
+"""One more than there are colours, so that colour and marker together repeat after 90 slots only."""
+NUM_COLOURS = 9
 
 INK = "#010200"
 GRID = "#010201"
