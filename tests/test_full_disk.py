@@ -175,14 +175,15 @@ def test_an_export_that_does_not_fit_leaves_nothing(disk: SmallDisk, store: Stor
 
 
 def test_the_command_ends_in_one_line_and_goes_on_where_it_was(disk: SmallDisk, tmp_path: Path) -> None:
-    for name in ("one", "two"):
+    names = ("one", "two", "three")
+    for name in names:
         make_model(tmp_path / name)
-    asked = ("run", *ONE_UNIT, "--batch-size", *range(1, 9), "--model", "./one", "./two")
+    asked = ("run", *ONE_UNIT, "--batch-size", *range(1, 9), "--model", *(f"./{name}" for name in names))
     asked = (*asked, "--run-id", "night", "--save-dir", disk.folder)
     with start_command(*asked, cwd=tmp_path) as process:
         assert process.stdout
         for line in process.stdout:
-            if line.startswith("unit 1/2"):
+            if line.startswith("unit 1/3"):
                 disk.fill()
         _, stderr = process.communicate()
     assert process.returncode == 2
@@ -196,14 +197,15 @@ def test_the_command_ends_in_one_line_and_goes_on_where_it_was(disk: SmallDisk, 
         path(disk.folder).name + end for path in (database_path, snapshot_path) for end in ("", ".wal")
     }
     with Store.open(disk.folder) as store:
-        assert {m.check.case.layer.model for m in store.measurements("night")} == {"one"}
         before = store.measurements("night")
+    measured = {m.check.case.layer.model for m in before}
+    assert {"one"} <= measured < set(names), "on a busy machine the second was stored before the disk was full"
     resumed = run_command(*asked, cwd=tmp_path)
     assert (resumed.returncode, resumed.stderr) == (0, "")
-    assert "2 units, 1 of them measured before" in resumed.stdout
+    assert f"3 units, {len(measured)} of them measured before" in resumed.stdout
     with Store.read(disk.folder) as store:
         night = store.night("night")
     assert night.run.status == "complete"
-    assert [m for m in night.measurements if m.check.case.layer.model == "one"] == before
+    assert [m for m in night.measurements if m.check.case.layer.model in measured] == before
     assert {m.status for m in night.measurements} == {Status.OK}
-    assert {m.check.case.layer.model for m in night.measurements} == {"one", "two"}
+    assert {m.check.case.layer.model for m in night.measurements} == set(names)
