@@ -84,7 +84,7 @@ def test_a_few_pairs_skip_the_alignment(scheme: str, config: MoeConfig):
 def test_top_1_needs_no_sum(scheme: str):
     case = case_of(scheme, top_k=1, num_tokens=9)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kernels.moe.fused_triton.moe_sum_kernel", None)
+        patch.setattr("kernels.moe.rows.moe_sum_kernel", None)
         error = error_of_triton(*tensors_of(case), case, SWAPPED)
     assert error < FLOAT32_ERROR
 

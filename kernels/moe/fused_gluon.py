@@ -13,11 +13,10 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from kernels.configs import read_config
-from kernels.moe.align import Blocks, align_blocks_triton
-from kernels.moe.fused_triton import routing_of
+from kernels.moe.fused_triton import find_blocks, routing_of
 from kernels.moe.gemm_hopper import BLOCK_SIZE_M, moe_down_hopper_kernel, moe_gate_up_hopper_kernel
 from kernels.moe.inputs import weights_input
-from kernels.moe.rows import moe_sum_kernel, quantize_triton
+from kernels.moe.rows import quantize_triton, sum_over_choices
 from kernels.moe.schemes import GROUP_SIZE, MOE_SCHEMES, scheme_of
 from kernels.quantize.fp8 import FP8_DTYPE
 from kernels.requirements import missing_family
@@ -47,15 +46,6 @@ DEFAULT = GluonConfig(GATE_UP_GROUP_SIZE_M=1, DOWN_GROUP_SIZE_M=8, num_stages=4)
 """The best on an H200: DeepSeek-V3 TP8 and Qwen3-30B-A3B, M=64 to 4096. One stage more does not fit."""
 
 
-def find_blocks(inputs: Tensors, num_experts: int) -> Blocks:
-    """Blocks of rows of one expert each; num_experts is this rank's."""
-    if "expert_num_tokens" in inputs:
-        counts = inputs["expert_num_tokens"]
-        max_blocks = num_experts * triton.cdiv(inputs["hidden_states"].shape[1], ROWS_OF_BLOCK)
-        return Blocks(counts, counts, counts, max_blocks, "batched")
-    return align_blocks_triton(inputs["topk_ids"], num_experts, ROWS_OF_BLOCK, inputs.get("expert_map"))
-
-
 def in_tiles(matrices: torch.Tensor) -> TensorDescriptor:
     """What the copy engine reads [..., rows, columns] by, tile by tile."""
     return TensorDescriptor.from_tensor(matrices.view(-1, matrices.shape[-1]), [GROUP_SIZE, GROUP_SIZE], TILE)
@@ -74,7 +64,7 @@ def fused_moe_gluon(weights: Tensors, inputs: Tensors, config: GluonConfig, weig
     w1, w2, w1_scale, w2_scale = (weights[name] for name in ("w1", "w2", "w1_scale", "w2_scale"))
     num_experts, k, n = w2.shape
     x = hidden_states.view(-1, k)
-    blocks = find_blocks(inputs, num_experts)
+    blocks = find_blocks(inputs, num_experts, ROWS_OF_BLOCK, may_be_single=False)
     weight_input = weight_input and routing.topk_weights is not None
     a, a_scale = quantize_triton(SCHEME, x, None, routing, weight_input)
     h = torch.empty(blocks.max_blocks * ROWS_OF_BLOCK, n, dtype=FP8_DTYPE, device=x.device)
@@ -93,11 +83,7 @@ def fused_moe_gluon(weights: Tensors, inputs: Tensors, config: GluonConfig, weig
         in_tiles(h), h_scale, in_tiles(w2), w2_scale, None if weight_input else routing.topk_weights, out, *where,
         GROUP_SIZE_M=config.DOWN_GROUP_SIZE_M, **constants,
     )  # fmt: skip
-    if routing.topk_ids is None or (routing.top_k == 1 and routing.expert_map is None):
-        return out.view(hidden_states.shape)
-    total = torch.empty_like(x)
-    moe_sum_kernel[(len(x), triton.cdiv(k, 1024))](out, *routing.computed[:2], total, k, routing.top_k, 1024)
-    return total
+    return sum_over_choices(out, routing).view(hidden_states.shape)
 
 
 def prepare_gluon(case: Case, weights: Tensors, inputs: Tensors) -> Launch:

@@ -17,7 +17,7 @@ from kernels.moe.align import Blocks, align_blocks_triton
 from kernels.moe.gemm import moe_down_kernel, moe_gate_up_kernel
 from kernels.moe.gemv import down_gemv, gate_up_gemv
 from kernels.moe.inputs import is_batched, weights_input
-from kernels.moe.rows import Routing, moe_sum_kernel, quantize_triton
+from kernels.moe.rows import Routing, quantize_triton, sum_over_choices
 from kernels.moe.schemes import GROUP_SIZE, MoeScheme, scheme_of
 from kernels.moe.triton_configs import MoeConfig, default_config
 from kernels.quantize.fp8 import FP8_DTYPE
@@ -39,16 +39,17 @@ def routing_of(inputs: Tensors) -> Routing:
     return Routing(topk_ids.numel(), topk_ids.shape[1], topk_ids, inputs["topk_weights"], inputs.get("expert_map"))
 
 
-def find_blocks(inputs: Tensors, num_experts: int, block_size_m: int) -> Blocks:
-    """Blocks of rows of one expert each; num_experts is this rank's."""
+def find_blocks(inputs: Tensors, num_experts: int, block_size_m: int, *, may_be_single: bool = True) -> Blocks:
+    """Blocks of rows of one expert each; num_experts is this rank's. Few pairs are aligned too unless may_be_single."""
     if "expert_num_tokens" in inputs:
         max_blocks = num_experts * triton.cdiv(inputs["hidden_states"].shape[1], block_size_m)
         return Blocks(*(inputs["expert_num_tokens"],) * 3, max_blocks, "batched")
     topk_ids, expert_map = inputs["topk_ids"], inputs.get("expert_map")
     # Few pairs rarely share an expert: each is a block of its own.
-    if block_size_m > 1 and topk_ids.numel() * 4 > (num_experts if expert_map is None else expert_map.numel()):
-        return align_blocks_triton(topk_ids, num_experts, block_size_m, expert_map)
-    return Blocks(*(topk_ids,) * 3, topk_ids.numel(), "single")
+    are_few = topk_ids.numel() * 4 <= (num_experts if expert_map is None else expert_map.numel())
+    if block_size_m == 1 or (may_be_single and are_few):
+        return Blocks(*(topk_ids,) * 3, topk_ids.numel(), "single")
+    return align_blocks_triton(topk_ids, num_experts, block_size_m, expert_map)
 
 
 def fused_moe_triton(
@@ -70,11 +71,7 @@ def fused_moe_triton(
     if config.BLOCK_SIZE_M == 1:
         return down_gemv(scheme, weights, h, h_scale, topk_weights, routing, config, x.dtype)
     out = down_triton(scheme, weights, h, h_scale, topk_weights, routing, blocks, config, x.dtype)
-    if routing.topk_ids is None or (routing.top_k == 1 and routing.expert_map is None):
-        return out.view(hidden_states.shape)
-    total, k = torch.empty(x.shape, dtype=x.dtype, device=x.device), x.shape[1]
-    moe_sum_kernel[(len(x), triton.cdiv(k, 1024))](out, *routing.computed[:2], total, k, routing.top_k, 1024)
-    return total
+    return sum_over_choices(out, routing).view(hidden_states.shape)
 
 
 def gemm_arguments(routing: Routing, blocks: Blocks) -> tuple[torch.Tensor | int | None, ...]:

@@ -178,6 +178,21 @@ def moe_sum_kernel(
     tl.store(out_ptr + token * K + offs_k, total.to(out_ptr.dtype.element_ty), mask=offs_k < K)
 
 
+def sum_over_choices(by_row: torch.Tensor, routing: Routing) -> torch.Tensor:
+    """The sum [M, K] of each token's rows that this rank computed, by_row [num_rows, K]; by_row where there is but one.
+
+    Rows of the batched format are neither weighted nor summed.
+    """
+    if routing.topk_ids is None or (routing.top_k == 1 and routing.expert_map is None):
+        return by_row
+    num_rows, k = by_row.shape
+    total = torch.empty(num_rows // routing.top_k, k, dtype=by_row.dtype, device=by_row.device)
+    moe_sum_kernel[(len(total), triton.cdiv(k, 1024))](
+        by_row, *routing.computed[:2], total, k, routing.top_k, BLOCK_SIZE_K=1024
+    )
+    return total
+
+
 def quantize_triton(
     scheme: MoeScheme,
     x: torch.Tensor,

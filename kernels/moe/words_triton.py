@@ -20,7 +20,7 @@ from kernels.moe.fused_triton import find_blocks, gemm_arguments, routing_of
 from kernels.moe.gemm_words import words_down_kernel, words_gate_up_kernel
 from kernels.moe.inputs import is_batched, moe_sizes, weights_input
 from kernels.moe.round_w4 import round_rows_kernel
-from kernels.moe.rows import Routing, moe_sum_kernel, quantize_triton
+from kernels.moe.rows import Routing, quantize_triton, sum_over_choices
 from kernels.moe.schemes import MOE_SCHEMES
 from kernels.spec import Case, Launch, Outputs, Tensors
 
@@ -166,11 +166,7 @@ def words_moe_triton(layer: WordsLayer, inputs: Tensors, config: WordsConfig, *,
     output_weights = None if on_input else routing.topk_weights
     by_row = torch.empty(routing.num_rows, k, dtype=hidden_states.dtype, device=h.device)
     down_triton(layer, h, h_scale, output_weights, by_row, routing, blocks, config)
-    if routing.topk_ids is None or (routing.top_k == 1 and routing.expert_map is None):
-        return by_row.view(hidden_states.shape)
-    out = torch.empty_like(hidden_states)
-    moe_sum_kernel[(out.shape[0], triton.cdiv(k, 1024))](by_row, *routing.computed[:2], out, k, routing.top_k, 1024)
-    return out
+    return sum_over_choices(by_row, routing).view(hidden_states.shape)
 
 
 def round_hidden_states(
