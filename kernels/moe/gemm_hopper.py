@@ -79,6 +79,55 @@ def load_pairs(block, row, pairs_ptr, rows_per_expert, LAYOUT: gl.constexpr):
 
 
 @gluon.jit
+def make_ring(w_desc, COPIERS: gl.constexpr, STAGES: gl.constexpr):
+    """Buffers for a tile of tokens and two of weights, and the barriers of their stages.
+
+    A stage is full when all COPIERS have reported, of which one is the copy engine; empty when both warpgroups have.
+    """
+    a_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, BLOCK_SIZE_M, GROUP], w_desc.layout)
+    w0_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, GROUP, GROUP], w_desc.layout)
+    w1_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, GROUP, GROUP], w_desc.layout)
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(full.index(stage), count=COPIERS)
+        mbarrier.init(empty.index(stage), count=2)
+    return a_bufs, w0_bufs, w1_bufs, full, empty
+
+
+@gluon.jit
+def multiply_both(
+    a_scale_ptrs, w0_scale_ptr, w1_scale_ptr, groups, step, first_row, a_bufs, w0_bufs, w1_bufs, full, empty,
+    FENCED: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """64 rows of a tile times both its blocks of weights, and the next step; FENCED if threads wrote what wgmma reads.
+
+    Sums over 128 columns are the tensor core's, sums of these float32.
+    """
+    zeros = gl.zeros([HALF_M, GROUP], gl.float32, layout=SUMMED)
+    sum0, sum1 = zeros, zeros
+    a_scale, w0_scale, w1_scale = gl.load(a_scale_ptrs), gl.load(w0_scale_ptr), gl.load(w1_scale_ptr)
+    for group in range(groups):
+        stage = step % STAGES
+        mbarrier.wait(full.index(stage), step // STAGES & 1)
+        if FENCED:
+            fence_async_shared()
+        a = a_bufs.index(stage).slice(first_row, HALF_M, 0)
+        product = warpgroup_mma(a, w0_bufs.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
+        scale0, scale1 = a_scale * w0_scale, a_scale * w1_scale
+        ahead = gl.minimum(group + 1, groups - 1)  # its loads run behind the products
+        a_scale = gl.load(a_scale_ptrs + ahead)
+        w0_scale, w1_scale = gl.load(w0_scale_ptr + ahead), gl.load(w1_scale_ptr + ahead)
+        sum0 += warpgroup_mma_wait(0, deps=(product,)) * scale0[:, None]
+        product = warpgroup_mma(a, w1_bufs.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
+        product = warpgroup_mma_wait(0, deps=(product,))
+        mbarrier.arrive(empty.index(stage), count=1)
+        sum1 += product * scale1[:, None]
+        step += 1
+    return sum0, sum1, step
+
+
+@gluon.jit
 def copy_gate_up(
     a_ptr, w_desc, pairs_ptr, experts_ptr, rows_ptr, rows_per_expert, num_blocks, N, K, a_bufs, w0_bufs, w1_bufs,
     full, empty, LAYOUT: gl.constexpr, TOP_K: gl.constexpr, GROUP_SIZE_M: gl.constexpr, STAGES: gl.constexpr,
@@ -123,12 +172,11 @@ def multiply_gate_up(
     WARPGROUP: gl.constexpr, LAYOUT: gl.constexpr, TOP_K: gl.constexpr, GROUP_SIZE_M: gl.constexpr,
     STAGES: gl.constexpr,
 ):  # fmt: skip
-    """Four warps: 64 rows of each tile, sums over 128 columns by the tensor core, sums of these in float32."""
+    """Four warps: 64 rows of each tile."""
     stored: gl.constexpr = gl.BlockedLayout([1, 16], [4, 8], [4, 1], [1, 0])
     row = gl.arange(0, HALF_M, layout=gl.SliceLayout(1, SUMMED)) + WARPGROUP * HALF_M
     stored_row = gl.arange(0, HALF_M, layout=gl.SliceLayout(1, stored)) + WARPGROUP * HALF_M
     column = gl.arange(0, GROUP, layout=gl.SliceLayout(0, stored))
-    zeros = gl.zeros([HALF_M, GROUP], gl.float32, layout=SUMMED)
     num_tiles_n, groups, step = N // GROUP, K // GROUP, 0
     tile_n, block, expert, num_rows = load_tile(
         gl.program_id(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n, LAYOUT, GROUP_SIZE_M
@@ -145,24 +193,10 @@ def multiply_gate_up(
             a_scale_ptrs = a_scale_ptr + token * groups
             gate_scale_ptr = w_scale_ptr + (expert * 2 * num_tiles_n + tile_n).to(gl.int64) * groups
             up_scale_ptr = gate_scale_ptr + num_tiles_n * groups
-            gate, up = zeros, zeros
-            a_scale, gate_scale, up_scale = gl.load(a_scale_ptrs), gl.load(gate_scale_ptr), gl.load(up_scale_ptr)
-            for group in range(groups):
-                stage = step % STAGES
-                mbarrier.wait(full.index(stage), step // STAGES & 1)
-                fence_async_shared()  # wgmma reads what threads wrote
-                a = a_bufs.index(stage).slice(WARPGROUP * HALF_M, HALF_M, 0)
-                product = warpgroup_mma(a, w0_bufs.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
-                scale0, scale1 = a_scale * gate_scale, a_scale * up_scale
-                ahead = gl.minimum(group + 1, groups - 1)  # its loads run behind the products
-                a_scale = gl.load(a_scale_ptrs + ahead)
-                gate_scale, up_scale = gl.load(gate_scale_ptr + ahead), gl.load(up_scale_ptr + ahead)
-                gate += warpgroup_mma_wait(0, deps=(product,)) * scale0[:, None]
-                product = warpgroup_mma(a, w1_bufs.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
-                product = warpgroup_mma_wait(0, deps=(product,))
-                mbarrier.arrive(empty.index(stage), count=1)
-                up += product * scale1[:, None]
-                step += 1
+            gate, up, step = multiply_both(
+                a_scale_ptrs, gate_scale_ptr, up_scale_ptr, groups, step, WARPGROUP * HALF_M,
+                a_bufs, w0_bufs, w1_bufs, full, empty, True, STAGES,
+            )  # fmt: skip
             h = gate * sigmoid(gate) * up
             scale = gl.maximum(gl.max(gl.abs(h), 1), 1e-10) / 448.0
             codes = (h * (1.0 / scale)[:, None]).to(out_ptr.dtype.element_ty)  # saturates
@@ -201,14 +235,7 @@ def moe_gate_up_hopper_kernel(
 ):
     """out = q(silu(a @ w_gate.T) * (a @ w_up.T)), by the rows of the blocks."""
     num_blocks = max_blocks if num_blocks_ptr is None else gl.maximum(gl.load(num_blocks_ptr), 1)
-    a_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, BLOCK_SIZE_M, GROUP], w_desc.layout)
-    w0_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, GROUP, GROUP], w_desc.layout)
-    w1_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, GROUP, GROUP], w_desc.layout)
-    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for stage in gl.static_range(STAGES):
-        mbarrier.init(full.index(stage), count=1 + COPYING_THREADS)  # the copy engine's bytes, the tokens' rows
-        mbarrier.init(empty.index(stage), count=2)  # two warpgroups
+    a_bufs, w0_bufs, w1_bufs, full, empty = make_ring(w_desc, 1 + COPYING_THREADS, STAGES)  # each reports its rows
     gl.warp_specialize(
         [
             (multiply_gate_up, (
@@ -294,23 +321,10 @@ def multiply_down(
             a_scale_ptrs = a_scale_ptr + (block.to(gl.int64) * BLOCK_SIZE_M + row) * groups
             w0_scale_ptr = w_scale_ptrs + 2 * tile_n * groups
             w1_scale_ptr = w_scale_ptrs + gl.minimum(2 * tile_n + 1, k_groups - 1) * groups
-            acc0, acc1 = zeros, zeros
-            a_scale, w0_scale, w1_scale = gl.load(a_scale_ptrs), gl.load(w0_scale_ptr), gl.load(w1_scale_ptr)
-            for group in range(groups):
-                stage = step % STAGES
-                mbarrier.wait(full.index(stage), step // STAGES & 1)
-                a = a_bufs.index(stage).slice(WARPGROUP * HALF_M, HALF_M, 0)
-                product = warpgroup_mma(a, w0_bufs.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
-                scale0, scale1 = a_scale * w0_scale, a_scale * w1_scale
-                ahead = gl.minimum(group + 1, groups - 1)  # its loads run behind the products
-                a_scale = gl.load(a_scale_ptrs + ahead)
-                w0_scale, w1_scale = gl.load(w0_scale_ptr + ahead), gl.load(w1_scale_ptr + ahead)
-                acc0 += warpgroup_mma_wait(0, deps=(product,)) * scale0[:, None]
-                product = warpgroup_mma(a, w1_bufs.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
-                product = warpgroup_mma_wait(0, deps=(product,))
-                mbarrier.arrive(empty.index(stage), count=1)
-                acc1 += product * scale1[:, None]
-                step += 1
+            acc0, acc1, step = multiply_both(
+                a_scale_ptrs, w0_scale_ptr, w1_scale_ptr, groups, step, WARPGROUP * HALF_M,
+                a_bufs, w0_bufs, w1_bufs, full, empty, False, STAGES,
+            )  # fmt: skip
             if topk_weights_ptr is not None:
                 weight = gl.load(topk_weights_ptr + pair, mask=row < num_rows, other=0.0)[:, None]
                 acc0 *= weight
@@ -364,14 +378,7 @@ def moe_down_hopper_kernel(
 ):
     """out[pair] = topk_weight[pair] * (a[row of the pair] @ w.T)."""
     num_blocks = max_blocks if num_blocks_ptr is None else gl.maximum(gl.load(num_blocks_ptr), 1)
-    a_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, BLOCK_SIZE_M, GROUP], w_desc.layout)
-    w0_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, GROUP, GROUP], w_desc.layout)
-    w1_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, GROUP, GROUP], w_desc.layout)
-    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for stage in gl.static_range(STAGES):
-        mbarrier.init(full.index(stage), count=1)  # the copy engine's bytes
-        mbarrier.init(empty.index(stage), count=2)  # two warpgroups
+    a_bufs, w0_bufs, w1_bufs, full, empty = make_ring(w_desc, 1, STAGES)
     gl.warp_specialize(
         [
             (multiply_down, (
