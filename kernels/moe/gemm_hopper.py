@@ -80,10 +80,7 @@ def load_pairs(block, row, pairs_ptr, rows_per_expert, LAYOUT: gl.constexpr):
 
 @gluon.jit
 def make_ring(w_desc, COPIERS: gl.constexpr, STAGES: gl.constexpr):
-    """Buffers for a tile of tokens and two of weights, and the barriers of their stages.
-
-    A stage is full when all COPIERS have reported, of which one is the copy engine; empty when both warpgroups have.
-    """
+    """Buffers of a tile's operands; barriers: full when all COPIERS have reported, the copy engine too, and empty."""
     a_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, BLOCK_SIZE_M, GROUP], w_desc.layout)
     w0_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, GROUP, GROUP], w_desc.layout)
     w1_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, GROUP, GROUP], w_desc.layout)
