@@ -23,6 +23,7 @@ from kernels.moe.inputs import (
     moe_flops,
     moe_sizes,
 )
+from kernels.moe.int4_gluon import prepare_int4_gluon, prepare_int4_gluon_with
 from kernels.moe.reference import unsupported_torch_moe
 from kernels.moe.vllm_w4 import W4A8_VLLM_PROVIDERS
 from kernels.moe.w4_weights import (
@@ -36,7 +37,7 @@ from kernels.moe.w4_weights import (
 from kernels.moe.words_triton import WordsLayer, pack_experts, prepare_words, prepare_words_with
 from kernels.quantize.fp8 import quantize_fp8_row
 from kernels.quantize.integer import int4_fp8_values, quantize_int4_fp8
-from kernels.requirements import missing_capability
+from kernels.requirements import missing_capability, missing_family
 from kernels.spec import Case, Device, Kernel, Launch, Layer, Provider, Tensors, Tolerance
 
 W4A8 = "int4_w4a8_fp8"
@@ -129,6 +130,21 @@ def unsupported_triton(case: Case, device: Device) -> str | None:
     return missing_capability(device, (8, 9))
 
 
+def prepare_gluon(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+    """With the default configuration."""
+    return prepare_int4_gluon(case, triton_layer(case, weights), inputs)
+
+
+def prepare_gluon_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
+    """With a given configuration."""
+    return prepare_int4_gluon_with(case, triton_layer(case, weights), inputs, config)
+
+
+def unsupported_gluon(case: Case, device: Device) -> str | None:
+    """wgmma, and the copy engine as it is used here, are Hopper's alone."""
+    return missing_family(device, 9)
+
+
 KERNEL = Kernel(
     name="w4a8_moe",
     title="Fused MoE, INT4 weights and FP8 activations",
@@ -140,6 +156,7 @@ KERNEL = Kernel(
     providers={
         "torch": Provider(prepare_torch, unsupported_torch_moe),
         "triton": Provider(prepare_triton, unsupported_triton, prepare_with=prepare_triton_with),
+        "triton-gluon": Provider(prepare_gluon, unsupported_gluon, prepare_with=prepare_gluon_with),
         **W4A8_VLLM_PROVIDERS,
     },
     baseline="torch",

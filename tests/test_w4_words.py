@@ -9,11 +9,10 @@ from kernels.gemm.w4_tile import unpack_quarter
 from kernels.gemm.w4_words import GROUP_SIZES, pack_words
 from kernels.gemm.words import STEP, interleave_gate_up
 from kernels.quantize.fp4 import dequantize_mxfp4, nvfp4_values
-from kernels.quantize.integer import int4_fp8_values
 
 pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")  # numpy's, in the interpreter
 ALL_BYTES = torch.arange(256, dtype=torch.uint8)
-VALUES = {"mxfp4": dequantize_mxfp4, "nvfp4": nvfp4_values, "int4": int4_fp8_values}
+VALUES = {"mxfp4": dequantize_mxfp4, "nvfp4": nvfp4_values}
 
 
 @triton.jit
@@ -56,7 +55,7 @@ def test_every_byte_in_every_place_under_every_scale_is_exact(weight_format: str
 def test_scales_of_a_row_differ_as_the_groups_do() -> None:
     generator = torch.Generator().manual_seed(1)
     codes = torch.randint(0, 256, (32, STEP), dtype=torch.uint8, generator=generator)
-    for weight_format, low, high in (("mxfp4", 60, 180), ("nvfp4", 0, 127), ("int4", 0, 127)):
+    for weight_format, low, high in (("mxfp4", 60, 180), ("nvfp4", 0, 127)):
         shape = (32, 2 * STEP // GROUP_SIZES[weight_format])
         scales = torch.randint(low, high, shape, dtype=torch.uint8, generator=generator)
         assert_exact(weight_format, codes, scales if weight_format == "mxfp4" else scales.view(torch.float8_e4m3fn))

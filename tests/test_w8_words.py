@@ -29,7 +29,16 @@ def multiply_kernel(
     row, token = tl.arange(0, ROWS), tl.arange(0, BLOCK_SIZE_M)
     scale_ptrs = None if scales_ptr is None else scales_ptr + row
     acc = multiply_int8(
-        a_ptr + token[:, None] * K, words_ptr + row[:, None] * 64, scale_ptrs, ROWS, K, ROWS, EVEN_K, BLOCK_SIZE_M
+        a_ptr + token[:, None] * K,
+        words_ptr + row[:, None] * 64,
+        scale_ptrs,
+        0,
+        tl.cdiv(K, 128),
+        ROWS,
+        K,
+        ROWS,
+        EVEN_K,
+        BLOCK_SIZE_M,
     )
     tl.store(out_ptr + row[:, None] * BLOCK_SIZE_M + token[None, :], acc)
 

@@ -72,8 +72,8 @@ with intercepted_launches("sm_90") as compiled:
             print("of", binary.metadata.name, done.stderr)
 """
 
-MAX_SPILL_BYTES = {"sm_90": 0, "sm_100": 32}
-"""On sm_100 cuobjdump shows a few bytes of stack."""
+MAX_SPILL_BYTES = {"sm_90": 0, "sm_100": 128}
+"""On sm_100 cuobjdump shows a few bytes of stack, of INT4's gate-up product 120: less than one of its sums."""
 
 
 @cache
@@ -114,7 +114,7 @@ def test_rows_are_those_of_this_rank_and_of_batched_experts():
     assert default_config(qwen3(512, options=batched), "mxfp4").BLOCK_SIZE_M == 32
 
 
-PLAIN = WordsConfig(16, 32, 64, 8, num_warps=4, num_stages=3)
+PLAIN = WordsConfig(16, 32, 64, 8, num_warps=4, num_stages=3, DOWN_SPLIT=1)
 
 
 @pytest.mark.parametrize(
@@ -129,11 +129,16 @@ PLAIN = WordsConfig(16, 32, 64, 8, num_warps=4, num_stages=3)
 )
 @pytest.mark.parametrize(
     "config",
-    [PLAIN, replace(PLAIN, BLOCK_SIZE_M=64, GATE_UP_BLOCK_SIZE_N=64, DOWN_BLOCK_SIZE_N=128, GROUP_SIZE_M=1)],
-    ids=["narrow", "wide"],
+    [
+        PLAIN,
+        replace(PLAIN, BLOCK_SIZE_M=64, GATE_UP_BLOCK_SIZE_N=64, DOWN_BLOCK_SIZE_N=128, GROUP_SIZE_M=1),
+        replace(PLAIN, DOWN_SPLIT=2),
+        replace(PLAIN, DOWN_SPLIT=4),
+    ],
+    ids=["narrow", "wide", "split", "split into more than there are steps"],
 )
 def test_a_tuner_may_launch_any_configuration(kernel, scheme: str, config: WordsConfig):
-    case = case_of(kernel, scheme, k=256, n=128, num_tokens=9)
+    case = case_of(kernel, scheme, k=256, n=384, num_tokens=9)
     weights, inputs = tensors_of(kernel, case)
     launch = kernel.providers["triton"].prepare_with(case, weights, inputs, asdict(config))
     assert launch.config["BLOCK_SIZE_M"] == config.BLOCK_SIZE_M

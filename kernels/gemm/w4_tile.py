@@ -27,10 +27,6 @@ E2M1_QUARTER_3: tl.constexpr = tl.constexpr(
     "{ .reg .b32 s, m; shl.b32 s, $1, 1; and.b32 s, s, 0x80008000; shr.b32 m, $1, 5; "
     "lop3.b32 s, m, 0x01000100, s, 0xEA; shr.b32 m, $1, 4; lop3.b32 $0, m, 0x00C000C0, s, 0xEA; }"
 )
-INT4_QUARTER_0: tl.constexpr = tl.constexpr("{ .reg .b32 t; shl.b32 t, $1, 4; and.b32 $0, t, 0x00F000F0; }")
-INT4_QUARTER_1: tl.constexpr = tl.constexpr("and.b32 $0, $1, 0x00F000F0;")
-INT4_QUARTER_2: tl.constexpr = tl.constexpr("{ .reg .b32 t; shr.b32 t, $1, 4; and.b32 $0, t, 0x00F000F0; }")
-INT4_QUARTER_3: tl.constexpr = tl.constexpr("{ .reg .b32 t; shr.b32 t, $1, 8; and.b32 $0, t, 0x00F000F0; }")
 
 
 @triton.jit
@@ -58,32 +54,9 @@ def quarter_of_e2m1(words, quarter: tl.constexpr):
 
 
 @triton.jit
-def quarter_of_int4(words, quarter: tl.constexpr):
-    """(code + 8) / 8 * 2**-126 of the codes of one quarter, bfloat16; words [ROWS, 32] int16."""
-    if not HAS_ASM:
-        wide = words.to(tl.int32)
-        values = as_bfloat16(((wide << 4) >> 4 * quarter) & 0xF0)
-    elif quarter == 0:
-        values = run_on_pairs(words, INT4_QUARTER_0)
-    elif quarter == 1:
-        values = run_on_pairs(words, INT4_QUARTER_1)
-    elif quarter == 2:
-        values = run_on_pairs(words, INT4_QUARTER_2)
-    else:
-        values = run_on_pairs(words, INT4_QUARTER_3)
-    return values
-
-
-@triton.jit
 def as_bfloat16(bits):
     """The bfloat16 of 16 bits that are in an integer."""
     return bits.to(tl.int16).to(tl.bfloat16, bitcast=True)
-
-
-@triton.jit
-def multiply_add(x, y, z):
-    """x * y + z in bfloat16, of which the interpreter has no arithmetic."""
-    return x * y + z if HAS_ASM else (x.to(tl.float32) * y.to(tl.float32) + z.to(tl.float32)).to(tl.bfloat16)
 
 
 @triton.jit
@@ -95,13 +68,7 @@ def multiply(x, y):
 @triton.jit
 def unpack_quarter(words, scales, quarter: tl.constexpr, FORMAT: tl.constexpr, ROWS: tl.constexpr):
     """The values [ROWS, 32] of one quarter of a step, bfloat16; words [ROWS, 32], scales [ROWS]."""
-    if FORMAT == "int4":
-        bits = (scales.to(tl.int32) << 4) + 0x7000
-        minus_eight = (bits - (126 << 7)) | 0x8000
-        values = multiply_add(
-            quarter_of_int4(words, quarter), as_bfloat16(bits)[:, None], as_bfloat16(minus_eight)[:, None]
-        )
-    elif FORMAT == "mxfp4":
+    if FORMAT == "mxfp4":
         both = (scales << 7 if quarter % 2 == 0 else scales >> 1) & 0x7F807F80
         factor = as_bfloat16(both if quarter < 2 else both >> 16)[:, None]
         values = multiply(quarter_of_e2m1(words, quarter), factor)

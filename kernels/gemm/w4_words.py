@@ -12,13 +12,11 @@ no value passes through shared memory. Codes of 4 bits and their scales need as 
           quarter 3: columns            96     97        127
 
 In a word an e2m1 code stands where a bfloat16 has its sign and the top of its fraction: read as bfloat16 that is the
-value times 2**-126. An int4 code plus 8 stands at the lowest bit of the exponent and below: (code + 8) / 8 * 2**-126.
-A product with a bfloat16 factor gives exact values: e2m1 has 2 bits of significand, int4 has 4, an e4m3 scale has 4.
-Scales are stored as a byte that becomes the factor by one shift and one addition:
+value times 2**-126. A product with a bfloat16 factor gives exact values: e2m1 has 2 bits of significand, an e4m3 scale
+has 4. Scales are stored as a byte that becomes the factor by one shift and one addition:
 
     mxfp4  the exponent of a bfloat16, so that the largest group scale of a row is 2**126 and its values stay below 8
     nvfp4  5 bits of exponent and 3 of fraction, 2**21 above e4m3's: subnormal scales are normal there
-    int4   the same, 2**22 above
 
 What that takes out of the values is in `factor`, which multiplies whole sums. MXFP4 groups whose scale is below 2**-130
 of their row's largest count as zero.
@@ -30,7 +28,7 @@ from kernels.gemm.words import STEP, Words
 from kernels.quantize.fp4 import E8M0_NAN, unpack_nibbles
 
 QUARTER = STEP // 4
-GROUP_SIZES = {"mxfp4": 32, "nvfp4": 16, "int4": 128}
+GROUP_SIZES = {"mxfp4": 32, "nvfp4": 16}
 MOST_CODES = 2**26
 """That are repacked at once: each takes about 40 bytes meanwhile."""
 LARGEST_BYTE = 253
@@ -41,8 +39,8 @@ def pack_words(weight_format: str, codes: torch.Tensor, scales: torch.Tensor) ->
     """Repack matrices; columns are padded with zeros to whole steps.
 
     Args:
-        weight_format: "mxfp4", "nvfp4" or "int4".
-        codes: [E, R, k / 2] uint8, the first of two codes in the low nibble; e2m1, or int4 in two's complement.
+        weight_format: "mxfp4" or "nvfp4".
+        codes: [E, R, k / 2] uint8 (e2m1), the first of two codes in the low nibble.
         scales: [E, R, k / group] uint8 (e8m0) or float8_e4m3fn that is not negative.
     Returns:
         Words that take as many bytes.
@@ -69,22 +67,16 @@ def _pack_rows(
     if weight_format == "mxfp4":
         scale_bytes, is_zero, factor = _mxfp4_bytes(scales)
     else:
-        scale_bytes, is_zero = _e4m3_bytes(scales, 21 if weight_format == "nvfp4" else 22)
-        factor = torch.full((len(codes),), 2.0**8 if weight_format == "nvfp4" else 2.0**10, device=codes.device)
+        scale_bytes, is_zero = _e4m3_bytes(scales)
+        factor = torch.full((len(codes),), 2.0**8, device=codes.device)
     nibbles = torch.where(is_zero.repeat_interleave(GROUP_SIZES[weight_format], 1), 0, nibbles)
     nibbles = _pad(nibbles, steps * STEP)
-    if weight_format == "int4":
-        nibbles = nibbles ^ 8  # code + 8
     quarters = nibbles.to(torch.int32).unflatten(1, (steps, 4, QUARTER)).unbind(2)  # [R, steps, 32]
-    place = _place_int4 if weight_format == "int4" else _place_e2m1
-    words = sum((place(codes, quarter) for quarter, codes in enumerate(quarters)), torch.zeros_like(quarters[0]))
+    words = sum((_place_e2m1(codes, quarter) for quarter, codes in enumerate(quarters)), torch.zeros_like(quarters[0]))
     scale_bytes = _pad(scale_bytes, steps * groups).unflatten(1, (steps, groups))
-    if weight_format == "int4":
-        words_scales = scale_bytes[:, :, 0]
-    else:
-        if weight_format == "nvfp4":  # two groups of a quarter lie 16 bits apart
-            scale_bytes = scale_bytes.unflatten(2, (2, 2, 2)).transpose(3, 4).flatten(2)
-        words_scales = scale_bytes.contiguous().view(torch.int32 if groups == 4 else torch.int64)[:, :, 0]
+    if weight_format == "nvfp4":  # two groups of a quarter lie 16 bits apart
+        scale_bytes = scale_bytes.unflatten(2, (2, 2, 2)).transpose(3, 4).flatten(2)
+    words_scales = scale_bytes.contiguous().view(torch.int32 if groups == 4 else torch.int64)[:, :, 0]
     return words.to(torch.int16), words_scales, factor
 
 
@@ -100,11 +92,6 @@ def _place_e2m1(codes: torch.Tensor, quarter: int) -> torch.Tensor:
     return sign >> 1 | (magnitude & 0x100) << 5 | (magnitude & 0xC0) << 4
 
 
-def _place_int4(codes: torch.Tensor, quarter: int) -> torch.Tensor:
-    """In order, the first at bits 3 to 0; at bits 7 to 4 they are read."""
-    return codes << 4 * quarter
-
-
 def _mxfp4_bytes(scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Exponents of the factors, which groups' codes must be 0, and 2 ** (largest - 127) by row."""
     is_nan = scales == E8M0_NAN  # the factor is infinity, and times 0 it is NaN
@@ -114,11 +101,11 @@ def _mxfp4_bytes(scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torc
     return torch.where(is_nan, 255, relative).to(torch.uint8), is_nan, factor
 
 
-def _e4m3_bytes(scales: torch.Tensor, bias: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _e4m3_bytes(scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """5 bits of exponent (biased) and 3 of fraction, and which groups' codes must be 0."""
     values = scales.float()
     fraction, exponent = torch.frexp(torch.where(values.isfinite(), values, 1.0))  # fraction in [0.5, 1)
-    byte = (exponent.to(torch.int32) - 1 + bias << 3) + ((fraction * 16).to(torch.int32) - 8)
+    byte = (exponent.to(torch.int32) - 1 + 21 << 3) + ((fraction * 16).to(torch.int32) - 8)
     is_zero = values == 0
     byte = torch.where(is_zero, 0, torch.where(values.isnan(), 255, byte))
     return byte.to(torch.uint8), is_zero

@@ -46,18 +46,22 @@ def multiply_int8(
     a_ptrs,  # [BLOCK_SIZE_M, 1], to the rows of tokens
     w_ptrs,  # [ROWS, 1] int16, to the first words of rows
     scale_ptrs,  # [ROWS] float32, to the first scales of rows; None if a row has one scale
+    first_step,
+    end_step,
     num_rows_w,  # rows of the whole matrix
     K,
     ROWS: tl.constexpr,
     EVEN_K: tl.constexpr,
     BLOCK_SIZE_M: tl.constexpr,
 ):
-    """w @ a.T [ROWS, BLOCK_SIZE_M] float32, each weight read once; scales of steps multiply the sums over them."""
+    """w @ a.T over some steps, [ROWS, BLOCK_SIZE_M] float32, each weight read once; scales multiply sums of steps."""
     column = tl.arange(0, HALF)
-    a_ptrs += column[None, :]
-    w_ptrs += column[None, :]
+    a_ptrs += first_step * STEP + column[None, :]
+    w_ptrs += first_step * num_rows_w * HALF + column[None, :]
+    if scale_ptrs is not None:
+        scale_ptrs += first_step * num_rows_w
     acc = tl.zeros((ROWS, BLOCK_SIZE_M), dtype=tl.float32)
-    for step in range(tl.cdiv(K, STEP)):
+    for step in range(first_step, end_step):
         words = tl.load(w_ptrs)
         products = acc if scale_ptrs is None else tl.zeros((ROWS, BLOCK_SIZE_M), dtype=tl.float32)
         for half in tl.static_range(2):

@@ -15,10 +15,10 @@ class Words:
     """Matrices of weights as the kernels read them: all rows of a step lie one after the other."""
 
     words: torch.Tensor
-    """[E, steps, R, 32] int16 of 4-bit weights, [E, steps, R, 64] of 8-bit ones."""
+    """[E, steps, R, 32] int16 (mxfp4, nvfp4), [E, steps, R, 64] uint8 (int4) or int16 (int8)."""
     scales: torch.Tensor | None
-    """[E, steps, R] int32 (mxfp4: four bytes, the first is low), int64 (nvfp4: eight), uint8 (int4) or float32 (int8
-    with a scale per step); None if a row has one scale."""
+    """[E, steps, R] int32 (mxfp4: four bytes, the first is low), int64 (nvfp4: eight), float8_e4m3fn (int4) or
+    float32 (int8 with a scale per step); None if a row has one scale."""
     factor: torch.Tensor
     """[E, R] float32: of whole sums."""
 

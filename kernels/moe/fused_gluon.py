@@ -83,7 +83,7 @@ def fused_moe_gluon(weights: Tensors, inputs: Tensors, config: GluonConfig, weig
         in_tiles(h), h_scale, in_tiles(w2), w2_scale, None if weight_input else routing.topk_weights, out, *where,
         GROUP_SIZE_M=config.DOWN_GROUP_SIZE_M, **constants,
     )  # fmt: skip
-    return sum_over_choices(out, routing).view(hidden_states.shape)
+    return sum_over_choices(out, routing, out.dtype).view(hidden_states.shape)
 
 
 def prepare_gluon(case: Case, weights: Tensors, inputs: Tensors) -> Launch:

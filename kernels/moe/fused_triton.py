@@ -71,7 +71,7 @@ def fused_moe_triton(
     if config.BLOCK_SIZE_M == 1:
         return down_gemv(scheme, weights, h, h_scale, topk_weights, routing, config, x.dtype)
     out = down_triton(scheme, weights, h, h_scale, topk_weights, routing, blocks, config, x.dtype)
-    return sum_over_choices(out, routing).view(hidden_states.shape)
+    return sum_over_choices(out, routing, out.dtype).view(hidden_states.shape)
 
 
 def gemm_arguments(routing: Routing, blocks: Blocks) -> tuple[torch.Tensor | int | None, ...]:

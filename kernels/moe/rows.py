@@ -15,6 +15,7 @@ import triton.language as tl
 
 from kernels.moe.schemes import GROUP_SIZE as GROUP_SIZE_OF_SCHEMES
 from kernels.moe.schemes import MoeScheme
+from kernels.quantize.fp8 import FP8_DTYPE
 
 GROUP_SIZE: tl.constexpr = tl.constexpr(GROUP_SIZE_OF_SCHEMES)
 
@@ -122,17 +123,57 @@ def quantize_kernel(
 
 
 @triton.jit
+def store_quantized(
+    x,  # [BLOCK_SIZE_K] float32
+    row,
+    offs,
+    weight,  # of the scale, or None
+    codes_ptr,  # [rows, K] float8_e4m3fn or int8
+    scale_ptr,  # [rows]
+    sums_ptr,  # [rows, NUM_SUMS] float16, or None
+    K,
+    even_factor,
+    odd_factor,
+    NUM_SUMS: tl.constexpr,
+    BLOCK_SIZE_K: tl.constexpr,
+):
+    """Codes of a row, its scale, and the sums of groups of codes times the factor of their column, zeros after them."""
+    amax = largest_magnitude(x)
+    if codes_ptr.dtype.element_ty == tl.int8:
+        scale = amax / 127.0
+        codes = round_to_int8(x / scale)
+    else:
+        scale = amax / 448.0
+        codes = round_to_fp8(x / scale)
+    tl.store(scale_ptr + row, scale if weight is None else scale * weight)
+    tl.store(codes_ptr + row * K + offs, codes, mask=offs < K)
+    if sums_ptr is not None:
+        GROUPS: tl.constexpr = BLOCK_SIZE_K // GROUP_SIZE
+        products = codes.to(tl.float32) * tl.where(offs % 2 == 0, even_factor, odd_factor)
+        sums = tl.sum(tl.reshape(products, (GROUPS, GROUP_SIZE)), 1)
+        sums_ptr += row * NUM_SUMS
+        tl.store(sums_ptr + tl.arange(0, GROUPS), sums.to(tl.float16))
+        if NUM_SUMS > GROUPS:
+            left = tl.arange(0, NUM_SUMS)
+            tl.store(sums_ptr + left, tl.zeros((NUM_SUMS,), tl.float16), mask=left >= GROUPS)
+
+
+@triton.jit
 def quantize_rows_kernel(
     x_ptr,
     weights_ptr,  # as quantize_kernel's
-    codes_ptr,  # [num_rows, K] float8_e4m3fn or int8; or bfloat16: what float8_e4m3fn codes stand for
+    codes_ptr,  # [num_rows, K] float8_e4m3fn or int8
     scale_ptr,  # [num_rows]
+    sums_ptr,  # [num_rows, NUM_SUMS] float16, or None
     ids_ptr,
     expert_map_ptr,
     expert_num_tokens_ptr,
     rows_per_expert,
     K,
     top_k,
+    even_factor,
+    odd_factor,
+    NUM_SUMS: tl.constexpr,
     BLOCK_SIZE_K: tl.constexpr,
 ):
     """Quantize one row, all of it at once, with its own scale; a NaN makes the scale NaN, so that it stays visible."""
@@ -143,15 +184,53 @@ def quantize_rows_kernel(
     x = tl.load(x_ptr + row // top_k * K + offs, mask=offs < K, other=0.0).to(tl.float32)
     if weights_ptr is not None:
         x *= tl.load(weights_ptr + row)
-    amax = largest_magnitude(x)
-    if codes_ptr.dtype.element_ty == tl.int8:
-        scale = amax / 127.0
-        codes = round_to_int8(x / scale)
+    store_quantized(
+        x, row, offs, None, codes_ptr, scale_ptr, sums_ptr, K, even_factor, odd_factor, NUM_SUMS, BLOCK_SIZE_K
+    )
+
+
+@triton.jit
+def quantize_blocks_kernel(
+    x_ptr,
+    weights_ptr,  # [num_pairs], multiply scales; or None
+    codes_ptr,  # [blocks * BLOCK_SIZE_M, K]; this and the next two: see store_quantized
+    scale_ptr,
+    sums_ptr,
+    block_pairs_ptr,
+    block_rows_ptr,
+    rows_per_expert,
+    K,
+    top_k,  # pairs of a row of x; None if these are the rows of the blocks
+    even_factor,
+    odd_factor,
+    LAYOUT: tl.constexpr,  # "aligned" or "batched": see gemm.py
+    BLOCK_SIZE_M: tl.constexpr,
+    NUM_SUMS: tl.constexpr,
+    BLOCK_SIZE_K: tl.constexpr,
+):
+    """Quantize one row of a block, wherever it comes from."""
+    row = tl.program_id(0).to(tl.int64)
+    block, in_block = row // BLOCK_SIZE_M, row % BLOCK_SIZE_M
+    if LAYOUT == "batched":
+        blocks_per_expert = tl.cdiv(rows_per_expert, BLOCK_SIZE_M)
+        first = block % blocks_per_expert * BLOCK_SIZE_M
+        expert = block // blocks_per_expert
+        num_rows = tl.load(block_rows_ptr + expert) - first
+        pair = expert * rows_per_expert + first + in_block
     else:
-        scale = amax / 448.0
-        codes = round_to_fp8(x / scale)
-    tl.store(scale_ptr + row, scale)
-    tl.store(codes_ptr + row * K + offs, codes.to(codes_ptr.dtype.element_ty), mask=offs < K)
+        num_rows = tl.load(block_rows_ptr + block)
+        pair = tl.load(block_pairs_ptr + row)
+    if in_block >= num_rows:
+        return
+    offs = tl.arange(0, BLOCK_SIZE_K)
+    x_row = row if top_k is None else (pair // top_k).to(tl.int64)
+    x = tl.load(x_ptr + x_row * K + offs, mask=offs < K, other=0.0).to(tl.float32)
+    weight = None
+    if weights_ptr is not None:
+        weight = tl.load(weights_ptr + pair)
+    store_quantized(
+        x, row, offs, weight, codes_ptr, scale_ptr, sums_ptr, K, even_factor, odd_factor, NUM_SUMS, BLOCK_SIZE_K
+    )
 
 
 @triton.jit
@@ -162,33 +241,38 @@ def moe_sum_kernel(
     out_ptr,
     K,
     top_k: tl.constexpr,
+    SPLIT: tl.constexpr,
     BLOCK_SIZE_K: tl.constexpr,
 ):
-    """out[token] = sum of x[token, choice] over the choices, in float32 and always in the same order."""
+    """out[token] = sum of x[token, choice, split], in float32 and always in the same order."""
     token = tl.program_id(0).to(tl.int64)
     offs_k = tl.program_id(1) * BLOCK_SIZE_K + tl.arange(0, BLOCK_SIZE_K)
-    x_ptrs = x_ptr + token * top_k * K + offs_k
+    x_ptrs = x_ptr + token * top_k * SPLIT * K + offs_k
     total = tl.zeros((BLOCK_SIZE_K,), dtype=tl.float32)
     for choice in tl.static_range(top_k):
         mask = offs_k < K
         if expert_map_ptr is not None:
             pair = token * top_k + choice
             mask = mask & is_computed(pair, pair >= 0, ids_ptr, expert_map_ptr, None, None)
-        total += tl.load(x_ptrs + choice * K, mask=mask, other=0.0).to(tl.float32)
+        for split in tl.static_range(SPLIT):
+            total += tl.load(x_ptrs + (choice * SPLIT + split) * K, mask=mask, other=0.0).to(tl.float32)
     tl.store(out_ptr + token * K + offs_k, total.to(out_ptr.dtype.element_ty), mask=offs_k < K)
 
 
-def sum_over_choices(by_row: torch.Tensor, routing: Routing) -> torch.Tensor:
-    """The sum [M, K] of each token's rows that this rank computed, by_row [num_rows, K]; by_row where there is but one.
+def sum_over_choices(by_row: torch.Tensor, routing: Routing, dtype: torch.dtype, split: int = 1) -> torch.Tensor:
+    """The sum [M, K] in dtype of each token's rows that this rank computed; by_row itself where there is but one.
 
     Rows of the batched format are neither weighted nor summed.
+
+    Args:
+        by_row: [num_rows, split, K], in dtype if split is 1: rows whose sums were split have several.
     """
-    if routing.topk_ids is None or (routing.top_k == 1 and routing.expert_map is None):
+    if split == 1 and (routing.topk_ids is None or (routing.top_k == 1 and routing.expert_map is None)):
         return by_row
-    num_rows, k = by_row.shape
-    total = torch.empty(num_rows // routing.top_k, k, dtype=by_row.dtype, device=by_row.device)
+    k = by_row.shape[-1]
+    total = torch.empty(routing.num_rows // routing.top_k, k, dtype=dtype, device=by_row.device)
     moe_sum_kernel[(len(total), triton.cdiv(k, 1024))](
-        by_row, *routing.computed[:2], total, k, routing.top_k, BLOCK_SIZE_K=1024
+        by_row, *routing.computed[:2], total, k, routing.top_k, split, BLOCK_SIZE_K=1024
     )
     return total
 
@@ -199,7 +283,6 @@ def quantize_triton(
     static_scale: torch.Tensor | None,
     routing: Routing,
     weight_rows: bool = False,
-    values_dtype: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Round activations as the scheme does.
 
@@ -207,7 +290,6 @@ def quantize_triton(
         x: [num_rows, k] 16-bit values, contiguous; with weight_rows [num_rows / top_k, k].
         static_scale: [1] float32 for scaling "tensor", else None.
         weight_rows: multiply each pair's copy of its token by the router's weight before it is rounded.
-        values_dtype: of whole rows, write what FP8 codes stand for in this dtype instead of codes.
     Returns:
         codes [num_rows, k]; scales [num_rows, k / 128] or [num_rows], or static_scale. Rows that are not computed stay
         unwritten.
@@ -216,13 +298,10 @@ def quantize_triton(
     num_rows = routing.num_rows if weight_rows else x.numel() // k
     weights, top_k = (routing.topk_weights, routing.top_k) if weight_rows else (None, 1)
     computed = routing.computed if num_rows == routing.num_rows else (None,) * 4  # else rows are tokens
-    codes = torch.empty(num_rows, k, dtype=values_dtype or scheme.activation_dtype, device=x.device)
+    codes = torch.empty(num_rows, k, dtype=scheme.activation_dtype, device=x.device)
     if scheme.rounds_whole_rows:
         scales = torch.empty(num_rows, device=x.device)
-        block_size = triton.next_power_of_2(k)
-        quantize_rows_kernel[(num_rows,)](
-            x, weights, codes, scales, *computed, k, top_k, block_size, num_warps=min(max(block_size // 512, 1), 8)
-        )
+        launch_quantize_rows(x, weights, codes, scales, None, computed, top_k)
         return codes, scales
     num_groups = triton.cdiv(codes.numel(), GROUP_SIZE_OF_SCHEMES)
     scales = torch.empty(num_rows, k // 128, device=x.device) if static_scale is None else static_scale
@@ -231,3 +310,45 @@ def quantize_triton(
         x, weights, codes, scales, *computed, num_groups, codes.numel(), *by_row, static_scale is None, 16
     )
     return codes, scales
+
+
+def quantize_rows_and_sum(
+    x: torch.Tensor, routing: Routing, factors: tuple[float, float], least_sums: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Round whole rows to FP8, and sum up groups of their codes.
+
+    Args:
+        x: [num_rows or tokens, k] 16-bit values, contiguous; k is a multiple of 128.
+        factors: of codes in sums, in even columns and odd ones.
+        least_sums: of a row, a power of two.
+    Returns:
+        codes like x, float8_e4m3fn; scales [rows] float32; sums of 128 codes [rows, S] float16, where S is the least
+        power of two that will do, and zeros follow the sums. Rows that are not computed stay unwritten.
+    """
+    num_rows, k = x.shape
+    computed = routing.computed if num_rows == routing.num_rows else (None,) * 4  # else rows are tokens
+    codes = torch.empty_like(x, dtype=FP8_DTYPE)
+    scales = torch.empty(num_rows, device=x.device)
+    num_sums = max(triton.next_power_of_2(k // GROUP_SIZE_OF_SCHEMES), least_sums)
+    sums = torch.empty(num_rows, num_sums, dtype=torch.float16, device=x.device)
+    launch_quantize_rows(x, None, codes, scales, sums, computed, 1, factors)
+    return codes, scales, sums
+
+
+def launch_quantize_rows(
+    x: torch.Tensor,
+    weights: torch.Tensor | None,
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    sums: torch.Tensor | None,
+    computed: tuple[torch.Tensor | int | None, ...],
+    top_k: int,
+    factors: tuple[float, float] = (1.0, 1.0),
+) -> None:
+    """A program a row."""
+    num_rows, k = codes.shape
+    block_size = triton.next_power_of_2(k)
+    quantize_rows_kernel[(num_rows,)](
+        x, weights, codes, scales, sums, *computed, k, top_k, *factors, None if sums is None else sums.shape[1],
+        block_size, num_warps=min(max(block_size // 512, 1), 8),
+    )  # fmt: skip

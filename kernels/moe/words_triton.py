@@ -1,8 +1,8 @@
 """The Triton MoE with repacked weights of 4 bits, or 8: picks a configuration, launches round_w4.py and gemm_words.py.
 
 Two launches to seven: align (none, one or two), round hidden states (unless they stay in 16 bits), gate-up, quantize
-the intermediate (int4), down, sum (unless top_k is 1 and no expert map leaves pairs out). The batched format needs
-neither align nor sum.
+the intermediate (int4), down, sum (unless top_k is 1, no expert map leaves pairs out and no sum is split). The batched
+format needs neither align nor sum.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ import torch
 import triton
 
 from kernels.configs import read_config
+from kernels.gemm.int4_words import OFFSETS, pack_int4
 from kernels.gemm.w4_words import GROUP_SIZES, pack_words
 from kernels.gemm.w8_words import pack_int8
 from kernels.gemm.words import PACKED, STEP, Words, interleave_gate_up
@@ -20,12 +21,17 @@ from kernels.moe.fused_triton import find_blocks, gemm_arguments, routing_of
 from kernels.moe.gemm_words import words_down_kernel, words_gate_up_kernel
 from kernels.moe.inputs import is_batched, moe_sizes, weights_input
 from kernels.moe.round_w4 import round_rows_kernel
-from kernels.moe.rows import Routing, quantize_triton, sum_over_choices
-from kernels.moe.schemes import MOE_SCHEMES
+from kernels.moe.rows import Routing, quantize_rows_and_sum, sum_over_choices
 from kernels.spec import Case, Launch, Outputs, Tensors
 
-FP8_PER_ROW = MOE_SCHEMES["fp8_w8a8_channel"]
-"""How activations are rounded that meet int4."""
+Rows = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+"""What a GEMM reads: [rows, k] values, or FP8 codes with a scale per row and the sums of groups of 128 (int4)."""
+OFFSET_FACTORS = (-OFFSETS[0], -OFFSETS[1])
+LEAST_SUMS = 16
+"""What a product needs."""
+SMS = 132
+"""Of a Hopper: sums are split where the down GEMM has no more programs."""
+PACKERS = {"int4": pack_int4, "int8": pack_int8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,8 @@ def pack_experts(weight_format: str, weights: Tensors, scale_suffix: str) -> tup
     w1_scale, w2_scale = weights[f"w1{scale_suffix}"], weights[f"w2{scale_suffix}"]
 
     def pack(codes: torch.Tensor, scales: torch.Tensor) -> Words:
-        return pack_int8(codes, scales) if weight_format == "int8" else pack_words(weight_format, codes, scales)
+        packer = PACKERS.get(weight_format)
+        return packer(codes, scales) if packer else pack_words(weight_format, codes, scales)
 
     def pack_w1() -> Words:
         return pack(interleave_gate_up(w1), interleave_gate_up(w1_scale))
@@ -78,6 +85,8 @@ class WordsConfig:
     """Blocks that share a tile of weights in L2."""
     num_warps: int
     num_stages: int
+    DOWN_SPLIT: int
+    """Programs that share a sum of the down GEMM; few rows have few of them."""
 
     @property
     def shared(self) -> dict[str, int]:
@@ -96,15 +105,16 @@ def default_config(case: Case, weight_format: str) -> WordsConfig:
     Few rows read and unpack weights and do little else: 128 rows of weights for four warps, and three stages, since
     more of them leave room for fewer programs. Many rows share what was unpacked for one.
     """
-    num_experts, top_k, _, n = moe_sizes(case.layer)
+    num_experts, top_k, k, n = moe_sizes(case.layer)
     num_experts *= case.layer.ep_size
     num_pairs = case.num_tokens * top_k
     rows = num_pairs / max(num_experts if is_batched(case) else min(num_experts, num_pairs), 1)
     if weight_format == "int8":
-        return WordsConfig(*default_int8_config(rows, num_pairs, "group" in case.layer.scheme))
+        return WordsConfig(*default_int8_config(rows, num_pairs, "group" in case.layer.scheme), DOWN_SPLIT=1)
     if weight_format == "int4":
-        block_m, gate_up_n, down_n, num_warps = default_int4_tiles(rows, num_pairs)
-    elif num_pairs * 4 <= num_experts:
+        split = 4 if num_pairs * triton.cdiv(k, 64) <= SMS else 1
+        return WordsConfig(*default_int4_config(rows, num_pairs), DOWN_SPLIT=split)
+    if num_pairs * 4 <= num_experts:
         block_m, gate_up_n, down_n, num_warps = 16, 32, 64, 4
     elif rows <= 12:
         block_m, gate_up_n, down_n, num_warps = 16, 32 if rows <= 1 and n < 1024 else 64, 128, 4
@@ -114,20 +124,22 @@ def default_config(case: Case, weight_format: str) -> WordsConfig:
         block_m, gate_up_n, down_n, num_warps = 32, 64, 256, 4
     else:
         block_m, gate_up_n, down_n, num_warps = 64, 64, 128, 4
-    return WordsConfig(block_m, gate_up_n, down_n, 1 if block_m == 16 else 8, num_warps=num_warps, num_stages=3)
+    return WordsConfig(block_m, gate_up_n, down_n, 1 if block_m == 16 else 8, num_warps, num_stages=3, DOWN_SPLIT=1)
 
 
-def default_int4_tiles(rows: float, num_pairs: int) -> tuple[int, int, int, int]:
-    """BLOCK_SIZE_M, GATE_UP_BLOCK_SIZE_N, DOWN_BLOCK_SIZE_N and num_warps: unpacking int4 is cheaper."""
+def default_int4_config(rows: float, num_pairs: int) -> tuple[int, int, int, int, int, int]:
+    """Its fields but DOWN_SPLIT: the best of 4 to 8 configurations a case on an H200 (Mixtral-8x7B TP2)."""
     if num_pairs <= 8:
-        return 16, 32, 32, 4
+        return 16, 32, 64, 1, 4, 4
     if rows <= 24:
-        return 16, 64, 64, 4
-    return 64, 64, 128, 4 if rows <= 192 else 8
+        return 16, 64, 128, 1, 8, 4
+    if rows <= 96:
+        return 32, 64, 128, 8, 4, 4
+    return (64, 64, 128, 8, 4, 3) if rows <= 384 else (64, 128, 256, 8, 8, 4)
 
 
 def default_int8_config(rows: float, num_pairs: int, grouped: bool) -> tuple[int, int, int, int, int, int]:
-    """The fields of WordsConfig: the best of 12 configurations a case on an H200 (Mixtral-8x7B TP2, M=1 to 2048).
+    """Its fields but DOWN_SPLIT: the best of 12 configurations a case on an H200 (Mixtral-8x7B TP2, M=1 to 2048).
 
     At most 3 % slower ones where the best spills. Scales per group add registers and instructions to every step.
     """
@@ -158,30 +170,30 @@ def words_moe_triton(layer: WordsLayer, inputs: Tensors, config: WordsConfig, *,
     blocks = find_blocks(inputs, len(layer.w2.words), config.BLOCK_SIZE_M)
     weight_rows = on_input and layer.rounds_to_fp4 and routing.topk_weights is not None
     weight_sums = routing.topk_weights if on_input and not weight_rows else None
-    a, a_scale = round_hidden_states(layer, hidden_states.view(-1, k), routing, weight_rows)
-    h = gate_up_triton(layer, a, a_scale, weight_sums, routing, blocks, config)
-    h_scale = None
-    if layer.format == "int4":
-        h, h_scale = quantize_triton(FP8_PER_ROW, h, None, routing, values_dtype=torch.bfloat16)
+    a = round_hidden_states(layer, hidden_states.view(-1, k), routing, weight_rows)
+    h = gate_up_triton(layer, a, weight_sums, routing, blocks, config)
+    h_rows = (
+        quantize_rows_and_sum(h, routing, OFFSET_FACTORS, LEAST_SUMS) if layer.format == "int4" else (h, None, None)
+    )
     output_weights = None if on_input else routing.topk_weights
-    by_row = torch.empty(routing.num_rows, k, dtype=hidden_states.dtype, device=h.device)
-    down_triton(layer, h, h_scale, output_weights, by_row, routing, blocks, config)
-    return sum_over_choices(by_row, routing).view(hidden_states.shape)
+    split = config.DOWN_SPLIT
+    dtype = hidden_states.dtype if split == 1 else torch.float32
+    by_row = torch.empty(routing.num_rows, split, k, dtype=dtype, device=h.device)
+    down_triton(layer, h_rows, output_weights, by_row, routing, blocks, config)
+    return sum_over_choices(by_row, routing, hidden_states.dtype, split).view(hidden_states.shape)
 
 
-def round_hidden_states(
-    layer: WordsLayer, x: torch.Tensor, routing: Routing, weight_rows: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What the gate-up GEMM reads: what FP8 codes stand for and a scale per row (int4), values rounded to FP4, or x.
+def round_hidden_states(layer: WordsLayer, x: torch.Tensor, routing: Routing, weight_rows: bool) -> Rows:
+    """What the gate-up GEMM reads: FP8 codes (int4), values rounded to FP4, or x.
 
     Args:
         x: [rows, K].
         weight_rows: multiply each pair's copy of its token by the router's weight before it is rounded.
     """
     if layer.format == "int4":
-        return quantize_triton(FP8_PER_ROW, x, None, routing, values_dtype=torch.bfloat16)
+        return quantize_rows_and_sum(x, routing, OFFSET_FACTORS, LEAST_SUMS)
     if not layer.rounds_to_fp4:
-        return x, None
+        return x, None, None
     k = x.shape[1]
     num_rows, top_k = (routing.num_rows, routing.top_k) if weight_rows else (x.shape[0], 1)
     computed = routing.computed if num_rows == routing.num_rows else (None,) * 4  # else rows are tokens
@@ -190,13 +202,17 @@ def round_hidden_states(
         x, routing.topk_weights if weight_rows else None, layer.a1_global_scale, rounded, *computed, k, top_k,
         FORMAT=layer.format, GROUP_SIZE=GROUP_SIZES[layer.format], BLOCK_SIZE_K=1024,
     )  # fmt: skip
-    return rounded, None
+    return rounded, None, None
+
+
+def count_sums(rows: Rows) -> int | None:
+    """Sums of a row; None if there are none."""
+    return None if rows[2] is None else rows[2].shape[1]
 
 
 def gate_up_triton(
     layer: WordsLayer,
-    a: torch.Tensor,
-    a_scale: torch.Tensor | None,
+    a: Rows,
     weights: torch.Tensor | None,
     routing: Routing,
     blocks: Blocks,
@@ -205,39 +221,40 @@ def gate_up_triton(
     """The intermediate [num_rows, N], rounded to FP4 if activations are.
 
     Args:
-        a: [rows, K], a row for num_rows / rows pairs in turn.
+        a: of [rows, K], a row for num_rows / rows pairs in turn.
         weights: [num_rows] float32 that multiply the sums; they are linear in the input, and so is its FP8 rounding.
     """
-    k, n = a.shape[1], layer.w1.num_rows // 2
-    h = torch.empty(routing.num_rows, n, dtype=a.dtype, device=a.device)
+    (rows, k), n = a[0].shape, layer.w1.num_rows // 2
+    dtype = torch.bfloat16 if layer.format == "int4" else a[0].dtype
+    h = torch.empty(routing.num_rows, n, dtype=dtype, device=a[0].device)
     block_n = config.GATE_UP_BLOCK_SIZE_N
     words_gate_up_kernel[(blocks.max_blocks * triton.cdiv(n, block_n),)](
-        a, a_scale, layer.w1.words, layer.w1.scales, layer.w1_factor, weights, h, layer.a2_global_scale,
-        *gemm_arguments(routing, blocks), n, k, routing.num_rows // a.shape[0], routing.rows_per_expert,
-        FORMAT=layer.format, GROUP_SIZE=GROUP_SIZES.get(layer.format), ROUND_OUT=layer.rounds_to_fp4,
-        LAYOUT=blocks.layout, EVEN_N=n % block_n == 0, EVEN_K=k % STEP == 0, BLOCK_SIZE_N=block_n, **config.shared,
+        a[0], a[1], a[2], layer.w1.words, layer.w1.scales, layer.w1_factor, weights, h, layer.a2_global_scale,
+        *gemm_arguments(routing, blocks), n, k, routing.num_rows // rows, routing.rows_per_expert,
+        FORMAT=layer.format, STEPS=count_sums(a), GROUP_SIZE=GROUP_SIZES.get(layer.format),
+        ROUND_OUT=layer.rounds_to_fp4, LAYOUT=blocks.layout,
+        EVEN_N=n % block_n == 0, EVEN_K=k % STEP == 0, BLOCK_SIZE_N=block_n, **config.shared,
     )  # fmt: skip
     return h
 
 
 def down_triton(
     layer: WordsLayer,
-    h: torch.Tensor,
-    h_scale: torch.Tensor | None,
+    h: Rows,
     weights: torch.Tensor | None,
     by_row: torch.Tensor,
     routing: Routing,
     blocks: Blocks,
     config: WordsConfig,
 ) -> None:
-    """Write the output of every row, by_row [num_rows, K], times weights [num_rows] if given."""
-    n, k = h.shape[1], by_row.shape[1]
+    """Write the output of every row, by_row [num_rows, DOWN_SPLIT, K], times weights [num_rows] if given."""
+    n, k = h[0].shape[1], by_row.shape[2]
     block_n = config.DOWN_BLOCK_SIZE_N
-    words_down_kernel[(blocks.max_blocks * triton.cdiv(k, block_n),)](
-        h, h_scale, layer.w2.words, layer.w2.scales, layer.w2_factor, weights, by_row,
+    words_down_kernel[(blocks.max_blocks * triton.cdiv(k, block_n), config.DOWN_SPLIT)](
+        h[0], h[1], h[2], layer.w2.words, layer.w2.scales, layer.w2_factor, weights, by_row,
         *gemm_arguments(routing, blocks), n, k, routing.rows_per_expert,
-        FORMAT=layer.format, LAYOUT=blocks.layout,
-        EVEN_N=n % STEP == 0, EVEN_K=k % block_n == 0, BLOCK_SIZE_N=block_n, **config.shared,
+        FORMAT=layer.format, STEPS=count_sums(h), LAYOUT=blocks.layout,
+        EVEN_N=n % STEP == 0, EVEN_K=k % block_n == 0, BLOCK_SIZE_N=block_n, SPLIT=config.DOWN_SPLIT, **config.shared,
     )  # fmt: skip
 
 

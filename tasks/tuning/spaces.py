@@ -62,6 +62,7 @@ OURS = {
 WORDS = {
     **{name: OURS[name] for name in ("BLOCK_SIZE_M", "GATE_UP_BLOCK_SIZE_N", "DOWN_BLOCK_SIZE_N")},
     **{name: OURS[name] for name in ("GROUP_SIZE_M", "num_warps", "num_stages")},
+    "DOWN_SPLIT": (1, 2, 4),
 }
 MXFP4_GEMM = {
     "BLOCK_SIZE_M": (16, 32, 64, 128),
@@ -109,7 +110,7 @@ def problem_of(case: Case, provider: str, arch: str) -> Problem:
         return Problem(case.num_tokens, ((sizes["n"], sizes["k"]),), arch, a_bytes=2.0, w_bytes=0.5)
     num_experts, top_k, k, n = moe_sizes(case.layer)
     if kernel in W4_FORMATS:
-        a_bytes, w_bytes = 2.0, 0.5
+        a_bytes, w_bytes = 1.0 if W4_FORMATS[kernel] == "int4" else 2.0, 0.5
     else:
         scheme = MOE_SCHEMES[case.layer.scheme]
         a_bytes = float(scheme.activation_dtype.itemsize if scheme.activation_dtype else 2)
