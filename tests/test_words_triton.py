@@ -114,6 +114,15 @@ def test_rows_are_those_of_this_rank_and_of_batched_experts():
     assert default_config(qwen3(512, options=batched), "mxfp4").BLOCK_SIZE_M == 32
 
 
+@pytest.mark.parametrize(("kernel", "scheme"), [(w4a8_moe.KERNEL, "int4_w4a8_fp8"), (fused_moe.KERNEL, "int8_w8a16")])
+def test_sums_are_split_where_the_down_gemm_has_too_few_programs(kernel, scheme: str):
+    mixtral = {"num_experts": 8, "top_k": 2, "k": 4096, "n": 7168}
+    one, two = (case_of(kernel, scheme, num_tokens=num_tokens, **mixtral) for num_tokens in (1, 2))
+    batched = case_of(kernel, scheme, num_tokens=1, options={"activation_format": "batched"}, **mixtral)
+    weight_format = scheme[:4]
+    assert [default_config(case, weight_format).DOWN_SPLIT for case in (one, two, batched)] == [4, 1, 1]
+
+
 PLAIN = WordsConfig(16, 32, 64, 8, num_warps=4, num_stages=3, DOWN_SPLIT=1)
 
 

@@ -109,10 +109,13 @@ def default_config(case: Case, weight_format: str) -> WordsConfig:
     num_experts *= case.layer.ep_size
     num_pairs = case.num_tokens * top_k
     rows = num_pairs / max(num_experts if is_batched(case) else min(num_experts, num_pairs), 1)
+    split = 4 if num_pairs * triton.cdiv(k, 64) <= SMS and not is_batched(case) else 1
     if weight_format == "int8":
-        return WordsConfig(*default_int8_config(rows, num_pairs, "group" in case.layer.scheme), DOWN_SPLIT=1)
+        grouped = "group" in case.layer.scheme
+        if split > 1 and not grouped:
+            return WordsConfig(16, 64, 64, 1, num_warps=4, num_stages=4, DOWN_SPLIT=split)
+        return WordsConfig(*default_int8_config(rows, num_pairs, grouped), DOWN_SPLIT=1)
     if weight_format == "int4":
-        split = 4 if num_pairs * triton.cdiv(k, 64) <= SMS else 1
         return WordsConfig(*default_int4_config(rows, num_pairs), DOWN_SPLIT=split)
     if num_pairs * 4 <= num_experts:
         block_m, gate_up_n, down_n, num_warps = 16, 32, 64, 4
