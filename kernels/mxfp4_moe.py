@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import torch
 
+from kernels.moe import words_gluon
 from kernels.moe.inputs import (
     MOE_OPTIONS,
     MOE_SIZES,
@@ -100,10 +101,20 @@ def prepare_torch(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     return launch_torch_w4(case, weights, inputs, values_of(weights), rounding_of(case.layer))
 
 
-def triton_layer(case: Case, weights: Tensors) -> WordsLayer:
+def triton_layer(case: Case, weights: Tensors, by_lanes: bool = False) -> WordsLayer:
     """The weights repacked."""
-    w1, w2 = pack_experts("mxfp4", weights, "_scale")
-    return WordsLayer("mxfp4", case.layer.scheme == W4A4, w1, w2, w1.factor, w2.factor)
+    w1, w2 = pack_experts("mxfp4", weights, "_scale", by_lanes)
+    return WordsLayer("mxfp4", case.layer.scheme == W4A4, w1, w2, w1.factor, w2.factor, by_lanes=by_lanes)
+
+
+def prepare_gluon(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+    """With the default configuration."""
+    return words_gluon.prepare_gluon(case, triton_layer(case, weights, by_lanes=True), inputs)
+
+
+def prepare_gluon_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
+    """With a given configuration."""
+    return words_gluon.prepare_gluon_with(case, triton_layer(case, weights, by_lanes=True), inputs, config)
 
 
 def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
@@ -132,6 +143,7 @@ KERNEL = Kernel(
     providers={
         "torch": Provider(prepare_torch, unsupported_torch_moe),
         "triton": Provider(prepare_triton, unsupported_triton, prepare_with=prepare_triton_with),
+        "triton-gluon": Provider(prepare_gluon, words_gluon.unsupported_gluon, prepare_with=prepare_gluon_with),
         **MXFP4_VLLM_PROVIDERS,
     },
     baseline="torch",

@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 
 from kernels import fused_moe
-from kernels.moe import fused_triton
+from kernels.moe import fused_triton, words_gluon
 from kernels.moe.inputs import (
     MOE_OPTIONS,
     MOE_SIZES,
@@ -117,9 +117,9 @@ def prepare_torch(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     return launch_torch_w4(case, weights, inputs, values_of(weights), rounding_of(case.layer, weights))
 
 
-def triton_layer(case: Case, weights: Tensors) -> WordsLayer:
+def triton_layer(case: Case, weights: Tensors, by_lanes: bool = False) -> WordsLayer:
     """The weights repacked; one over the product of the global scales multiplies whole sums."""
-    w1, w2 = pack_experts("nvfp4", weights, "_scale")
+    w1, w2 = pack_experts("nvfp4", weights, "_scale", by_lanes)
     return WordsLayer(
         format="nvfp4",
         rounds_to_fp4=case.layer.scheme == W4A4,
@@ -129,6 +129,7 @@ def triton_layer(case: Case, weights: Tensors) -> WordsLayer:
         w2_factor=w2.factor / (weights["w2_global_scale"] * weights.get("a2_global_scale", 1.0))[:, None],
         a1_global_scale=weights.get("a1_global_scale"),
         a2_global_scale=weights.get("a2_global_scale"),
+        by_lanes=by_lanes,
     )
 
 
@@ -140,6 +141,16 @@ def prepare_triton(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
 def prepare_triton_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
     """With a given configuration."""
     return prepare_words_with(case, triton_layer(case, weights), inputs, config)
+
+
+def prepare_gluon(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
+    """With the default configuration."""
+    return words_gluon.prepare_gluon(case, triton_layer(case, weights, by_lanes=True), inputs)
+
+
+def prepare_gluon_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
+    """With a given configuration."""
+    return words_gluon.prepare_gluon_with(case, triton_layer(case, weights, by_lanes=True), inputs, config)
 
 
 def unsupported_triton(case: Case, device: Device) -> str | None:
@@ -215,6 +226,7 @@ KERNEL = Kernel(
     providers={
         "torch": Provider(prepare_torch, unsupported_torch_moe),
         "triton": Provider(prepare_triton, unsupported_triton, prepare_with=prepare_triton_with),
+        "triton-gluon": Provider(prepare_gluon, words_gluon.unsupported_gluon, prepare_with=prepare_gluon_with),
         "triton-fp8": Provider(prepare_fp8, unsupported_fp8, FP8_TOLERANCE, prepare_fp8_with),
         **NVFP4_VLLM_PROVIDERS,
     },

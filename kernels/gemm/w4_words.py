@@ -11,6 +11,11 @@ no value passes through shared memory. Codes of 4 bits and their scales need as 
           quarter 2: columns            64     65         95
           quarter 3: columns            96     97        127
 
+By lanes, word 8 t + i holds columns 32 t + i, 32 t + 8 + i, 32 t + 16 + i and 32 t + 24 + i. So the words that lane t
+of four has of a row are 16 bytes in a piece, and its columns have two NVFP4 scales, or one MXFP4 scale, instead of all:
+words_hopper.py reads them so, and multiplies columns in the order in which lanes come to have them. Bytes of scales are
+then in the order of their groups.
+
 In a word an e2m1 code stands where a bfloat16 has its sign and the top of its fraction: read as bfloat16 that is the
 value times 2**-126. A product with a bfloat16 factor gives exact values: e2m1 has 2 bits of significand, an e4m3 scale
 has 4. Scales are stored as a byte that becomes the factor by one shift and one addition:
@@ -35,20 +40,21 @@ LARGEST_BYTE = 253
 """Of an MXFP4 factor: the exponent of 2**126."""
 
 
-def pack_words(weight_format: str, codes: torch.Tensor, scales: torch.Tensor) -> Words:
+def pack_words(weight_format: str, codes: torch.Tensor, scales: torch.Tensor, *, by_lanes: bool = False) -> Words:
     """Repack matrices; columns are padded with zeros to whole steps.
 
     Args:
         weight_format: "mxfp4" or "nvfp4".
         codes: [E, R, k / 2] uint8 (e2m1), the first of two codes in the low nibble.
         scales: [E, R, k / group] uint8 (e8m0) or float8_e4m3fn that is not negative.
+        by_lanes: which columns a word holds.
     Returns:
         Words that take as many bytes.
     """
     num_experts, num_rows, row_bytes = codes.shape
     most_rows = max(MOST_CODES // (2 * row_bytes), 1)
     parts = [
-        _pack_rows(weight_format, *rows)
+        _pack_rows(weight_format, *rows, by_lanes)
         for rows in zip(codes.flatten(0, 1).split(most_rows), scales.flatten(0, 1).split(most_rows), strict=True)
     ]
     words, words_scales, factor = (
@@ -58,7 +64,7 @@ def pack_words(weight_format: str, codes: torch.Tensor, scales: torch.Tensor) ->
 
 
 def _pack_rows(
-    weight_format: str, codes: torch.Tensor, scales: torch.Tensor
+    weight_format: str, codes: torch.Tensor, scales: torch.Tensor, by_lanes: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Words [rows, steps, 32], scales [rows, steps] and factors [rows] of codes [rows, k / 2]."""
     steps = -(-2 * codes.shape[1] // STEP)
@@ -71,10 +77,12 @@ def _pack_rows(
         factor = torch.full((len(codes),), 2.0**8, device=codes.device)
     nibbles = torch.where(is_zero.repeat_interleave(GROUP_SIZES[weight_format], 1), 0, nibbles)
     nibbles = _pad(nibbles, steps * STEP)
+    if by_lanes:  # [R, steps, lane, quarter, word]
+        nibbles = nibbles.unflatten(1, (steps, 4, 4, 8)).transpose(2, 3).flatten(1)
     quarters = nibbles.to(torch.int32).unflatten(1, (steps, 4, QUARTER)).unbind(2)  # [R, steps, 32]
     words = sum((_place_e2m1(codes, quarter) for quarter, codes in enumerate(quarters)), torch.zeros_like(quarters[0]))
     scale_bytes = _pad(scale_bytes, steps * groups).unflatten(1, (steps, groups))
-    if weight_format == "nvfp4":  # two groups of a quarter lie 16 bits apart
+    if weight_format == "nvfp4" and not by_lanes:  # two groups of a quarter lie 16 bits apart
         scale_bytes = scale_bytes.unflatten(2, (2, 2, 2)).transpose(3, 4).flatten(2)
     words_scales = scale_bytes.contiguous().view(torch.int32 if groups == 4 else torch.int64)[:, :, 0]
     return words.to(torch.int16), words_scales, factor

@@ -29,9 +29,23 @@ class Words:
 
 PACKED = OncePerTensor[Words]()
 """By the codes of matrices, their words."""
+PACKED_BY_LANES = OncePerTensor[Words]()
+"""The same, each lane's columns side by side."""
 
 
 def interleave_gate_up(w1: torch.Tensor) -> torch.Tensor:
     """[E, 2 N, ...] with gate rows before up rows, as rows of both in turn."""
     rows: torch.Tensor = w1.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
     return rows
+
+
+def gate_up_by_lanes(w1: torch.Tensor) -> torch.Tensor:
+    """[E, 2 N, columns] with gate rows before up rows, as eight of each in turn; zeros pad N to whole steps.
+
+    Both are in the order in which lanes multiply the columns of w2.
+    """
+    gate_and_up = w1.view(torch.uint8).unflatten(1, (2, -1))
+    padded = torch.nn.functional.pad(gate_and_up, (0, 0, 0, -gate_and_up.shape[2] % STEP))
+    ordered = padded.unflatten(2, (-1, 4, 16, 2)).transpose(3, 4).flatten(2, 5)
+    rows: torch.Tensor = ordered.unflatten(2, (-1, 8)).transpose(1, 2).flatten(1, 3)
+    return rows.view(w1.dtype)

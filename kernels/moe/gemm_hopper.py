@@ -24,6 +24,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from kernels.moe.blocks_hopper import load_pairs, load_tile, sigmoid
+
 GROUP: gl.constexpr = gl.constexpr(128)
 BLOCK_SIZE_M: gl.constexpr = gl.constexpr(128)
 HALF_M: gl.constexpr = gl.constexpr(64)
@@ -31,51 +33,6 @@ HALF_M: gl.constexpr = gl.constexpr(64)
 COPYING_THREADS: gl.constexpr = gl.constexpr(128)
 SUMMED: gl.constexpr = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 32]))
 """How a warpgroup holds [64, 128] sums."""
-
-
-@gluon.jit
-def sigmoid(x):
-    """1 / (1 + exp(-x)) but for the last bits, in four instructions instead of twenty."""
-    return gl.inline_asm_elementwise(
-        "mul.f32 $0, $1, 0fBFB8AA3B; ex2.approx.ftz.f32 $0, $0; add.f32 $0, $0, 0f3F800000; rcp.approx.ftz.f32 $0, $0;",
-        "=f,f", [x], dtype=gl.float32, is_pure=True, pack=1,
-    )  # fmt: skip
-
-
-@gluon.jit
-def load_tile(
-    tile, experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n, LAYOUT: gl.constexpr,
-    GROUP_SIZE_M: gl.constexpr,
-):  # fmt: skip
-    """What a tile is of: its column, its block, and that one's expert and number of rows.
-
-    Past the last tile it is that one, so that all of it can be loaded before it is known to be needed.
-    """
-    tile = gl.minimum(tile, num_blocks * num_tiles_n - 1)
-    first_block = tile // (GROUP_SIZE_M * num_tiles_n) * GROUP_SIZE_M
-    blocks_of_group = gl.minimum(num_blocks - first_block, GROUP_SIZE_M)
-    in_group = tile % (GROUP_SIZE_M * num_tiles_n)
-    block, tile_n = first_block + in_group % blocks_of_group, in_group // blocks_of_group
-    if LAYOUT == "batched":
-        blocks_per_expert = gl.cdiv(rows_per_expert, BLOCK_SIZE_M)
-        expert = block // blocks_per_expert
-        num_rows = gl.load(rows_ptr + expert) - block % blocks_per_expert * BLOCK_SIZE_M
-        num_rows = gl.minimum(num_rows, BLOCK_SIZE_M)
-    else:
-        expert = gl.load(experts_ptr + block)
-        num_rows = gl.load(rows_ptr + block)
-    return tile_n, block, expert, num_rows
-
-
-@gluon.jit
-def load_pairs(block, row, pairs_ptr, rows_per_expert, LAYOUT: gl.constexpr):
-    """Pairs of a block's rows; past its last row anything."""
-    if LAYOUT == "batched":
-        blocks_per_expert = gl.cdiv(rows_per_expert, BLOCK_SIZE_M)
-        pair = block // blocks_per_expert * rows_per_expert + block % blocks_per_expert * BLOCK_SIZE_M + row
-    else:
-        pair = gl.load(pairs_ptr + block * BLOCK_SIZE_M + row)
-    return pair
 
 
 @gluon.jit
@@ -135,15 +92,16 @@ def copy_gate_up(
     column = gl.arange(0, GROUP, layout=gl.SliceLayout(0, copied))
     num_tiles_n, step = N // GROUP, 0
     tile_n, block, expert, num_rows = load_tile(
-        gl.program_id(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n, LAYOUT, GROUP_SIZE_M
-    )
-    pair = load_pairs(block, row, pairs_ptr, rows_per_expert, LAYOUT)
+        gl.program_id(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
+        LAYOUT, BLOCK_SIZE_M, GROUP_SIZE_M,
+    )  # fmt: skip
+    pair = load_pairs(block, row, pairs_ptr, rows_per_expert, LAYOUT, BLOCK_SIZE_M)
     for tile in range(gl.program_id(0), num_blocks * num_tiles_n, gl.num_programs(0)):
         next_n, block, next_expert, next_rows = load_tile(
             tile + gl.num_programs(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
-            LAYOUT, GROUP_SIZE_M,
+            LAYOUT, BLOCK_SIZE_M, GROUP_SIZE_M,
         )  # fmt: skip
-        next_pair = load_pairs(block, row, pairs_ptr, rows_per_expert, LAYOUT)
+        next_pair = load_pairs(block, row, pairs_ptr, rows_per_expert, LAYOUT, BLOCK_SIZE_M)
         if num_rows > 0:
             is_row = row < num_rows
             token = gl.where(is_row, pair // TOP_K, 0).to(gl.int64)
@@ -176,15 +134,16 @@ def multiply_gate_up(
     column = gl.arange(0, GROUP, layout=gl.SliceLayout(0, stored))
     num_tiles_n, groups, step = N // GROUP, K // GROUP, 0
     tile_n, block, expert, num_rows = load_tile(
-        gl.program_id(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n, LAYOUT, GROUP_SIZE_M
-    )
-    pair = load_pairs(block, row, pairs_ptr, rows_per_expert, LAYOUT)
+        gl.program_id(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
+        LAYOUT, BLOCK_SIZE_M, GROUP_SIZE_M,
+    )  # fmt: skip
+    pair = load_pairs(block, row, pairs_ptr, rows_per_expert, LAYOUT, BLOCK_SIZE_M)
     for tile in range(gl.program_id(0), num_blocks * num_tiles_n, gl.num_programs(0)):
         next_n, next_block, next_expert, next_rows = load_tile(
             tile + gl.num_programs(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
-            LAYOUT, GROUP_SIZE_M,
+            LAYOUT, BLOCK_SIZE_M, GROUP_SIZE_M,
         )  # fmt: skip
-        next_pair = load_pairs(next_block, row, pairs_ptr, rows_per_expert, LAYOUT)
+        next_pair = load_pairs(next_block, row, pairs_ptr, rows_per_expert, LAYOUT, BLOCK_SIZE_M)
         if num_rows > WARPGROUP * HALF_M:
             token = gl.where(row < num_rows, pair // TOP_K, 0).to(gl.int64)
             a_scale_ptrs = a_scale_ptr + token * groups
@@ -261,12 +220,13 @@ def copy_down(
     """Four warps, of which one thread asks the copy engine for everything."""
     num_tiles_n, step = gl.cdiv(K, 2 * GROUP), 0
     tile_n, block, expert, num_rows = load_tile(
-        gl.program_id(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n, LAYOUT, GROUP_SIZE_M
-    )
+        gl.program_id(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
+        LAYOUT, BLOCK_SIZE_M, GROUP_SIZE_M,
+    )  # fmt: skip
     for tile in range(gl.program_id(0), num_blocks * num_tiles_n, gl.num_programs(0)):
         next_n, next_block, next_expert, next_rows = load_tile(
             tile + gl.num_programs(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
-            LAYOUT, GROUP_SIZE_M,
+            LAYOUT, BLOCK_SIZE_M, GROUP_SIZE_M,
         )  # fmt: skip
         if num_rows > 0:
             a_row, w_row = block * BLOCK_SIZE_M, expert * K + tile_n * 2 * GROUP
@@ -303,18 +263,19 @@ def multiply_down(
     zeros = gl.zeros([HALF_M, GROUP], gl.float32, layout=SUMMED)
     num_tiles_n, groups, k_groups, step = gl.cdiv(K, 2 * GROUP), N // GROUP, K // GROUP, 0
     tile_n, block, expert, num_rows = load_tile(
-        gl.program_id(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n, LAYOUT, GROUP_SIZE_M
-    )
+        gl.program_id(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
+        LAYOUT, BLOCK_SIZE_M, GROUP_SIZE_M,
+    )  # fmt: skip
     for tile in range(gl.program_id(0), num_blocks * num_tiles_n, gl.num_programs(0)):
         next_n, next_block, next_expert, next_rows = load_tile(
             tile + gl.num_programs(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
-            LAYOUT, GROUP_SIZE_M,
+            LAYOUT, BLOCK_SIZE_M, GROUP_SIZE_M,
         )  # fmt: skip
         w_scale_ptrs = w_scale_ptr + expert.to(gl.int64) * k_groups * groups
         columns = tile_n * 2 * GROUP + column
         if num_rows > HALF_M:
             row = half_row + WARPGROUP * HALF_M
-            pair = load_pairs(block, row, pairs_ptr, rows_per_expert, LAYOUT)
+            pair = load_pairs(block, row, pairs_ptr, rows_per_expert, LAYOUT, BLOCK_SIZE_M)
             a_scale_ptrs = a_scale_ptr + (block.to(gl.int64) * BLOCK_SIZE_M + row) * groups
             w0_scale_ptr = w_scale_ptrs + 2 * tile_n * groups
             w1_scale_ptr = w_scale_ptrs + gl.minimum(2 * tile_n + 1, k_groups - 1) * groups
@@ -330,7 +291,7 @@ def multiply_down(
             store_down(acc1, pair, num_rows, row, out_ptr, columns + GROUP, K, stored)
         elif num_rows > 0:
             w_bufs = w1_bufs if WARPGROUP else w0_bufs
-            pair = load_pairs(block, half_row, pairs_ptr, rows_per_expert, LAYOUT)
+            pair = load_pairs(block, half_row, pairs_ptr, rows_per_expert, LAYOUT, BLOCK_SIZE_M)
             a_scale_ptrs = a_scale_ptr + (block.to(gl.int64) * BLOCK_SIZE_M + half_row) * groups
             one_scale_ptr = w_scale_ptrs + gl.minimum(2 * tile_n + WARPGROUP, k_groups - 1) * groups
             acc = zeros

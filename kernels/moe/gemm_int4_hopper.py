@@ -20,7 +20,8 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
-from kernels.moe.gemm_hopper import BLOCK_SIZE_M, GROUP, load_pairs, load_tile, sigmoid
+from kernels.moe.blocks_hopper import load_pairs, load_tile, sigmoid
+from kernels.moe.gemm_hopper import BLOCK_SIZE_M, GROUP
 
 HALF: gl.constexpr = gl.constexpr(64)
 """Pairs of rows of weights of a warpgroup, and what wgmma multiplies at least; columns that are low nibbles; sums in a
@@ -58,8 +59,9 @@ def load_work(
     is_half = work >= num_whole
     half = gl.where(is_half, work - num_whole, 0)
     tile_n, block, expert, num_rows = load_tile(
-        work - (half + 1) // 2, experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n, LAYOUT, GROUP_SIZE_M
-    )
+        work - (half + 1) // 2, experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
+        LAYOUT, BLOCK_SIZE_M, GROUP_SIZE_M,
+    )  # fmt: skip
     first_row = half % 2 * HALF
     num_rows = gl.minimum(num_rows - first_row, gl.where(is_half, HALF, BLOCK_SIZE_M))
     return tile_n, block, expert, first_row, num_rows
@@ -215,7 +217,7 @@ def multiply_tile(
     row = block * BLOCK_SIZE_M + first_row + token
     of_token = gl.load(a_scale_ptr + row)
     if not IS_GATE_UP:
-        row = load_pairs(block, first_row + token, pairs_ptr, rows_per_expert, LAYOUT)
+        row = load_pairs(block, first_row + token, pairs_ptr, rows_per_expert, LAYOUT, BLOCK_SIZE_M)
     row = gl.where(token < num_rows, row, -1)
     factor_ptrs = factor_ptr + (expert * num_pairs_w + pair_w) * 2
     sum0 = sum0 * gl.load(factor_ptrs)[:, None] * of_token[None, :]

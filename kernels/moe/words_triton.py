@@ -2,7 +2,8 @@
 
 Two launches to seven: align (none, one or two), round hidden states (unless they stay in 16 bits), gate-up, quantize
 the intermediate (int4), down, sum (unless top_k is 1, no expert map leaves pairs out and no sum is split). The batched
-format needs neither align nor sum.
+format needs neither align nor sum. Few pairs with FP4 weights and 16-bit activations go row by row (gemv_words.py), in
+two.
 """
 
 from collections.abc import Mapping
@@ -12,13 +13,15 @@ import torch
 import triton
 
 from kernels.configs import read_config
+from kernels.errors import ConfigError
 from kernels.gemm.int4_words import OFFSETS, pack_int4
 from kernels.gemm.w4_words import GROUP_SIZES, pack_words
 from kernels.gemm.w8_words import pack_int8
-from kernels.gemm.words import PACKED, STEP, Words, interleave_gate_up
+from kernels.gemm.words import PACKED, PACKED_BY_LANES, STEP, Words, gate_up_by_lanes, interleave_gate_up
 from kernels.moe.align import Blocks
 from kernels.moe.fused_triton import find_blocks, gemm_arguments, routing_of
 from kernels.moe.gemm_words import words_down_kernel, words_gate_up_kernel
+from kernels.moe.gemv_words import words_down_gemv_kernel, words_gate_up_gemv_kernel
 from kernels.moe.inputs import is_batched, moe_sizes, weights_input
 from kernels.moe.round_w4 import round_rows_kernel
 from kernels.moe.rows import Routing, quantize_rows_and_sum, sum_over_choices
@@ -54,21 +57,27 @@ class WordsLayer:
     """[1] float32, of hidden states rounded to NVFP4."""
     a2_global_scale: torch.Tensor | None = None
     """[1] float32, of the intermediate rounded to NVFP4."""
+    by_lanes: bool = False
+    """Which order the columns of words have, and the rows of w1."""
 
 
-def pack_experts(weight_format: str, weights: Tensors, scale_suffix: str) -> tuple[Words, Words]:
+def pack_experts(
+    weight_format: str, weights: Tensors, scale_suffix: str, by_lanes: bool = False
+) -> tuple[Words, Words]:
     """w1 with gate and up rows in turn, and w2, repacked once for a layer."""
     w1, w2 = weights["w1"], weights["w2"]
     w1_scale, w2_scale = weights[f"w1{scale_suffix}"], weights[f"w2{scale_suffix}"]
 
     def pack(codes: torch.Tensor, scales: torch.Tensor) -> Words:
         packer = PACKERS.get(weight_format)
-        return packer(codes, scales) if packer else pack_words(weight_format, codes, scales)
+        return packer(codes, scales) if packer else pack_words(weight_format, codes, scales, by_lanes=by_lanes)
 
     def pack_w1() -> Words:
-        return pack(interleave_gate_up(w1), interleave_gate_up(w1_scale))
+        order = gate_up_by_lanes if by_lanes else interleave_gate_up
+        return pack(order(w1), order(w1_scale))
 
-    return PACKED.get(w1, pack_w1), PACKED.get(w2, lambda: pack(w2, w2_scale))
+    packed = PACKED_BY_LANES if by_lanes else PACKED
+    return packed.get(w1, pack_w1), packed.get(w2, lambda: pack(w2, w2_scale))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,7 @@ class WordsConfig:
     """Launch configuration of words_moe_triton."""
 
     BLOCK_SIZE_M: int
-    """Rows of a block: pairs of one expert."""
+    """Rows of a block: pairs of one expert. 1: row by row (gemv_words.py), FP4 weights and 16-bit activations only."""
     GATE_UP_BLOCK_SIZE_N: int
     """Columns of the intermediate per program: twice as many rows of weights."""
     DOWN_BLOCK_SIZE_N: int
@@ -99,12 +108,30 @@ class WordsConfig:
         }
 
 
+FP4_FORMATS = ("mxfp4", "nvfp4")
+BY_ROW = WordsConfig(1, 2, 4, 1, num_warps=1, num_stages=1, DOWN_SPLIT=1)
+"""The best of 12 configurations on an H200, DeepSeek-R1-FP4 TP8 and Qwen3-30B-A3B at M=1."""
+MOST_BY_ROW = 2**24
+"""Weights of a matrix of all pairs: from about twice as many on, tensor cores are faster."""
+
+
+def goes_by_row(case: Case, weight_format: str) -> bool:
+    """Whether there are so few pairs, and so small experts, that no tile should be computed."""
+    num_experts, top_k, k, n = moe_sizes(case.layer)
+    num_pairs = case.num_tokens * top_k
+    if weight_format not in FP4_FORMATS or case.layer.scheme.endswith("w4a4") or is_batched(case):
+        return False
+    return num_pairs * 4 <= num_experts * case.layer.ep_size and num_pairs * n * k <= MOST_BY_ROW
+
+
 def default_config(case: Case, weight_format: str) -> WordsConfig:
     """By rows per expert; of 4-bit weights the best of about 20 configurations a case on an H200: 24 cases, 5 layers.
 
     Few rows read and unpack weights and do little else: 128 rows of weights for four warps, and three stages, since
     more of them leave room for fewer programs. Many rows share what was unpacked for one.
     """
+    if goes_by_row(case, weight_format):
+        return BY_ROW
     num_experts, top_k, k, n = moe_sizes(case.layer)
     num_experts *= case.layer.ep_size
     num_pairs = case.num_tokens * top_k
@@ -169,6 +196,8 @@ def words_moe_triton(layer: WordsLayer, inputs: Tensors, config: WordsConfig, *,
         Like hidden_states.
     """
     hidden_states, routing = inputs["hidden_states"], routing_of(inputs)
+    if config.BLOCK_SIZE_M == 1:
+        return words_gemv(layer, hidden_states, routing, config, on_input=on_input)
     k = hidden_states.shape[-1]
     blocks = find_blocks(inputs, len(layer.w2.words), config.BLOCK_SIZE_M)
     weight_rows = on_input and layer.rounds_to_fp4 and routing.topk_weights is not None
@@ -261,6 +290,32 @@ def down_triton(
     )  # fmt: skip
 
 
+def words_gemv(
+    layer: WordsLayer, x: torch.Tensor, routing: Routing, config: WordsConfig, *, on_input: bool
+) -> torch.Tensor:
+    """The formula row by row, for FP4 weights and 16-bit activations x [num_tokens, K]."""
+    (num_tokens, k), n = x.shape, layer.w1.num_rows // 2  # whole steps of them, if by lanes
+    gate_up_n, down_n = config.GATE_UP_BLOCK_SIZE_N, config.DOWN_BLOCK_SIZE_N
+    h = torch.empty(routing.num_rows, n, dtype=x.dtype, device=x.device)
+    out = torch.empty_like(x)
+    routed = (routing.topk_ids, routing.expert_map)
+    constants = {
+        "FORMAT": layer.format,
+        "BY_LANES": layer.by_lanes,
+        "SEGMENTS": 8 * config.num_warps,
+        "num_warps": config.num_warps,
+    }
+    words_gate_up_gemv_kernel[(routing.num_rows, triton.cdiv(n, gate_up_n))](
+        x, layer.w1.words, layer.w1.scales, layer.w1_factor, routing.topk_weights if on_input else None, h, *routed,
+        layer.w1.num_rows, n, k, routing.top_k, BLOCK_SIZE_N=gate_up_n, **constants,
+    )  # fmt: skip
+    words_down_gemv_kernel[(num_tokens, triton.cdiv(k, down_n))](
+        h, layer.w2.words, layer.w2.scales, layer.w2_factor, None if on_input else routing.topk_weights, out, *routed,
+        n, k, routing.top_k, BLOCK_SIZE_N=down_n, **constants,
+    )  # fmt: skip
+    return out
+
+
 def prepare_words(case: Case, layer: WordsLayer, inputs: Tensors) -> Launch:
     """Pick the default configuration."""
     return launch_words(case, layer, inputs, default_config(case, layer.format))
@@ -272,7 +327,16 @@ def prepare_words_with(case: Case, layer: WordsLayer, inputs: Tensors, config: M
 
 
 def launch_words(case: Case, layer: WordsLayer, inputs: Tensors, config: WordsConfig) -> Launch:
-    """The launch with a given configuration."""
+    """The launch with a given configuration.
+
+    Raises:
+        ConfigError: it goes row by row, which this layer or batched rows cannot.
+    """
+    if config.BLOCK_SIZE_M == 1 and (layer.rounds_to_fp4 or layer.format not in FP4_FORMATS or is_batched(case)):
+        raise ConfigError(
+            f"BLOCK_SIZE_M=1: row by row go FP4 weights and 16-bit activations of tokens (this is "
+            f"{case.layer.scheme}{', batched' if is_batched(case) else ''}): set 16"
+        )
     on_input = weights_input(case)
 
     def run() -> Outputs:

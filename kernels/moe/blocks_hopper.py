@@ -1,0 +1,52 @@
+"""What the persistent GEMMs of the MoE for Hopper share: which tile comes next, and which rows it has."""
+
+# mypy: disable-error-code="no-untyped-def"
+# Triton types the arguments of jit functions at the launch.
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+
+@gluon.jit
+def sigmoid(x):
+    """1 / (1 + exp(-x)) but for the last bits, in four instructions instead of twenty."""
+    return gl.inline_asm_elementwise(
+        "mul.f32 $0, $1, 0fBFB8AA3B; ex2.approx.ftz.f32 $0, $0; add.f32 $0, $0, 0f3F800000; rcp.approx.ftz.f32 $0, $0;",
+        "=f,f", [x], dtype=gl.float32, is_pure=True, pack=1,
+    )  # fmt: skip
+
+
+@gluon.jit
+def load_tile(
+    tile, experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n, LAYOUT: gl.constexpr,
+    BLOCK_SIZE_M: gl.constexpr, GROUP_SIZE_M: gl.constexpr,
+):  # fmt: skip
+    """What a tile is of: its column, its block, and that one's expert and number of rows.
+
+    Past the last tile it is that one, so that all of it can be loaded before it is known to be needed.
+    """
+    tile = gl.minimum(tile, num_blocks * num_tiles_n - 1)
+    first_block = tile // (GROUP_SIZE_M * num_tiles_n) * GROUP_SIZE_M
+    blocks_of_group = gl.minimum(num_blocks - first_block, GROUP_SIZE_M)
+    in_group = tile % (GROUP_SIZE_M * num_tiles_n)
+    block, tile_n = first_block + in_group % blocks_of_group, in_group // blocks_of_group
+    if LAYOUT == "batched":
+        blocks_per_expert = gl.cdiv(rows_per_expert, BLOCK_SIZE_M)
+        expert = block // blocks_per_expert
+        num_rows = gl.load(rows_ptr + expert) - block % blocks_per_expert * BLOCK_SIZE_M
+        num_rows = gl.minimum(num_rows, BLOCK_SIZE_M)
+    else:
+        expert = gl.load(experts_ptr + block)
+        num_rows = gl.load(rows_ptr + block)
+    return tile_n, block, expert, num_rows
+
+
+@gluon.jit
+def load_pairs(block, row, pairs_ptr, rows_per_expert, LAYOUT: gl.constexpr, BLOCK_SIZE_M: gl.constexpr):
+    """Pairs of a block's rows; past its last row anything."""
+    if LAYOUT == "batched":
+        blocks_per_expert = gl.cdiv(rows_per_expert, BLOCK_SIZE_M)
+        pair = block // blocks_per_expert * rows_per_expert + block % blocks_per_expert * BLOCK_SIZE_M + row
+    else:
+        pair = gl.load(pairs_ptr + block * BLOCK_SIZE_M + row)
+    return pair
