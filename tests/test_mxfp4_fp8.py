@@ -21,7 +21,7 @@ from kernels.quantize.fp4 import E8M0_NAN, dequantize_mxfp4, quantize_mxfp4
 from kernels.quantize.hadamard import rotate_hadamard
 from kernels.spec import Case, Device, Layer
 
-CONFIG = Mxfp4Fp8Config(16, 64, 8, 1, PROMOTE=True, UNPACK_FIRST=False, num_warps=4, num_stages=3)
+CONFIG = Mxfp4Fp8Config("pipelined", 16, 64, 8, 1, PROMOTE=True, num_warps=4, num_stages=3)
 H200 = Device("cuda", "NVIDIA H200", (9, 0))
 
 
@@ -111,7 +111,7 @@ def test_every_code_under_every_shift_is_exact() -> None:
         CONFIG,
         replace(CONFIG, SPLIT_K=2, PROMOTE=False),
         replace(CONFIG, SPLIT_K=2, BLOCK_SIZE_M=128),
-        replace(CONFIG, UNPACK_FIRST=True),
+        replace(CONFIG, PRODUCT="unpacked"),
     ],
     ids=["promoted", "split", "large", "unpacked"],
 )
@@ -141,13 +141,13 @@ def test_the_product_is_the_formula_with_wide_rows_and_nan(
 
 
 def test_float16_never_unpacks_first_since_torch_gives_bfloat16() -> None:
-    case = Case(case_of(dtype="float16").layer, 1024)
+    case = Case(case_of(dtype="float16").layer, 4096)
     weights = KERNEL.make_weights(case.layer, 0, torch.device("cpu"))
-    inputs, provider = {"x": torch.zeros(1024, 384, dtype=torch.float16)}, KERNEL.providers["triton-exact-fp8"]
-    assert provider.prepare(case, weights, inputs).config["UNPACK_FIRST"] is False
+    inputs, provider = {"x": torch.zeros(4096, 384, dtype=torch.float16)}, KERNEL.providers["triton-exact-fp8"]
+    assert provider.prepare(case, weights, inputs).config["PRODUCT"] == "specialized"
     with pytest.raises(ConfigError) as error:
-        provider.prepare_with(case, weights, inputs, asdict(replace(CONFIG, UNPACK_FIRST=True)))
-    assert str(error.value) == "UNPACK_FIRST=True: torch's row-wise product gives bfloat16 (this is float16)"
+        provider.prepare_with(case, weights, inputs, asdict(replace(CONFIG, PRODUCT="unpacked")))
+    assert str(error.value) == "PRODUCT='unpacked': torch's row-wise product gives bfloat16 (this is float16)"
 
 
 @pytest.mark.parametrize(
@@ -168,6 +168,8 @@ def test_it_wants_a_hopper() -> None:
 
 
 def test_many_tokens_unpack_first_and_few_split_the_sum() -> None:
-    assert [default_fp8_config(m, 8192, 8192).UNPACK_FIRST for m in (1, 767, 768, 4096)] == [False, False, True, True]
+    products = [default_fp8_config(m, 8192, 8192).PRODUCT for m in (1, 3071, 3072)]
+    assert products == ["pipelined", "specialized", "unpacked"]
     assert [default_fp8_config(m, 8192, 8192).SPLIT_K for m in (1, 64, 128, 256)] == [4, 2, 2, 1]
-    assert not default_fp8_config(4096, 8200, 8192).UNPACK_FIRST, "torch wants multiples of 16"
+    assert default_fp8_config(256, 8192, 28672).SPLIT_K == 2
+    assert default_fp8_config(4096, 8200, 8192).PRODUCT == "specialized", "torch wants multiples of 16"
