@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kernels.errors import ConfigError
+from kernels.gemm import mxfp4_fp8
 from kernels.gemm.mxfp4_fp8 import (
     Fp8Rows,
     Mxfp4Fp8Config,
@@ -21,7 +22,7 @@ from kernels.quantize.fp4 import E8M0_NAN, dequantize_mxfp4, quantize_mxfp4
 from kernels.quantize.hadamard import rotate_hadamard
 from kernels.spec import Case, Device, Layer
 
-CONFIG = Mxfp4Fp8Config("pipelined", 16, 64, 8, 1, PROMOTE=True, num_warps=4, num_stages=3)
+CONFIG = Mxfp4Fp8Config(16, 64, 8, 1, PROMOTE=True, PRODUCT="pipelined", num_warps=4, num_stages=3)
 H200 = Device("cuda", "NVIDIA H200", (9, 0))
 
 
@@ -50,6 +51,22 @@ def test_rotated_and_rounded_activations_are_exact_in_fp8(size: int, columns: in
     different = values_of(rows) != expected
     assert not rows.is_wide.any()
     assert different.sum() <= 3, "the order of the rotation's sum may put a value on the other side of a tie"
+
+
+@pytest.mark.parametrize("size", HADAMARD_SIZES.values())
+def test_many_long_rows_are_rotated_in_parts_to_the_same_codes(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = uneven(5, 1152, 6).bfloat16()
+    x[1, 1024:] *= 2.0**-30
+    x[2, 700] = torch.nan
+    whole = rotate_to_fp8(x, size)
+    monkeypatch.setattr(mxfp4_fp8, "LONGEST_ROW", 512)
+    monkeypatch.setattr(mxfp4_fp8, "LEAST_ROWS_IN_PARTS", 5)
+    monkeypatch.setattr(mxfp4_fp8, "PART_OF_ROW", 512)
+    parts = rotate_to_fp8(x, size)
+    assert whole.is_wide.tolist() == parts.is_wide.tolist() == [0, 1, 0, 0, 0]
+    assert torch.equal(whole.scale.nan_to_num(-1.0), parts.scale.nan_to_num(-1.0))
+    others = torch.tensor([0, 1, 3, 4])
+    assert torch.equal(values_of(whole)[others], values_of(parts)[others])
 
 
 def test_codes_are_exact_in_fp8_up_to_the_widest_span() -> None:

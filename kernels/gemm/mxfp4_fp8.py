@@ -45,15 +45,18 @@ limit then, and unpacking takes power. On an H200 it lost at 2048 and won at 409
 FEATURES = 128
 """Output features of a tile of "specialized"."""
 LEAST_SHARE = 0.5
-"""Of SMs that have a tile, from which on "specialized" is taken."""
+LEAST_SHARE_OF_FEW = 0.75
+"""Of SMs that have a tile, from which on "specialized" is taken: for up to 128 tokens it gains less."""
 REGISTERS = {1: 168, 2: 96}
 """Of a thread of "specialized", by turns, before the warps that multiply take those that the warps that load give."""
 ROWS_TO_UNPACK = 64
 """A program's, of one step."""
-COLUMNS_AT_ONCE = 4096
-"""Of a long row; more of it in registers would leave an SM with too few rows to work on."""
-MANY_ROWS = 512
-"""From so many on long rows are rotated in parts, twice; fewer keep no SM busy, and wait for the slowest."""
+LONGEST_ROW = 8192
+"""That is rotated as a whole, however many rows there are."""
+PART_OF_ROW = 4096
+"""Columns. A long row as a whole leaves an SM's registers to it alone: no other is loaded meanwhile."""
+LEAST_ROWS_IN_PARTS = 1024
+"""So many long rows are rotated in parts, twice; on an H200 that lost at 256 rows of 28672 columns and won at 1024."""
 PROGRAMS_PER_TILE = 16
 """That share the wide rows of a tile of tokens: few, since there are mostly none."""
 WIDEST_SPAN_OF_WEIGHTS = LARGEST_SHIFT.value - LEAST_SHIFT.value
@@ -87,9 +90,9 @@ def rotate_to_fp8(x: torch.Tensor, hadamard_size: int) -> Fp8Rows:
     """What quantize_mxfp4(rotate_hadamard(x, hadamard_size)) stands for; x [M, k] bfloat16 or float16, contiguous."""
     m, k = x.shape
     rows, groups = empty_rows(m, k, x.device), max(triton.next_power_of_2(k // hadamard_size), 16)
-    at_once = m < MANY_ROWS or k <= COLUMNS_AT_ONCE
+    at_once = k <= LONGEST_ROW or m < LEAST_ROWS_IN_PARTS
     if not at_once:
-        groups = COLUMNS_AT_ONCE // hadamard_size
+        groups = PART_OF_ROW // hadamard_size
     rotate_to_fp8_kernel[(m,)](
         x, rows.codes, rows.scale, rows.values, rows.is_wide, k,
         HADAMARD_SIZE=hadamard_size, RSQRT_SIZE=hadamard_size**-0.5, GROUPS=groups, AT_ONCE=at_once, STAGES=2,
@@ -173,8 +176,6 @@ def pack_fp8_words(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Words:
 class Mxfp4Fp8Config:
     """Launch configuration of the FP8 product."""
 
-    PRODUCT: str
-    """One of PRODUCTS."""
     BLOCK_SIZE_M: int
     """Tokens of a tile."""
     BLOCK_SIZE_N: int
@@ -185,6 +186,8 @@ class Mxfp4Fp8Config:
     """Programs that share the sum of a tile; another launch adds their parts."""
     PROMOTE: bool
     """Add the sum over each 128 columns to a float32 sum outside of the tensor core; only "pipelined" does."""
+    PRODUCT: str
+    """One of PRODUCTS."""
     num_warps: int
     """Of "specialized" those that multiply: 8, or 16 that take every other step each."""
     num_stages: int
@@ -202,11 +205,12 @@ def default_fp8_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
         m, n, k: tokens, output features, input features.
     """
     if m >= LEAST_TOKENS_TO_UNPACK and n % 16 == 0 == k % 16:
-        return Mxfp4Fp8Config("unpacked", 256, 128, 8, 1, PROMOTE=False, num_warps=8, num_stages=4)
+        return Mxfp4Fp8Config(256, 128, 8, 1, PROMOTE=False, PRODUCT="unpacked", num_warps=8, num_stages=4)
     if m > 32:
         config = specialized_config(m, n, k)
         num_programs = triton.cdiv(m, config.BLOCK_SIZE_M) * triton.cdiv(n, FEATURES) * config.SPLIT_K
-        if num_programs >= LEAST_SHARE * triton.cdiv(num_programs, DEFAULT_NUM_SMS) * DEFAULT_NUM_SMS:
+        share = num_programs / (triton.cdiv(num_programs, DEFAULT_NUM_SMS) * DEFAULT_NUM_SMS)
+        if share >= (LEAST_SHARE_OF_FEW if m <= 128 else LEAST_SHARE):
             return config
     block_m = min(max(triton.next_power_of_2(m), 16), 128)
     block_n = 128 if m <= 32 else 64
@@ -215,12 +219,12 @@ def default_fp8_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
     while split_k < 8 and num_tiles * split_k < ENOUGH_PROGRAMS and k >= 1024 * split_k:
         split_k *= 2
     return Mxfp4Fp8Config(
-        PRODUCT="pipelined",
         BLOCK_SIZE_M=block_m,
         BLOCK_SIZE_N=block_n,
         GROUP_SIZE_M=8,
         SPLIT_K=max(split_k, 2 if m <= 32 and k >= 1024 else 1),
         PROMOTE=True,
+        PRODUCT="pipelined",
         num_warps=4,
         num_stages=5 if m <= 64 else 4,
     )
@@ -236,12 +240,12 @@ def specialized_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
     while split_k < 8 and 2 * split_k * num_tiles <= DEFAULT_NUM_SMS and k >= 2048 * split_k:
         split_k *= 2
     return Mxfp4Fp8Config(
-        PRODUCT="specialized",
         BLOCK_SIZE_M=block_m,
         BLOCK_SIZE_N=FEATURES,
         GROUP_SIZE_M=8,
         SPLIT_K=split_k,
         PROMOTE=False,
+        PRODUCT="specialized",
         num_warps=8 if block_m == 256 else 16,
         num_stages={64: 10, 128: 6, 256: 5}[block_m] - (split_k > 1 and block_m > 64),  # float32 takes more room
     )

@@ -18,7 +18,7 @@ from kernels.gemm.mxfp4_kernels import (
     e8m0_values,
     group_scales,
     hadamard_sums,
-    nearest_e2m1,
+    nearest_in_units,
     rotate_and_round,
 )
 from kernels.gemm.tiles import rows_of_tile, store_tile
@@ -119,7 +119,7 @@ def rotate_to_fp8_kernel(
         if not AT_ONCE:
             x, sums, scale = load_groups(x_ptr, first + column, K, GROUPS, HADAMARD_SIZE, RSQRT_SIZE)
         unit = tl.maximum(127 + scale - row_scale, 1)[:, None] << 23  # bits of 2**shift
-        codes = tl.reshape(nearest_e2m1(sums * factor, unit), (GROUPS, HADAMARD_SIZE)).to(tl.float8e4nv)
+        codes = tl.reshape(nearest_in_units(sums * factor, unit), (GROUPS, HADAMARD_SIZE)).to(tl.float8e4nv)
         tl.store(codes_ptr + row * K + first + column, codes, mask=first + column < K)
         if is_wide:
             values = rotate_and_round(x, HADAMARD_SIZE, RSQRT_SIZE, GROUPS)

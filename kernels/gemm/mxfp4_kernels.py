@@ -51,8 +51,14 @@ def hadamard_sums(x, HADAMARD_SIZE: tl.constexpr):
 
 
 @triton.jit
-def nearest_e2m1(x, unit):
-    """The nearest e2m1 value times a power of two, whose bits unit has, ties to even; x that is not NaN saturates.
+def nearest_e2m1(x):
+    """The nearest e2m1 value, ties to even, of x that is not NaN; what is above 6 saturates."""
+    return nearest_in_units(x, tl.full(x.shape, 0x3F800000, tl.int32))
+
+
+@triton.jit
+def nearest_in_units(x, unit):
+    """nearest_e2m1 of x / unit, times unit: a power of two, given by its bits.
 
     A binade's values are half of it apart, but below 1 as below 2: added to 1.5 * 2**22 of it, x has no bits to spare.
     """
@@ -77,7 +83,7 @@ def round_groups(x):
     scale = group_scales(x, 1.0)
     inverse = ((254 - scale) << 23).to(tl.float32, bitcast=True)  # 2**(127 - scale)
     scaled = tl.where((scale == 255)[:, None], 0.0, x * inverse[:, None])
-    return nearest_e2m1(scaled, tl.full(scaled.shape, 0x3F800000, tl.int32)), scale
+    return nearest_e2m1(scaled), scale
 
 
 @triton.jit
