@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kernels.errors import ConfigError
+from kernels.gemm import mxfp4_fp8
 from kernels.gemm.mxfp4_fp8 import (
     Fp8Rows,
     Mxfp4Fp8Config,
@@ -21,7 +22,7 @@ from kernels.quantize.fp4 import E8M0_NAN, dequantize_mxfp4, quantize_mxfp4
 from kernels.quantize.hadamard import rotate_hadamard
 from kernels.spec import Case, Device, Layer
 
-CONFIG = Mxfp4Fp8Config(16, 64, 8, 1, PROMOTE=True, UNPACK_FIRST=False, num_warps=4, num_stages=3)
+CONFIG = Mxfp4Fp8Config(16, 64, 8, 1, PROMOTE=True, PRODUCT="pipelined", num_warps=4, num_stages=3)
 H200 = Device("cuda", "NVIDIA H200", (9, 0))
 
 
@@ -50,6 +51,22 @@ def test_rotated_and_rounded_activations_are_exact_in_fp8(size: int, columns: in
     different = values_of(rows) != expected
     assert not rows.is_wide.any()
     assert different.sum() <= 3, "the order of the rotation's sum may put a value on the other side of a tie"
+
+
+@pytest.mark.parametrize("size", HADAMARD_SIZES.values())
+def test_many_long_rows_are_rotated_in_parts_to_the_same_codes(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = uneven(5, 1152, 6).bfloat16()
+    x[1, 1024:] *= 2.0**-30
+    x[2, 700] = torch.nan
+    whole = rotate_to_fp8(x, size)
+    monkeypatch.setattr(mxfp4_fp8, "LONGEST_ROW", 512)
+    monkeypatch.setattr(mxfp4_fp8, "LEAST_ROWS_IN_PARTS", 5)
+    monkeypatch.setattr(mxfp4_fp8, "PART_OF_ROW", 512)
+    parts = rotate_to_fp8(x, size)
+    assert whole.is_wide.tolist() == parts.is_wide.tolist() == [0, 1, 0, 0, 0]
+    assert torch.equal(whole.scale.nan_to_num(-1.0), parts.scale.nan_to_num(-1.0))
+    others = torch.tensor([0, 1, 3, 4])
+    assert torch.equal(values_of(whole)[others], values_of(parts)[others])
 
 
 def test_codes_are_exact_in_fp8_up_to_the_widest_span() -> None:
@@ -111,7 +128,7 @@ def test_every_code_under_every_shift_is_exact() -> None:
         CONFIG,
         replace(CONFIG, SPLIT_K=2, PROMOTE=False),
         replace(CONFIG, SPLIT_K=2, BLOCK_SIZE_M=128),
-        replace(CONFIG, UNPACK_FIRST=True),
+        replace(CONFIG, PRODUCT="unpacked"),
     ],
     ids=["promoted", "split", "large", "unpacked"],
 )
@@ -141,13 +158,13 @@ def test_the_product_is_the_formula_with_wide_rows_and_nan(
 
 
 def test_float16_never_unpacks_first_since_torch_gives_bfloat16() -> None:
-    case = Case(case_of(dtype="float16").layer, 1024)
+    case = Case(case_of(dtype="float16").layer, 4096)
     weights = KERNEL.make_weights(case.layer, 0, torch.device("cpu"))
-    inputs, provider = {"x": torch.zeros(1024, 384, dtype=torch.float16)}, KERNEL.providers["triton-exact-fp8"]
-    assert provider.prepare(case, weights, inputs).config["UNPACK_FIRST"] is False
+    inputs, provider = {"x": torch.zeros(4096, 384, dtype=torch.float16)}, KERNEL.providers["triton-exact-fp8"]
+    assert provider.prepare(case, weights, inputs).config["PRODUCT"] == "specialized"
     with pytest.raises(ConfigError) as error:
-        provider.prepare_with(case, weights, inputs, asdict(replace(CONFIG, UNPACK_FIRST=True)))
-    assert str(error.value) == "UNPACK_FIRST=True: torch's row-wise product gives bfloat16 (this is float16)"
+        provider.prepare_with(case, weights, inputs, asdict(replace(CONFIG, PRODUCT="unpacked")))
+    assert str(error.value) == "PRODUCT='unpacked': torch's row-wise product gives bfloat16 (this is float16)"
 
 
 @pytest.mark.parametrize(
@@ -168,6 +185,8 @@ def test_it_wants_a_hopper() -> None:
 
 
 def test_many_tokens_unpack_first_and_few_split_the_sum() -> None:
-    assert [default_fp8_config(m, 8192, 8192).UNPACK_FIRST for m in (1, 767, 768, 4096)] == [False, False, True, True]
+    products = [default_fp8_config(m, 8192, 8192).PRODUCT for m in (1, 3071, 3072)]
+    assert products == ["pipelined", "specialized", "unpacked"]
     assert [default_fp8_config(m, 8192, 8192).SPLIT_K for m in (1, 64, 128, 256)] == [4, 2, 2, 1]
-    assert not default_fp8_config(4096, 8200, 8192).UNPACK_FIRST, "torch wants multiples of 16"
+    assert default_fp8_config(256, 8192, 28672).SPLIT_K == 2
+    assert default_fp8_config(4096, 8200, 8192).PRODUCT == "specialized", "torch wants multiples of 16"

@@ -1,16 +1,19 @@
 """MXFP4 x MXFP4 as a product on FP8 tensor cores, which loses nothing: see kernels/gemm/mxfp4_fp8_kernels.py.
 
 Weights stay in 4 bits. Launches: rotate and round activations, or unpack prequantized ones; the product, with weights
-unpacked in registers; the sum over its splits (few tokens). With many tokens weights are unpacked into memory that is
-free again after the product, torch's row-wise scaled GEMM multiplies, and a last launch computes rows of activations
-that FP8 cannot hold: it looks at a flag for each row and mostly returns.
+unpacked in registers, by Triton for a few tokens and by kernels/gemm/mxfp4_hopper.py for more; the sum over its splits
+(up to 256 tokens). With very many tokens weights are unpacked into memory that is free again after the product, torch's
+row-wise scaled GEMM multiplies, and a last launch computes rows of activations that FP8 cannot hold: it looks at a flag
+for each row and mostly returns.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import torch
 import triton
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from kernels.configs import read_config
 from kernels.errors import ConfigError
@@ -23,23 +26,37 @@ from kernels.gemm.mxfp4_fp8_kernels import (
     unpack_words_kernel,
     wide_rows_kernel,
 )
+from kernels.gemm.mxfp4_hopper import STEP, mxfp4_hopper_gemm_kernel
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
 from kernels.gemm.mxfp4_triton import sum_splits_triton
 from kernels.gemm.once import OncePerTensor
 from kernels.quantize.fp4 import E8M0_NAN, MXFP4_GROUP_SIZE, e8m0_values
 from kernels.quantize.fp8 import FP8_DTYPE
 from kernels.requirements import missing_family
+from kernels.sms import DEFAULT_NUM_SMS, count_sms
 from kernels.spec import Case, Device, Launch, Outputs, Tensors
 
 ENOUGH_PROGRAMS = 192
 """With fewer of them the sum is split."""
-LEAST_TOKENS_TO_UNPACK = 768
-"""From so many on, unpacked weights are read often enough to be written to memory once.
-
-On an H200 it won at 1024, and at 256 its parts alone took longer; nothing between was measured.
+LEAST_TOKENS_TO_UNPACK = 3072
+"""From so many on, unpacked weights are read often enough to be written to memory once: the chip is at its power
+limit then, and unpacking takes power. On an H200 it lost at 2048 and won at 4096; nothing between was measured.
 """
+FEATURES = 128
+"""Output features of a tile of "specialized"."""
+LEAST_SHARE = 0.5
+LEAST_SHARE_OF_FEW = 0.75
+"""Of SMs that have a tile, from which on "specialized" is taken: for up to 128 tokens it gains less."""
+REGISTERS = {1: 168, 2: 96}
+"""Of a thread of "specialized", by turns, before the warps that multiply take those that the warps that load give."""
 ROWS_TO_UNPACK = 64
 """A program's, of one step."""
+LONGEST_ROW = 8192
+"""That is rotated as a whole, however many rows there are."""
+PART_OF_ROW = 4096
+"""Columns. A long row as a whole leaves an SM's registers to it alone: no other is loaded meanwhile."""
+LEAST_ROWS_IN_PARTS = 1024
+"""So many long rows are rotated in parts, twice; on an H200 that lost at 256 rows of 28672 columns and won at 1024."""
 PROGRAMS_PER_TILE = 16
 """That share the wide rows of a tile of tokens: few, since there are mostly none."""
 WIDEST_SPAN_OF_WEIGHTS = LARGEST_SHIFT.value - LEAST_SHIFT.value
@@ -72,11 +89,14 @@ def empty_rows(m: int, k: int, device: torch.device) -> Fp8Rows:
 def rotate_to_fp8(x: torch.Tensor, hadamard_size: int) -> Fp8Rows:
     """What quantize_mxfp4(rotate_hadamard(x, hadamard_size)) stands for; x [M, k] bfloat16 or float16, contiguous."""
     m, k = x.shape
-    rows, groups = empty_rows(m, k, x.device), triton.next_power_of_2(k // hadamard_size)
+    rows, groups = empty_rows(m, k, x.device), max(triton.next_power_of_2(k // hadamard_size), 16)
+    at_once = k <= LONGEST_ROW or m < LEAST_ROWS_IN_PARTS
+    if not at_once:
+        groups = PART_OF_ROW // hadamard_size
     rotate_to_fp8_kernel[(m,)](
         x, rows.codes, rows.scale, rows.values, rows.is_wide, k,
-        HADAMARD_SIZE=hadamard_size, RSQRT_SIZE=hadamard_size**-0.5, GROUPS=max(groups, 16),
-        num_warps=4 if k <= 8192 else 8 if k <= 16384 else 16,
+        HADAMARD_SIZE=hadamard_size, RSQRT_SIZE=hadamard_size**-0.5, GROUPS=groups, AT_ONCE=at_once, STAGES=2,
+        num_warps=min(max(groups * hadamard_size // 2048, 4), 16),
     )  # fmt: skip
     return rows
 
@@ -97,8 +117,8 @@ class Fp8Words:
     """MXFP4 weights as the FP8 kernel reads them: codes stay 4 bits, scales become shifts of exponents.
 
     Of each row and step of 128 columns there are 64 bytes, all rows of a step one after the other. Four bytes hold
-    columns c to c + 3 of the step's first half in the nibbles of two, and those of its second half in two more: as
-    prmt takes selectors.
+    columns c to c + 3 of the step's first half, and those of its second half: magnitudes in three bits of the nibbles
+    of two bytes each, as prmt takes selectors; the sign of byte i's column of either half in bit 7 or 3 of byte i.
     """
 
     words: torch.Tensor
@@ -111,6 +131,14 @@ class Fp8Words:
 
 PACKED = OncePerTensor[Fp8Words]()
 """By the codes of a matrix, its words."""
+
+
+def place_signs(words: torch.Tensor) -> torch.Tensor:
+    """Of words int32 of eight e2m1 codes: the sign of code i to bit 8 i + 7, that of code 4 + i to bit 8 i + 3."""
+    signs = torch.zeros_like(words)
+    for i in range(4):
+        signs |= ((words >> 4 * i + 3) & 1) << 8 * i + 7 | ((words >> 4 * i + 19) & 1) << 8 * i + 3
+    return words & 0x77777777 | signs
 
 
 def pack_fp8_words(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Words:
@@ -135,7 +163,9 @@ def pack_fp8_words(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Words:
         )
     padded = torch.nn.functional.pad(codes, (0, 64 * steps - codes.shape[1]))
     halves = padded.unflatten(1, (steps, 2, 16, 2))  # [N, steps, half, four columns, two bytes of two nibbles]
-    words = halves.transpose(2, 3).flatten(2).transpose(0, 1).contiguous().view(torch.int8)
+    words = place_signs(halves.transpose(2, 3).flatten(2).transpose(0, 1).contiguous().view(torch.int32)).view(
+        torch.int8
+    )
     shifts = (WIDEST_SPAN_OF_WEIGHTS - below).to(torch.uint8)
     shifts = torch.nn.functional.pad(shifts, (0, 4 * steps - shifts.shape[1])).view(torch.int32)
     factor = e8m0_values(largest) * 2.0**-LARGEST_SHIFT.value
@@ -155,24 +185,33 @@ class Mxfp4Fp8Config:
     SPLIT_K: int
     """Programs that share the sum of a tile; another launch adds their parts."""
     PROMOTE: bool
-    """Add the sum over each 128 columns to a float32 sum outside of the tensor core."""
-    UNPACK_FIRST: bool
-    """Unpack weights into memory and let torch multiply; nothing else is read then."""
+    """Add the sum over each 128 columns to a float32 sum outside of the tensor core; only "pipelined" does."""
+    PRODUCT: str
+    """One of PRODUCTS."""
     num_warps: int
+    """Of "specialized" those that multiply: 8, or 16 that take every other step each."""
     num_stages: int
 
 
+PRODUCTS = ("pipelined", "specialized", "unpacked")
+"""Weights are unpacked in registers by mxfp4_fp8_gemm_kernel; by mxfp4_hopper_gemm_kernel; into memory, and torch
+multiplies: nothing else of the configuration is read then."""
+
+
 def default_fp8_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
-    """By tokens: the best of about 20 configurations a case on an H200, at the sizes of Llama-3.3-70B.
+    """By tokens: the best of those tried on an H200, at the sizes of Llama-3.3-70B.
 
     Args:
         m, n, k: tokens, output features, input features.
     """
-    wide = Mxfp4Fp8Config(128, 128, 8, 1, PROMOTE=False, UNPACK_FIRST=False, num_warps=8, num_stages=4)
     if m >= LEAST_TOKENS_TO_UNPACK and n % 16 == 0 == k % 16:
-        return replace(wide, UNPACK_FIRST=True)
-    if m > 64 and n >= 32768:
-        return wide
+        return Mxfp4Fp8Config(256, 128, 8, 1, PROMOTE=False, PRODUCT="unpacked", num_warps=8, num_stages=4)
+    if m > 32:
+        config = specialized_config(m, n, k)
+        num_programs = triton.cdiv(m, config.BLOCK_SIZE_M) * triton.cdiv(n, FEATURES) * config.SPLIT_K
+        share = num_programs / (triton.cdiv(num_programs, DEFAULT_NUM_SMS) * DEFAULT_NUM_SMS)
+        if share >= (LEAST_SHARE_OF_FEW if m <= 128 else LEAST_SHARE):
+            return config
     block_m = min(max(triton.next_power_of_2(m), 16), 128)
     block_n = 128 if m <= 32 else 64
     num_tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n)
@@ -185,17 +224,40 @@ def default_fp8_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
         GROUP_SIZE_M=8,
         SPLIT_K=max(split_k, 2 if m <= 32 and k >= 1024 else 1),
         PROMOTE=True,
-        UNPACK_FIRST=False,
+        PRODUCT="pipelined",
         num_warps=4,
         num_stages=5 if m <= 64 else 4,
     )
 
 
+def specialized_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
+    """Tiles of as many tokens as there are; between 129 and 256, of 128 where that fills more SMs."""
+    num_tiles_n = triton.cdiv(n, FEATURES)
+    block_m = min(max(triton.next_power_of_2(m), 64), 256)
+    if 128 < m <= 256 and DEFAULT_NUM_SMS // 2 < 2 * num_tiles_n <= DEFAULT_NUM_SMS and k < 16384:
+        block_m = 128
+    num_tiles, split_k = triton.cdiv(m, block_m) * num_tiles_n, 1
+    while split_k < 8 and 2 * split_k * num_tiles <= DEFAULT_NUM_SMS and k >= 2048 * split_k:
+        split_k *= 2
+    return Mxfp4Fp8Config(
+        BLOCK_SIZE_M=block_m,
+        BLOCK_SIZE_N=FEATURES,
+        GROUP_SIZE_M=8,
+        SPLIT_K=split_k,
+        PROMOTE=False,
+        PRODUCT="specialized",
+        num_warps=8 if block_m == 256 else 16,
+        num_stages={64: 10, 128: 6, 256: 5}[block_m] - (split_k > 1 and block_m > 64),  # float32 takes more room
+    )
+
+
 def prepare_fp8(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     """Pick the default configuration."""
-    config = default_fp8_config(case.num_tokens, case.layer.sizes["n"], case.layer.sizes["k"])
-    can_unpack_first = case.layer.dtype == "bfloat16"
-    return launch_fp8(case, weights, inputs, replace(config, UNPACK_FIRST=config.UNPACK_FIRST and can_unpack_first))
+    m, n, k = case.num_tokens, case.layer.sizes["n"], case.layer.sizes["k"]
+    config = default_fp8_config(m, n, k)
+    if config.PRODUCT == "unpacked" and case.layer.dtype != "bfloat16":
+        config = specialized_config(m, n, k)
+    return launch_fp8(case, weights, inputs, config)
 
 
 def prepare_fp8_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:
@@ -208,15 +270,20 @@ def launch_fp8(case: Case, weights: Tensors, inputs: Tensors, config: Mxfp4Fp8Co
     w = PACKED.get(weights["w"], lambda: pack_fp8_words(weights["w"], weights["w_scale"]))
     dtype = inputs["x"].dtype
     hadamard_size = HADAMARD_SIZES[case.layer.scheme]
-    if config.UNPACK_FIRST and dtype != torch.bfloat16:
-        raise ConfigError(f"UNPACK_FIRST=True: torch's row-wise product gives bfloat16 (this is {case.layer.dtype})")
+    if config.PRODUCT not in PRODUCTS:
+        raise ConfigError(f"mxfp4_gemm has no PRODUCT {config.PRODUCT!r}: use one of {', '.join(PRODUCTS)}")
+    if config.PRODUCT == "unpacked" and dtype != torch.bfloat16:
+        raise ConfigError(f"PRODUCT='unpacked': torch's row-wise product gives bfloat16 (this is {case.layer.dtype})")
 
     def run() -> Outputs:
         if "x_codes" in inputs:
             x = rows_to_fp8(inputs["x_codes"], inputs["x_scale"])
         else:
             x = rotate_to_fp8(inputs["x"], hadamard_size)
-        return (multiply_unpacked(x, w) if config.UNPACK_FIRST else multiply_fp8(x, w, dtype, config),)
+        if config.PRODUCT == "unpacked":
+            return (multiply_unpacked(x, w),)
+        multiply = multiply_specialized if config.PRODUCT == "specialized" else multiply_fp8
+        return (multiply(x, w, dtype, config),)
 
     return Launch(run, asdict(config))
 
@@ -240,6 +307,31 @@ def multiply_fp8(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mxfp4Fp8Co
     if not wide_too:
         multiply_wide_rows(x, w, out)
     return out
+
+
+def multiply_specialized(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mxfp4Fp8Config) -> torch.Tensor:
+    """x @ w.T [M, n], weights unpacked in registers of warps that multiply while others load."""
+    (m, k), n, split_k = x.codes.shape, w.words.shape[1], config.SPLIT_K
+    block_m, block_n, turns = config.BLOCK_SIZE_M, config.BLOCK_SIZE_N, config.num_warps // 8
+    unroll = 4 if turns == 1 else 1
+    out = torch.empty(m, n, dtype=dtype, device=x.codes.device)
+    parts = out if split_k == 1 else torch.empty(split_k, m, n, device=out.device)
+    num_tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n) * split_k
+    mxfp4_hopper_gemm_kernel[(min(num_tiles, count_sms(out.device)),)](
+        in_tiles(x.codes, [block_m, STEP.value], gl.float8e4nv), x.scale, x.values, x.is_wide,
+        in_tiles(w.words.view(-1, 64), [block_n, 64], gl.int8), w.words, w.shifts, w.factor, parts,
+        m, n, k, triton.cdiv(len(w.words), split_k * unroll * turns) * unroll * turns,
+        GROUP_SIZE_M=config.GROUP_SIZE_M, SPLIT_K=split_k, TURNS=turns, UNROLL=unroll, STAGES=config.num_stages,
+        num_warps=4, maxnreg=REGISTERS[turns],
+    )  # fmt: skip
+    if split_k > 1:
+        sum_splits_triton(parts, out)
+    return out
+
+
+def in_tiles(matrix: torch.Tensor, tile: list[int], dtype: gl.dtype) -> TensorDescriptor:
+    """What the copy engine reads a matrix by, tile by tile."""
+    return TensorDescriptor.from_tensor(matrix, tile, gl.NVMMASharedLayout.get_default_for(tile, dtype))
 
 
 def multiply_unpacked(x: Fp8Rows, w: Fp8Words) -> torch.Tensor:

@@ -12,21 +12,35 @@ scale of its row NaN.
 import triton
 import triton.language as tl
 
-from kernels.gemm.mxfp4_kernels import GROUP_SIZE, e2m1_values, e8m0_values, rotate_groups, round_groups
+from kernels.gemm.mxfp4_kernels import (
+    GROUP_SIZE,
+    e2m1_values,
+    e8m0_values,
+    group_scales,
+    hadamard_sums,
+    nearest_in_units,
+    rotate_and_round,
+)
 from kernels.gemm.tiles import rows_of_tile, store_tile
 from kernels.gemm.w4_tile import HAS_ASM
 
 LEAST_SHIFT: tl.constexpr = tl.constexpr(-5)
 """Of weights: 0.5 * 2**-5 is e4m3's least normal value, so that a shift adds to the exponents of a table."""
 FIRST_HALF: tl.constexpr = tl.constexpr(
-    "{ .reg .b32 m, s; and.b32 m, $1, 0x77777777; prmt.b32 s, 0x80808080, 0x80808080, $1; "
-    "prmt.b32 m, $2, $6, m; shl.b32 s, s, 7; lop3.b32 $0, s, 0x80808080, m, 0xEA; }"
+    "{ .reg .b32 m; and.b32 m, $1, 0x77777777; prmt.b32 m, $2, $6, m; lop3.b32 $0, $1, 0x80808080, m, 0xEA; }"
 )
-"""Four e4m3 codes: magnitudes out of a table of eight bytes; prmt fills with ones where a selector has the sign."""
+"""Four e4m3 codes: magnitudes out of a table of eight bytes, signs from where they are in the word."""
 SECOND_HALF: tl.constexpr = tl.constexpr(
-    "{ .reg .b32 h, m, s; shr.b32 h, $1, 16; and.b32 m, h, 0x77777777; prmt.b32 s, 0x80808080, 0x80808080, h; "
-    "prmt.b32 m, $2, $6, m; shl.b32 s, s, 7; lop3.b32 $0, s, 0x80808080, m, 0xEA; }"
+    "{ .reg .b32 m, s; shr.b32 m, $1, 16; and.b32 m, m, 0x7777; prmt.b32 m, $2, $6, m; shl.b32 s, $1, 4; "
+    "lop3.b32 $0, s, 0x80808080, m, 0xEA; }"
 )
+EIGHT_CODES: tl.constexpr = tl.constexpr(
+    "{ .reg .b32 m, s; and.b32 m, $2, 0x77777777; prmt.b32 s, 0x80808080, 0x80808080, $2; prmt.b32 $0, $3, $7, m; "
+    "shl.b32 s, s, 7; lop3.b32 $0, s, 0x80808080, $0, 0xEA; shr.b32 m, m, 16; shr.b32 s, $2, 16; "
+    "prmt.b32 s, 0x80808080, 0x80808080, s; prmt.b32 $1, $3, $7, m; shl.b32 s, s, 7; "
+    "lop3.b32 $1, s, 0x80808080, $1, 0xEA; }"
+)
+"""As many, of codes in their usual order: where a selector has a sign, prmt fills with the bit that it selects."""
 
 LARGEST_SHIFT: tl.constexpr = tl.constexpr(6)
 """6 * 2**6 is 384, and e4m3 ends at 448."""
@@ -42,62 +56,114 @@ def power_of_two(exponent):
 
 
 @triton.jit
-def store_row(
-    e2m1,  # [GROUPS, GROUP_SIZE / 32, 32] values
-    scale,  # [GROUPS, GROUP_SIZE / 32] e8m0 codes, int32
-    codes_ptr,  # [M, K] float8_e4m3fn
-    scale_ptr,  # [M] float32, a power of two
-    values_ptr,  # [M, K] bfloat16, written where is_wide
-    is_wide_ptr,  # [M] int32
-    row,
-    K,
-    GROUPS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """codes * scale = e2m1 * 2**(scale - 127) of one row, GROUPS x COLUMNS values of it.
+def store_scale(largest, least, scale_ptr, is_wide_ptr, row):
+    """Write a row's scale and whether FP8 is too narrow for it, given its largest scale and the least that is not 0.
 
-    The least scale, 2**-127, is that of zeros: beside larger groups, what else it holds counts as zero.
+    The least of all, 2**-127, is that of zeros: beside larger groups, what else it holds counts as zero.
+
+    Returns:
+        The scale as an exponent like e8m0's, and whether it is wide.
     """
-    column = tl.arange(0, GROUPS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    scales = tl.reshape(scale, (GROUPS * COLUMNS // GROUP_SIZE,))
-    largest = tl.max(tl.where(scales == 255, 0, scales), 0)
-    is_wide = tl.max(((scales < largest - WIDEST_SPAN) & (scales > 0)).to(tl.int32), 0)
-    shift = tl.minimum(tl.maximum(scale - largest, -100), 0) + LARGEST_SHIFT  # NaN's scale is above all
-    codes = tl.reshape(e2m1 * power_of_two(shift)[:, :, None], (GROUPS, COLUMNS)).to(tl.float8e4nv)
-    tl.store(codes_ptr + row * K + column, codes, mask=column < K)
-    is_nan = tl.max(scales, 0) == 255
-    tl.store(scale_ptr + row, tl.where(is_nan, float("nan"), power_of_two(largest - LARGEST_SHIFT - 127)))
-    tl.store(is_wide_ptr + row, is_wide)
-    if is_wide:
-        exact = tl.reshape(e2m1 * e8m0_values(scale)[:, :, None], (GROUPS, COLUMNS))
-        tl.store(values_ptr + row * K + column, exact.to(tl.bfloat16), mask=column < K)
+    row_scale = tl.maximum(largest, LARGEST_SHIFT) - LARGEST_SHIFT
+    is_wide = (largest < 255) & (least < largest - WIDEST_SPAN)
+    tl.store(scale_ptr + row, tl.where(largest == 255, float("nan"), power_of_two(row_scale - 127)))
+    tl.store(is_wide_ptr + row, is_wide.to(tl.int32))
+    return row_scale, is_wide
+
+
+@triton.jit
+def least_scale(scale):
+    """The least that is not 0."""
+    return tl.min(tl.where(scale > 0, scale, 255), 0)
+
+
+@triton.jit
+def load_groups(x_ptrs, column, K, GROUPS: tl.constexpr, HADAMARD_SIZE: tl.constexpr, RSQRT_SIZE: tl.constexpr):
+    """Values [GROUPS, HADAMARD_SIZE], their hadamard_sums in groups of 32, and the scales of these."""
+    x = tl.load(x_ptrs + column, mask=column < K, other=0.0)
+    sums = tl.reshape(hadamard_sums(x, HADAMARD_SIZE), (GROUPS * (HADAMARD_SIZE // GROUP_SIZE), GROUP_SIZE))
+    return x, sums, group_scales(sums, RSQRT_SIZE)
 
 
 @triton.jit
 def rotate_to_fp8_kernel(
     x_ptr,  # [M, K] values
-    codes_ptr,  # this and the next three: see store_row
-    scale_ptr,
-    values_ptr,
-    is_wide_ptr,
+    codes_ptr,  # [M, K] float8_e4m3fn
+    scale_ptr,  # [M] float32, a power of two
+    values_ptr,  # [M, K] bfloat16, written where is_wide
+    is_wide_ptr,  # [M] int32
     K,
     HADAMARD_SIZE: tl.constexpr,
     RSQRT_SIZE: tl.constexpr,
     GROUPS: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    """codes * scale = dequantize_mxfp4(*quantize_mxfp4(rotate_hadamard(x))), a row of GROUPS Hadamard groups."""
+    """codes * scale = dequantize_mxfp4(*quantize_mxfp4(rotate_hadamard(x))), of a row; AT_ONCE if it has GROUPS groups.
+
+    A longer row is rotated twice, for its scale and for its codes: less has to be kept, so more rows are under way.
+    It rounds x / scale: there a group's e2m1 values are 2**shift times what they are in MXFP4.
+    """
+    COLUMNS: tl.constexpr = GROUPS * HADAMARD_SIZE
     row = tl.program_id(0).to(tl.int64)
+    x_ptr += row * K
     column = tl.arange(0, GROUPS)[:, None] * HADAMARD_SIZE + tl.arange(0, HADAMARD_SIZE)[None, :]
-    x = tl.load(x_ptr + row * K + column, mask=column < K, other=0.0)
-    e2m1, scale = round_groups(rotate_groups(x, HADAMARD_SIZE, RSQRT_SIZE), GROUPS, HADAMARD_SIZE)
-    store_row(e2m1, scale, codes_ptr, scale_ptr, values_ptr, is_wide_ptr, row, K, GROUPS, HADAMARD_SIZE)
+    x, sums, scale = load_groups(x_ptr, column, K, GROUPS, HADAMARD_SIZE, RSQRT_SIZE)
+    largest, least = tl.max(scale, 0), least_scale(scale)
+    for first in tl.range(COLUMNS, COLUMNS if AT_ONCE else K, COLUMNS, num_stages=STAGES):
+        _, _, scale = load_groups(x_ptr, first + column, K, GROUPS, HADAMARD_SIZE, RSQRT_SIZE)
+        largest, least = tl.maximum(largest, tl.max(scale, 0)), tl.minimum(least, least_scale(scale))
+    row_scale, is_wide = store_scale(largest, least, scale_ptr, is_wide_ptr, row)
+    factor = power_of_two(127 - row_scale) * RSQRT_SIZE
+    for first in tl.range(0, COLUMNS if AT_ONCE else K, COLUMNS, num_stages=STAGES):
+        if not AT_ONCE:
+            x, sums, scale = load_groups(x_ptr, first + column, K, GROUPS, HADAMARD_SIZE, RSQRT_SIZE)
+        unit = tl.maximum(127 + scale - row_scale, 1)[:, None] << 23  # bits of 2**shift
+        codes = tl.reshape(nearest_in_units(sums * factor, unit), (GROUPS, HADAMARD_SIZE)).to(tl.float8e4nv)
+        tl.store(codes_ptr + row * K + first + column, codes, mask=first + column < K)
+        if is_wide:
+            values = rotate_and_round(x, HADAMARD_SIZE, RSQRT_SIZE, GROUPS)
+            tl.store(values_ptr + row * K + first + column, values.to(tl.bfloat16), mask=first + column < K)
+
+
+@triton.jit
+def table_of(above_least):
+    """The e4m3 codes of 0, 0.5, 1, 1.5 and of 2, 3, 4, 6 under a shift, given how far that is above LEAST_SHIFT.
+
+    Down to three below it they end in e4m3's subnormal values; further down they are zeros.
+    """
+    low, high = 0x14100800 + above_least * 0x08080800, 0x24201C18 + above_least * 0x08080808
+    low = tl.where(above_least == -1, 0x0C080400, tl.where(above_least == -2, 0x06040200, low))
+    high = tl.where(above_least == -1, 0x1C181410, tl.where(above_least == -2, 0x14100C08, high))
+    low = tl.where(above_least < -2, tl.where(above_least == -3, 0x03020100, 0), low)
+    high = tl.where(above_least < -2, tl.where(above_least == -3, 0x0C080604, 0), high)
+    return low[:, None], high[:, None]
+
+
+@triton.jit
+def unpack_group(packed, shift, GROUPS: tl.constexpr):
+    """e4m3 codes [GROUPS, 32] of e2m1 codes [GROUPS, 16] uint8, the first of two low, times 2**shift."""
+    if HAS_ASM:
+        low, high = table_of(shift - LEAST_SHIFT)
+        packed, low = tl.broadcast(packed, low)
+        packed, high = tl.broadcast(packed, high)
+        first, second = tl.inline_asm_elementwise(
+            EIGHT_CODES, "=&r,=&r,r,r,r,r,r,r,r,r,r", [packed, low, high],
+            dtype=(tl.float8e4nv, tl.float8e4nv), is_pure=True, pack=4,
+        )  # fmt: skip
+        pairs = tl.join(tl.reshape(first, (GROUPS, 4, 4)), tl.reshape(second, (GROUPS, 4, 4)))
+        codes = tl.reshape(tl.permute(pairs, (0, 1, 3, 2)), (GROUPS, GROUP_SIZE))
+    else:
+        e2m1 = tl.reshape(tl.join(e2m1_values(packed & 15), e2m1_values(packed >> 4)), (GROUPS, GROUP_SIZE))
+        codes = (e2m1 * power_of_two(tl.maximum(shift, -100))[:, None]).to(tl.float8e4nv)
+    return codes
 
 
 @triton.jit
 def rows_to_fp8_kernel(
     e2m1_ptr,  # [M, K / 2] e2m1 codes
     e8m0_ptr,  # [M, K / 32]
-    codes_ptr,  # this and the next three: see store_row
+    codes_ptr,  # this and the next three: see rotate_to_fp8_kernel
     scale_ptr,
     values_ptr,
     is_wide_ptr,
@@ -110,9 +176,14 @@ def rows_to_fp8_kernel(
     byte = group[:, None] * (GROUP_SIZE // 2) + tl.arange(0, GROUP_SIZE // 2)[None, :]
     packed = tl.load(e2m1_ptr + row * (K // 2) + byte, mask=byte < K // 2, other=0)
     scale = tl.load(e8m0_ptr + row * (K // GROUP_SIZE) + group, mask=group < K // GROUP_SIZE, other=0).to(tl.int32)
-    pairs = tl.join(e2m1_values(packed & 15), e2m1_values(packed >> 4))
-    e2m1 = tl.reshape(pairs, (GROUPS, 1, GROUP_SIZE))
-    store_row(e2m1, scale[:, None], codes_ptr, scale_ptr, values_ptr, is_wide_ptr, row, K, GROUPS, GROUP_SIZE)
+    row_scale, is_wide = store_scale(tl.max(scale, 0), least_scale(scale), scale_ptr, is_wide_ptr, row)
+    column = group[:, None] * GROUP_SIZE + tl.arange(0, GROUP_SIZE)[None, :]
+    codes = unpack_group(packed, scale - row_scale, GROUPS)
+    tl.store(codes_ptr + row * K + column, codes, mask=column < K)
+    if is_wide:
+        e2m1 = tl.reshape(tl.join(e2m1_values(packed & 15), e2m1_values(packed >> 4)), (GROUPS, GROUP_SIZE))
+        exact = e2m1 * e8m0_values(scale)[:, None]
+        tl.store(values_ptr + row * K + column, exact.to(tl.bfloat16), mask=column < K)
 
 
 @triton.jit
@@ -134,8 +205,10 @@ def unpack_half(words, shifts, half: tl.constexpr, ROWS: tl.constexpr):
         )
     else:
         first, second = tl.split(tl.permute(tl.reshape(words, (ROWS, 16, 2, 2)), (0, 1, 3, 2)))
-        nibbles = (first if half == 0 else second).to(tl.int32) & 255  # [ROWS, 16, 2]
-        values = e2m1_values(tl.join(nibbles & 15, nibbles >> 4))
+        nibbles = (first if half == 0 else second).to(tl.int32)  # [ROWS, 16, 2]
+        magnitudes = tl.reshape(e2m1_values(tl.join(nibbles & 7, (nibbles >> 4) & 7)), (ROWS, 64))
+        is_negative = words.to(tl.int32) & (128 if half == 0 else 8)
+        values = tl.where(is_negative != 0, -magnitudes, magnitudes)
         codes = (tl.reshape(values, (ROWS, 2, GROUP_SIZE)) * power_of_two(shift + LEAST_SHIFT)).to(tl.float8e4nv)
     return tl.reshape(codes, (ROWS, 2 * GROUP_SIZE))
 

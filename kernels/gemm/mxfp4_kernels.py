@@ -36,10 +36,10 @@ def e8m0_values(scales):
 
 
 @triton.jit
-def rotate_groups(x, HADAMARD_SIZE: tl.constexpr, RSQRT_SIZE: tl.constexpr):
-    """rotate_hadamard of groups x [GROUPS, HADAMARD_SIZE], float32.
+def hadamard_sums(x, HADAMARD_SIZE: tl.constexpr):
+    """rotate_hadamard of groups x [GROUPS, HADAMARD_SIZE] times the root of HADAMARD_SIZE, float32.
 
-    The signs of the matrix are exact in 16 bits, so the rotation is a small product on tensor cores, scaled after.
+    The signs of the matrix are exact in 16 bits, so the rotation is a small product on tensor cores.
     """
     row = tl.arange(0, HADAMARD_SIZE)
     parity = row[:, None] & row[None, :]  # H[i, j] = (-1) ** (number of bits set in i & j)
@@ -47,30 +47,51 @@ def rotate_groups(x, HADAMARD_SIZE: tl.constexpr, RSQRT_SIZE: tl.constexpr):
     parity ^= parity >> 2
     parity ^= parity >> 1
     signs = tl.where(parity & 1 == 1, -1.0, 1.0).to(x.dtype)  # [HADAMARD_SIZE, HADAMARD_SIZE]
-    return tl.dot(x, signs) * RSQRT_SIZE
+    return tl.dot(x, signs)
 
 
 @triton.jit
 def nearest_e2m1(x):
-    """The nearest e2m1 value, ties to even, of x that is not NaN; what is above 6 saturates.
+    """The nearest e2m1 value, ties to even, of x that is not NaN; what is above 6 saturates."""
+    return nearest_in_units(x, tl.full(x.shape, 0x3F800000, tl.int32))
 
-    A binade's values are 0.5 of it apart, but below 1 as below 2: added to 1.5 * 2**22 of it, x has no bits to spare.
+
+@triton.jit
+def nearest_in_units(x, unit):
+    """nearest_e2m1 of x / unit, times unit: a power of two, given by its bits.
+
+    A binade's values are half of it apart, but below 1 as below 2: added to 1.5 * 2**22 of it, x has no bits to spare.
     """
-    x = tl.minimum(tl.maximum(x, -6.0), 6.0)
-    binade = tl.maximum(x.to(tl.int32, bitcast=True) & 0x7F800000, 0x3F800000).to(tl.float32, bitcast=True)
+    largest = 6.0 * unit.to(tl.float32, bitcast=True)
+    x = tl.minimum(tl.maximum(x, -largest), largest)
+    binade = tl.maximum(x.to(tl.int32, bitcast=True) & 0x7F800000, unit).to(tl.float32, bitcast=True)
     return x + binade * 6291456.0 - binade * 6291456.0
 
 
 @triton.jit
-def round_groups(x, GROUPS: tl.constexpr, HADAMARD_SIZE: tl.constexpr):
-    """quantize_mxfp4 of x [GROUPS, HADAMARD_SIZE]: e2m1 values [GROUPS, HADAMARD_SIZE / 32, 32], e8m0 codes int32."""
-    groups = tl.reshape(x, (GROUPS, HADAMARD_SIZE // GROUP_SIZE, GROUP_SIZE))
+def group_scales(x, FACTOR: tl.constexpr):
+    """The e8m0 codes, int32, of quantize_mxfp4 of FACTOR * x [GROUPS, 32]."""
     # As integers, magnitudes of floats are in order and NaN is the largest: a maximum of floats would drop it.
-    exponent = tl.max(groups.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 2) >> 23  # [GROUPS, HADAMARD_SIZE / 32]
-    scale = tl.where(exponent == 255, 255, tl.maximum(exponent - 2, 0))
+    magnitude = tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 1).to(tl.float32, bitcast=True)
+    exponent = (magnitude * FACTOR).to(tl.int32, bitcast=True) >> 23
+    return tl.where(exponent == 255, 255, tl.maximum(exponent - 2, 0))
+
+
+@triton.jit
+def round_groups(x):
+    """quantize_mxfp4 of x [GROUPS, 32]: e2m1 values, and e8m0 codes [GROUPS] int32."""
+    scale = group_scales(x, 1.0)
     inverse = ((254 - scale) << 23).to(tl.float32, bitcast=True)  # 2**(127 - scale)
-    scaled = tl.where((scale == 255)[:, :, None], 0.0, groups * inverse[:, :, None])
+    scaled = tl.where((scale == 255)[:, None], 0.0, x * inverse[:, None])
     return nearest_e2m1(scaled), scale
+
+
+@triton.jit
+def rotate_and_round(x, HADAMARD_SIZE: tl.constexpr, RSQRT_SIZE: tl.constexpr, GROUPS: tl.constexpr):
+    """dequantize_mxfp4(*quantize_mxfp4(rotate_hadamard(x))) of groups x [GROUPS, HADAMARD_SIZE]."""
+    rotated = hadamard_sums(x, HADAMARD_SIZE) * RSQRT_SIZE
+    e2m1, scale = round_groups(tl.reshape(rotated, (GROUPS * (HADAMARD_SIZE // GROUP_SIZE), GROUP_SIZE)))
+    return tl.reshape(e2m1 * e8m0_values(scale)[:, None], (GROUPS, HADAMARD_SIZE))
 
 
 @triton.jit
@@ -87,8 +108,7 @@ def rotate_round_kernel(
     offs = group[:, None] * HADAMARD_SIZE + tl.arange(0, HADAMARD_SIZE)[None, :]
     valid = group[:, None] < num_groups
     x = tl.load(x_ptr + offs, mask=valid, other=0.0)
-    e2m1, scale = round_groups(rotate_groups(x, HADAMARD_SIZE, RSQRT_SIZE), GROUPS, HADAMARD_SIZE)
-    values = tl.reshape(e2m1 * e8m0_values(scale)[:, :, None], (GROUPS, HADAMARD_SIZE))
+    values = rotate_and_round(x, HADAMARD_SIZE, RSQRT_SIZE, GROUPS)
     tl.store(out_ptr + offs, values.to(tl.bfloat16), mask=valid)
 
 

@@ -1,0 +1,277 @@
+"""The product of MXFP4 as FP8 for Hopper, in Gluon: weights stay 4 bits until they are in the registers of wgmma.
+
+What mxfp4_fp8_gemm_kernel computes. A program is groups of four warps that meet at barriers in shared memory: one
+copies FP8 tokens and words of weights into a ring of STAGES, two or four multiply. One that multiplies unpacks half of
+a step while the tensor core works on the other half. A program takes tile after tile, so that the next one's loads run
+under the last one's stores.
+
+The product is computed transposed, weights on the left: a tile is 2 * ROWS output features by TOKENS tokens, a step 128
+columns of both. Two groups share a tile by its features; of four, two take the even steps and two the odd ones, and
+their sums are added up at the end: a step of few tokens is short, and its unpacking long.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+# Triton types the arguments of jit functions at the launch.
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+STEP: gl.constexpr = gl.constexpr(128)
+HALF_STEP: gl.constexpr = gl.constexpr(64)
+UNPACK_WORD: gl.constexpr = gl.constexpr(
+    "{ .reg .b32 m, h, s; and.b32 m, $2, 0x77777777; prmt.b32 h, $3, $7, m; lop3.b32 $0, $2, 0x80808080, h, 0xEA; "
+    "shr.b32 m, m, 16; prmt.b32 h, $11, $15, m; shl.b32 s, $2, 4; lop3.b32 $1, s, 0x80808080, h, 0xEA; }"
+)
+"""Eight e4m3 codes, four of each half of a step: magnitudes out of tables of eight bytes, signs from their places."""
+
+
+@gluon.jit
+def tile_of(tile, num_tiles_m, num_tiles_n, GROUP_SIZE_M: gl.constexpr):
+    """What a tile is of: tokens, output features and split. Tiles of the same weights follow each other."""
+    split, tile = tile // (num_tiles_m * num_tiles_n), tile % (num_tiles_m * num_tiles_n)
+    first_m = tile // (GROUP_SIZE_M * num_tiles_n) * GROUP_SIZE_M
+    group_rows = gl.minimum(num_tiles_m - first_m, GROUP_SIZE_M)
+    in_group = tile % (GROUP_SIZE_M * num_tiles_n)
+    return first_m + in_group % group_rows, in_group // group_rows, split
+
+
+@gluon.jit
+def shifted_tables(shift):
+    """The e4m3 codes of 0, 0.5, 1, 1.5 and of 2, 3, 4, 6, times 2**(shift - 5)."""
+    return 0x14100800 + shift * 0x08080800, 0x24201C18 + shift * 0x08080808
+
+
+@gluon.jit
+def unpack_words(words, shift0, shift1):
+    """e4m3 codes of the columns of either half of a step; words int8, shifts those of their groups."""
+    low0, high0 = shifted_tables(shift0)
+    low1, high1 = shifted_tables(shift1)
+    return gl.inline_asm_elementwise(
+        UNPACK_WORD, "=r,=r,r,r,r,r,r,r,r,r,r,r,r,r,r,r,r,r,r", [words, low0, high0, low1, high1],
+        dtype=(gl.float8e4nv, gl.float8e4nv), is_pure=True, pack=4,
+    )  # fmt: skip
+
+
+@gluon.jit
+def unpack_quarters(words, shifts, quarter: gl.constexpr):
+    """e4m3 codes of columns 32 * quarter and 64 + 32 * quarter on, [ROWS, 32] each; words likewise, shifts [ROWS]."""
+    shift0, shift1 = (shifts >> 8 * quarter) & 15, (shifts >> 16 + 8 * quarter) & 15
+    return unpack_words(words, shift0[:, None], shift1[:, None])
+
+
+@gluon.jit
+def multiply_quarter(words, x, shifts, acc, quarter: gl.constexpr, LEFT: gl.constexpr):
+    """acc + w @ x.T of columns 32 * quarter and 64 + 32 * quarter on, still under way."""
+    a0, a1 = unpack_quarters(gl.convert_layout(words, LEFT, assert_trivial=True), shifts, quarter)
+    acc = warpgroup_mma(a0, x.slice(32 * quarter, 32, 1).permute((1, 0)), acc, is_async=True)
+    return warpgroup_mma(a1, x.slice(64 + 32 * quarter, 32, 1).permute((1, 0)), acc, is_async=True)
+
+
+@gluon.jit
+def copy(
+    x_desc, words_desc, num_tiles_m, num_tiles_n, N, steps_per_split, x_bufs, words_bufs, full, empty,
+    ROWS: gl.constexpr, TOKENS: gl.constexpr, GROUP_SIZE_M: gl.constexpr, SPLIT_K: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """Four warps, of which one thread asks the copy engine for everything."""
+    step = 0
+    for tile in range(gl.program_id(0), num_tiles_m * num_tiles_n * SPLIT_K, gl.num_programs(0)):
+        tile_m, tile_n, split = tile_of(tile, num_tiles_m, num_tiles_n, GROUP_SIZE_M)
+        for k in range(split * steps_per_split, (split + 1) * steps_per_split):
+            stage = step % STAGES
+            mbarrier.wait(empty.index(stage), (step // STAGES & 1) ^ 1)
+            mbarrier.expect(full.index(stage), TOKENS * STEP + 2 * ROWS * HALF_STEP)
+            tma.async_copy_global_to_shared(
+                words_desc, [k * N + tile_n * 2 * ROWS, 0], full.index(stage), words_bufs.index(stage)
+            )
+            tma.async_copy_global_to_shared(x_desc, [tile_m * TOKENS, k * STEP], full.index(stage), x_bufs.index(stage))
+            step += 1
+
+
+@gluon.jit
+def multiply_wide_rows(
+    values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, first_token, first_row, first, end, M, N, K,
+    ROWS: gl.constexpr, TOKENS: gl.constexpr,
+):  # fmt: skip
+    """Write the tile's rows of tokens that FP8 cannot hold, one by one, without tensor cores: they are rare."""
+    READ: gl.constexpr = gl.BlockedLayout([1, 16], [8, 4], [4, 1], [1, 0])
+    row = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, READ))
+    column = gl.arange(0, HALF_STEP, layout=gl.SliceLayout(0, READ))
+    rows = gl.minimum(row, N - 1).to(gl.int64)
+    for token in range(first_token, gl.minimum(first_token + TOKENS, M)):
+        if gl.load(is_wide_ptr + token) != 0:
+            acc = gl.zeros([ROWS], gl.float32, layout=gl.SliceLayout(1, READ))
+            for step in range(first, gl.minimum(end, gl.cdiv(K, STEP))):
+                words = gl.load(words_ptr + ((step * N + rows) * HALF_STEP)[:, None] + column[None, :])
+                shifts = gl.load(shifts_ptr + step * N + rows)[:, None] >> (column // 32 * 8)[None, :]
+                codes = unpack_words(words, shifts & 15, (shifts >> 16) & 15)
+                for half in gl.static_range(2):
+                    columns = step * STEP + half * HALF_STEP + column
+                    x = gl.load(values_ptr + gl.cast(token, gl.int64) * K + columns, mask=columns < K, other=0.0)
+                    acc += gl.sum(codes[half].to(gl.float32) * x.to(gl.float32)[None, :], 1)
+            acc *= gl.load(factor_ptr + rows)
+            gl.store(out_ptr + gl.cast(token, gl.int64) * N + row, acc.to(out_ptr.dtype.element_ty), mask=row < N)
+
+
+@gluon.jit
+def multiply(
+    x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, M, N, K, num_tiles_m, num_tiles_n,
+    steps_per_split, x_bufs, words_bufs, full, empty, sums_bufs, has_sums, no_sums,
+    WARPGROUP: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr, GROUP_SIZE_M: gl.constexpr,
+    SPLIT_K: gl.constexpr, TURNS: gl.constexpr, UNROLL: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """Four warps: ROWS output features of each tile, every TURNS-th step."""
+    SUMMED: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TOKENS, 32])
+    LEFT: gl.constexpr = gl.DotOperandLayout(0, SUMMED, 4)
+    STORED: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // ROWS, ROWS // 8], [4, 1], [1, 0])
+    HALF: gl.constexpr = WARPGROUP % 2
+    TURN: gl.constexpr = WARPGROUP // 2
+    left_row = gl.arange(0, ROWS, layout=gl.SliceLayout(1, LEFT))
+    zeros = gl.zeros([ROWS, TOKENS], gl.float32, layout=SUMMED)
+    step, tile_parity = TURN, 0
+    last_step = gl.cdiv(K, STEP) - 1
+    for tile in range(gl.program_id(0), num_tiles_m * num_tiles_n * SPLIT_K, gl.num_programs(0)):
+        tile_m, tile_n, split = tile_of(tile, num_tiles_m, num_tiles_n, GROUP_SIZE_M)
+        first, end = split * steps_per_split, (split + 1) * steps_per_split
+        first_token, first_row = tile_m * TOKENS, (2 * tile_n + HALF) * ROWS
+        shift_ptrs = shifts_ptr + gl.minimum(first_row + left_row, N - 1)
+        shifts = gl.load(shift_ptrs + gl.minimum(first + TURN, last_step) * N)
+        acc = zeros
+        for k in range(first + TURN, end, UNROLL * TURNS):
+            for i in gl.static_range(UNROLL):
+                stage = step % STAGES
+                next_shifts = gl.load(shift_ptrs + gl.minimum(k + (i + 1) * TURNS, last_step) * N)
+                mbarrier.wait(full.index(stage), step // STAGES & 1)
+                words = words_bufs.index(stage).slice(HALF * ROWS, ROWS, 0).load(LEFT)
+                words0, words1 = gl.split(words.reshape([ROWS, 2, 32]).permute((0, 2, 1)))
+                acc = multiply_quarter(words0, x_bufs.index(stage), shifts, acc, 0, LEFT)
+                if i > 0:
+                    acc = warpgroup_mma_wait(2, deps=(acc,))  # what the last step began
+                    mbarrier.arrive(empty.index((step + STAGES - TURNS) % STAGES), count=1)
+                acc = multiply_quarter(words1, x_bufs.index(stage), shifts, acc, 1, LEFT)
+                shifts = next_shifts
+                step += TURNS
+            acc = warpgroup_mma_wait(0, deps=(acc,))  # ptxas does not let products run into the next round
+            mbarrier.arrive(empty.index((step + STAGES - TURNS) % STAGES), count=1)
+        if TURN > 0:
+            mbarrier.wait(no_sums.index(HALF), tile_parity ^ 1)
+            sums_bufs.index(HALF).store(acc)
+            mbarrier.arrive(has_sums.index(HALF), count=1)
+        else:
+            if TURNS > 1:
+                mbarrier.wait(has_sums.index(HALF), tile_parity)
+                acc += sums_bufs.index(HALF).load(SUMMED)
+                mbarrier.arrive(no_sums.index(HALF), count=1)
+            row = gl.minimum(first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, SUMMED)), N - 1)
+            token = gl.minimum(first_token + gl.arange(0, TOKENS, layout=gl.SliceLayout(0, SUMMED)), M - 1)
+            acc = acc * gl.load(x_scale_ptr + token)[None, :] * gl.load(factor_ptr + row)[:, None]
+            acc = gl.convert_layout(acc.to(out_ptr.dtype.element_ty).permute((1, 0)), STORED)
+            column = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(0, STORED))
+            token = first_token + gl.arange(0, TOKENS, layout=gl.SliceLayout(1, STORED))
+            is_wide = gl.load(is_wide_ptr + gl.minimum(token, M - 1)) != 0
+            out_ptrs = out_ptr + (split * M + token.to(gl.int64))[:, None] * N + column[None, :]
+            gl.store(out_ptrs, acc, mask=((token < M) & (is_wide == 0))[:, None] & (column < N)[None, :])
+            if gl.max(is_wide.to(gl.int32), 0) != 0:
+                multiply_wide_rows(
+                    values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr,
+                    out_ptr + split.to(gl.int64) * M * N, first_token, first_row, first, end, M, N, K, ROWS, TOKENS,
+                )  # fmt: skip
+        tile_parity ^= 1
+
+
+@gluon.jit
+def mxfp4_hopper_gemm_kernel(
+    x_desc,  # [M, K] float8_e4m3fn in tiles of TOKENS x 128
+    x_scale_ptr,  # [M] float32
+    values_ptr,  # [M, K] bfloat16, of rows that are wide
+    is_wide_ptr,  # [M] int32
+    words_desc,  # [K / 128 * N, 64] int8 in tiles of 2 * ROWS x 64
+    words_ptr,  # the same
+    shifts_ptr,  # [K / 128, N] int32
+    factor_ptr,  # [N] float32
+    out_ptr,  # [SPLIT_K, M, N]
+    M,
+    N,
+    K,
+    steps_per_split,  # a multiple of UNROLL * TURNS; the last ones may have no columns left
+    GROUP_SIZE_M: gl.constexpr,
+    SPLIT_K: gl.constexpr,
+    TURNS: gl.constexpr,
+    UNROLL: gl.constexpr,
+    STAGES: gl.constexpr,
+):
+    """out[split] = x @ w.T over the split's share of the columns."""
+    TOKENS: gl.constexpr = x_desc.block_shape[0]
+    ROWS: gl.constexpr = words_desc.block_shape[0] // 2
+    num_tiles_m, num_tiles_n = gl.cdiv(M, TOKENS), gl.cdiv(N, 2 * ROWS)
+    x_bufs = gl.allocate_shared_memory(x_desc.dtype, [STAGES, TOKENS, STEP], x_desc.layout)
+    words_bufs = gl.allocate_shared_memory(words_desc.dtype, [STAGES, 2 * ROWS, HALF_STEP], words_desc.layout)
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(full.index(stage), count=1)
+        mbarrier.init(empty.index(stage), count=2)
+    SUMS_OF_TURNS: gl.constexpr = [2, ROWS, TOKENS] if TURNS > 1 else [2, 1, 1]
+    sums_bufs = gl.allocate_shared_memory(gl.float32, SUMS_OF_TURNS, gl.SwizzledSharedLayout(8, 1, 8, [1, 0]))
+    has_sums = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    no_sums = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    for half in gl.static_range(2):
+        mbarrier.init(has_sums.index(half), count=1)
+        mbarrier.init(no_sums.index(half), count=1)
+    if TURNS == 1:
+        gl.warp_specialize(
+            [
+                (multiply, (
+                    x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, M, N, K,
+                    num_tiles_m, num_tiles_n, steps_per_split, x_bufs, words_bufs, full, empty,
+                    sums_bufs, has_sums, no_sums, 0, ROWS, TOKENS, GROUP_SIZE_M, SPLIT_K, TURNS, UNROLL, STAGES,
+                )),
+                (multiply, (
+                    x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, M, N, K,
+                    num_tiles_m, num_tiles_n, steps_per_split, x_bufs, words_bufs, full, empty,
+                    sums_bufs, has_sums, no_sums, 1, ROWS, TOKENS, GROUP_SIZE_M, SPLIT_K, TURNS, UNROLL, STAGES,
+                )),
+                (copy, (
+                    x_desc, words_desc, num_tiles_m, num_tiles_n, N, steps_per_split, x_bufs, words_bufs, full, empty,
+                    ROWS, TOKENS, GROUP_SIZE_M, SPLIT_K, STAGES,
+                )),
+            ],
+            [4, 4],
+            [240, 24],
+        )  # fmt: skip
+    else:
+        gl.warp_specialize(
+            [
+                (multiply, (
+                    x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, M, N, K,
+                    num_tiles_m, num_tiles_n, steps_per_split, x_bufs, words_bufs, full, empty,
+                    sums_bufs, has_sums, no_sums, 0, ROWS, TOKENS, GROUP_SIZE_M, SPLIT_K, TURNS, UNROLL, STAGES,
+                )),
+                (multiply, (
+                    x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, M, N, K,
+                    num_tiles_m, num_tiles_n, steps_per_split, x_bufs, words_bufs, full, empty,
+                    sums_bufs, has_sums, no_sums, 1, ROWS, TOKENS, GROUP_SIZE_M, SPLIT_K, TURNS, UNROLL, STAGES,
+                )),
+                (multiply, (
+                    x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, M, N, K,
+                    num_tiles_m, num_tiles_n, steps_per_split, x_bufs, words_bufs, full, empty,
+                    sums_bufs, has_sums, no_sums, 2, ROWS, TOKENS, GROUP_SIZE_M, SPLIT_K, TURNS, UNROLL, STAGES,
+                )),
+                (multiply, (
+                    x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, M, N, K,
+                    num_tiles_m, num_tiles_n, steps_per_split, x_bufs, words_bufs, full, empty,
+                    sums_bufs, has_sums, no_sums, 3, ROWS, TOKENS, GROUP_SIZE_M, SPLIT_K, TURNS, UNROLL, STAGES,
+                )),
+                (copy, (
+                    x_desc, words_desc, num_tiles_m, num_tiles_n, N, steps_per_split, x_bufs, words_bufs, full, empty,
+                    ROWS, TOKENS, GROUP_SIZE_M, SPLIT_K, STAGES,
+                )),
+            ],
+            [4, 4, 4, 4],
+            [112, 112, 112, 24],
+        )  # fmt: skip
