@@ -10,9 +10,8 @@ from tasks.findings import Past
 from tasks.groups import Group
 from tasks.history import find_standings
 from tasks.incidents import FollowUp, follow_up
-from tasks.machines import find_machine_changes
+from tasks.machines import find_clocks
 from tasks.records import Measurement, Run, Series, Suspect, Verdict
-from tasks.references import LATE_RUNS
 from tasks.store import Store
 from tasks.suspects import find_suspects, spare_earlier_code
 
@@ -27,21 +26,14 @@ def gather_past(
     """
     runs = {earlier.run_id: earlier for earlier in store.runs()}
     order = {run_id: number for number, run_id in enumerate(runs)}
-    machines = find_machine_changes(
-        measurements,
-        store.references(run.run_id),
-        store.hosts(run.run_id),
-        store.usual_references(run),
-        store.usual_references(run, LATE_RUNS),
-        store.usual_clocks(run),
-    )
     return Past(
         run_id=run.run_id,
         runs=runs,
         trends=store.trends(run),
         standings=find_standings(store.journal.latest_verdicts(run), store.journal.marks(), order),
         expected=[s for s in store.previous_series(run) if (layer_of(s), s.device_name) not in left],
-        machines=machines,
+        references=store.reference_histories(run),
+        clocks=find_clocks(measurements, store.usual_clocks(run)),
         retrials=store.journal.retrials(run.run_id),
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from tasks.groups import SAME_NIGHTS, SUBJECTS, Group, group_verdicts, is_told
+from tasks.groups import SAME_NIGHTS, SUBJECTS, Group, group_verdicts, is_told, takes_longer
 from tasks.records import Run, Series, State, Verdict
 
 REMINDED_AFTER = timedelta(days=7)
@@ -145,7 +145,7 @@ def follow_up(
             continue
         joined = find_joined(incident, verdicts, groups, claimed, order)
         claimed |= joined
-        unseen = {series for series in incident.series if tells_nothing(incident, told.get(series))}
+        unseen = {series for series in incident.series if tells_nothing(incident, told.get(series), order)}
         if not joined | unseen:
             closed = replace(incident, resolved_run=run.run_id)
             if incident.is_open and incident.state is not State.FAST:
@@ -180,19 +180,27 @@ def find_joined(
 ) -> set[Series]:
     """Series that belong to an incident tonight: its own that are still so, and what moved with them unnoticed.
 
-    What a person expects is no more than what that person was told of.
+    What a person expects is no more than what that person was told of; of a machine, all that this one move does.
     """
     own = set(incident.series)
     joined = {v.series for v in verdicts if v.series in own and v.state is incident.state and is_told(v)}
-    if not incident.is_open:
+    if incident.state is State.AMBIGUOUS:
+        joined &= {v.series for v in verdicts if is_same_move(incident, v.since_run, v, order)}
+    elif not incident.is_open:
         return joined - set(claimed)
     for group in groups:
         is_same = group.state is incident.state and all(incident.subject in name_subjects(one) for one in group.series)
-        apart = abs(order.get(group.since_run, -1) - order.get(incident.since_run, -1))
-        is_near = apart <= SAME_NIGHTS or incident.state is State.AMBIGUOUS  # a slow machine is so since every night
-        if joined and is_same and is_near:
+        is_machine = incident.state is State.AMBIGUOUS
+        if is_same and (joined or is_machine) and is_same_move(incident, group.since_run, group.verdicts[0], order):
             joined |= set(group.series)
     return joined - set(claimed)
+
+
+def is_same_move(incident: Incident, since_run: str, verdict: Verdict, order: Mapping[str, int]) -> bool:
+    """Whether what is seen since a run is what an incident was opened for; of a machine, if it goes the same way."""
+    apart = abs(order.get(since_run, -1) - order.get(incident.since_run, -1))
+    is_longer = (incident.highest_change or 0.0) > 0
+    return apart <= SAME_NIGHTS and (incident.state is not State.AMBIGUOUS or takes_longer(verdict) is is_longer)
 
 
 def name_subjects(series: Series) -> set[str]:
@@ -200,10 +208,14 @@ def name_subjects(series: Series) -> set[str]:
     return {str(name_subject(series)) for name_subject in SUBJECTS}
 
 
-def tells_nothing(incident: Incident, verdict: Verdict | None) -> bool:
-    """Whether a night leaves open if a series of an incident is still so: there is no verdict, or a time is needed."""
+def tells_nothing(incident: Incident, verdict: Verdict | None, order: Mapping[str, int]) -> bool:
+    """Whether a night leaves open if a series of an incident is still so: there is no verdict, or a time is needed, or
+    the machine has moved again since, which hides what it did before."""
     is_of_times = incident.state in (State.SLOW, State.FAST, State.AMBIGUOUS)
-    return verdict is None or (is_of_times and verdict.median_us is None)
+    if verdict is None or (is_of_times and verdict.median_us is None):
+        return True
+    is_later = order.get(verdict.since_run, -1) > order.get(incident.since_run, -1)
+    return incident.state is State.AMBIGUOUS and verdict.is_machine and is_later
 
 
 def open_incident(group: Group, run: Run, now: datetime, causes: Sequence[str]) -> Incident:

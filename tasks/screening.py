@@ -23,6 +23,7 @@ import numpy as np
 from scipy import special
 
 from tasks.cards import estimate_card_offsets, estimate_suits
+from tasks.lasting_moves import LastingMove, shift_to_last_move
 from tasks.modes import fold_modes, fold_ratios
 from tasks.spreads import (
     Flags,
@@ -103,6 +104,8 @@ class Recent:
     """[num_series] the same as values, of a series that was measured again tonight; else NaN."""
     beside: Floats
     """[num_series] logarithm of what that took over the version of before, measured in turn with it; else NaN."""
+    moves: Sequence[Sequence[LastingMove]] = ()
+    """[num_pools] when the machines of each pool changed for good; none of them did if this is ()."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,10 @@ class Screening:
     """The same of what was measured again tonight; NaN elsewhere."""
     other: Floats
     """By how much the other of two times is longer; 0 of a series that takes one."""
+    before: Flags
+    """[num_series, num_nights] the nights of the level."""
+    since: Flags
+    """[num_series, num_nights] those that the change is seen over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +234,10 @@ def learn_noise(recent: Recent) -> tuple[Known, Floats]:
     again = recent.again - offsets[recent.cards[:, -1]]
     values, again, other = fold_modes(values, again, common, is_bad, recent.first, recent.changed)
     beside = fold_ratios(recent.beside, other)
+    if any(recent.moves):
+        values = follow_machines(recent, values, is_bad)
+        is_bad, _, lasting = find_bad_nights(values, recent.runs, recent.pools)
+        is_bad[:, -1] = False
     good = np.where(is_bad, np.nan, values)
     columns = np.arange(values.shape[1])
     is_of_regime = (columns >= recent.first[:, None]) & (columns < recent.changed[:, None])
@@ -240,6 +251,16 @@ def learn_noise(recent: Recent) -> tuple[Known, Floats]:
     again = again - suits[:, -1]
     known = Known(values - suits, good - suits, calm - suits, again, beside, other, residuals - suits, unfamiliar)
     return known, added
+
+
+def follow_machines(recent: Recent, values: Floats, is_bad: Flags) -> Floats:
+    """The nights as they would have been on the machines as they are now, but of series with a change that stands."""
+    followed, columns = values.copy(), np.arange(values.shape[1])
+    counts = (columns >= recent.first[:, None]) & (columns < len(columns) - 1) & ~is_bad
+    for pool, moves in enumerate(recent.moves):
+        rows = np.flatnonzero((recent.pools == pool) & (recent.changed == len(columns)))
+        followed[rows] = shift_to_last_move(values[rows], recent.runs[rows], moves, counts[rows])
+    return followed
 
 
 def _center(values: Floats, first: Integers) -> Floats:
@@ -308,6 +329,8 @@ def compare_nights(
         relative,
         draws[:, -1],
         known.other,
+        np.isfinite(base),
+        is_now & np.isfinite(known.good) & (columns >= len(columns) - STANDING_NIGHTS),
     )
 
 

@@ -79,7 +79,7 @@ def change_machine(history: History, driver: np.ndarray, outage: np.ndarray) -> 
     on_kernels, on_machine = (by[:, None] * rng.uniform(0.7, 1.3, num_series) for by in (driver, outage))
     moved = {name: getattr(history, name) + on_kernels + on_machine for name in ("values", "again", "beside")}
     references = history.references + (driver + outage)[:, None, None]
-    return replace(history, state=history.state + on_kernels, references=references, **moved)
+    return replace(history, drivers=history.drivers + on_kernels, references=references, **moved)
 
 
 def tell(history: History, outcomes: Iterator[Outcome]) -> dict[int, list[tuple[int, Alert]]]:
@@ -218,7 +218,7 @@ def test_verdicts_depend_neither_on_the_order_of_the_series_nor_on_the_unit() ->
     shuffled = replace(
         history,
         **{name: tuple(getattr(history, name)[row] for row in mixed) for name in ("cases", "providers", "timers")},
-        **{name: getattr(history, name)[:, mixed] for name in ("state", "values", "again", "cards")},
+        **{name: getattr(history, name)[:, mixed] for name in ("state", "drivers", "values", "again", "cards")},
         units=history.units[mixed],
     )
     of_times = ("values", "again", "beside")
