@@ -201,11 +201,11 @@ def is_back(relative: float, change: float) -> bool:
 def screen_night(measurements: Sequence[Measurement], past: Past) -> dict[Series, Finding]:
     """What the times of tonight are, beside those of earlier nights."""
     by_series = {m.series: m for m in measurements if is_time(m.median_us)}
-    series = [one for one in by_series if past.trends.get(one)]
+    known = {one: [point for point in past.trends.get(one, ()) if is_time(point.median_us)] for one in by_series}
+    series, trends = [one for one in by_series if known[one]], [nights for nights in known.values() if nights]
     if not series:
         return {}
     timed, order, retried = [by_series[one] for one in series], past.order, find_retried(past.retrials)
-    trends = [[point for point in past.trends[one] if is_time(point.median_us)] for one in series]
     standings = [
         adopt_gain(past.standings.get(one, NOTHING_SAID).when_timed, nights, order)
         for one, nights in zip(series, trends, strict=True)
@@ -217,7 +217,7 @@ def screen_night(measurements: Sequence[Measurement], past: Past) -> dict[Series
     num_beside = np.isfinite(recent.beside).sum()
     runs = np.where(np.isfinite(recent.values), recent.runs, -1)
     compared = Compared(runs, screened.before, screened.since, np.isfinite(screened.again))
-    whole, lately, until_then = (past.references.find_moves(series, one) for one in compared.split())
+    moves = past.references.find_moves(series, compared)
     findings = {}
     for row, measurement in enumerate(timed):
         if not screened.num_baseline[row]:
@@ -225,9 +225,7 @@ def screen_night(measurements: Sequence[Measurement], past: Past) -> dict[Series
         findings[series[row]] = Finding(
             measurement=measurement,
             nights=trends[row],
-            machine=MachineChange(
-                measurement.device.type, whole[row], lately[row], until_then[row], past.clocks.get(series[row])
-            ),
+            machine=MachineChange(measurement.device.type, moves[row], past.clocks.get(series[row])),
             standing=standings[row],
             num_baseline=int(screened.num_baseline[row]),
             num_known=int(screened.num_known[row]),

@@ -145,7 +145,12 @@ def follow_up(
             continue
         joined = find_joined(incident, verdicts, groups, claimed, order)
         claimed |= joined
-        unseen = {series for series in incident.series if tells_nothing(incident, told.get(series), order)}
+        unseen = {
+            series
+            for series in incident.series
+            if tells_nothing(incident, told.get(series))
+            or (series not in claimed and is_hidden(incident, told[series], order))
+        }
         if not joined | unseen:
             closed = replace(incident, resolved_run=run.run_id)
             if incident.is_open and incident.state is not State.FAST:
@@ -185,22 +190,45 @@ def find_joined(
     own = set(incident.series)
     joined = {v.series for v in verdicts if v.series in own and v.state is incident.state and is_told(v)}
     if incident.state is State.AMBIGUOUS:
-        joined &= {v.series for v in verdicts if is_same_move(incident, v.since_run, v, order)}
-    elif not incident.is_open:
+        return join_machine(incident, joined, verdicts, groups, order) - set(claimed)
+    if not incident.is_open:
         return joined - set(claimed)
     for group in groups:
         is_same = group.state is incident.state and all(incident.subject in name_subjects(one) for one in group.series)
-        is_machine = incident.state is State.AMBIGUOUS
-        if is_same and (joined or is_machine) and is_same_move(incident, group.since_run, group.verdicts[0], order):
+        if joined and is_same and count_apart(incident, group, order) <= SAME_NIGHTS:
             joined |= set(group.series)
     return joined - set(claimed)
 
 
-def is_same_move(incident: Incident, since_run: str, verdict: Verdict, order: Mapping[str, int]) -> bool:
-    """Whether what is seen since a run is what an incident was opened for; of a machine, if it goes the same way."""
-    apart = abs(order.get(since_run, -1) - order.get(incident.since_run, -1))
+def join_machine(
+    incident: Incident,
+    own: set[Series],
+    verdicts: Iterable[Verdict],
+    groups: Iterable[Group],
+    order: Mapping[str, int],
+) -> set[Series]:
+    """Series of a machine that is still as it was told: none if it has gone much further since, which is another thing.
+
+    Args:
+        own: series of the incident beside which the machine has moved, either way.
+    """
     is_longer = (incident.highest_change or 0.0) > 0
-    return apart <= SAME_NIGHTS and (incident.state is not State.AMBIGUOUS or takes_longer(verdict) is is_longer)
+    joined = {v.series for v in verdicts if v.series in own and takes_longer(v) is is_longer}
+    for group in groups:
+        is_same = group.state is incident.state and str(group.subject) == incident.subject
+        if not is_same or takes_longer(group.verdicts[0]) is not is_longer:
+            continue
+        told = max(abs(incident.lowest_change or 0.0), abs(incident.highest_change or 0.0))
+        now = abs(group.verdicts[0].relative_change or 0.0)
+        if count_apart(incident, group, order) > SAME_NIGHTS and is_much_further(told, now):
+            return set()
+        joined |= set(group.series)
+    return joined
+
+
+def count_apart(incident: Incident, group: Group, order: Mapping[str, int]) -> int:
+    """Runs between the first that shows an incident and that of a group."""
+    return abs(order.get(group.since_run, -1) - order.get(incident.since_run, -1))
 
 
 def name_subjects(series: Series) -> set[str]:
@@ -208,12 +236,14 @@ def name_subjects(series: Series) -> set[str]:
     return {str(name_subject(series)) for name_subject in SUBJECTS}
 
 
-def tells_nothing(incident: Incident, verdict: Verdict | None, order: Mapping[str, int]) -> bool:
-    """Whether a night leaves open if a series of an incident is still so: there is no verdict, or a time is needed, or
-    the machine has moved again since, which hides what it did before."""
+def tells_nothing(incident: Incident, verdict: Verdict | None) -> bool:
+    """Whether a night leaves open if a series of an incident is still so: there is no verdict, or a time is needed."""
     is_of_times = incident.state in (State.SLOW, State.FAST, State.AMBIGUOUS)
-    if verdict is None or (is_of_times and verdict.median_us is None):
-        return True
+    return verdict is None or (is_of_times and verdict.median_us is None)
+
+
+def is_hidden(incident: Incident, verdict: Verdict, order: Mapping[str, int]) -> bool:
+    """Whether the machine has moved again since: nobody knows if what it did before is over."""
     is_later = order.get(verdict.since_run, -1) > order.get(incident.since_run, -1)
     return incident.state is State.AMBIGUOUS and verdict.is_machine and is_later
 
@@ -258,7 +288,11 @@ def has_gone_worse(incident: Incident, newest: Incident) -> bool:
         return True
     if incident.state is not State.SLOW or incident.highest_change is None or newest.highest_change is None:
         return False
-    told, now = incident.highest_change, newest.highest_change
+    return is_much_further(incident.highest_change, newest.highest_change)
+
+
+def is_much_further(told: float, now: float) -> bool:
+    """Whether a change is half as large again as was told."""
     return now >= told * GONE_WORSE and now >= told + WORSE_BY
 
 

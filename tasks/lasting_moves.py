@@ -14,7 +14,7 @@ from tasks.spreads import COMMON_MOVE, COMMON_NIGHTS, Flags, Floats, Integers, f
 
 EXPLAINED_SHARE = 0.4
 """The machine is to blame where it moved by at least this share of what the kernel did."""
-NIGHTS_AROUND = 30
+NIGHTS_AROUND = 14
 """Most nights on either side of a move that tell how far a series followed it."""
 
 
@@ -72,18 +72,23 @@ def _find_deviation(levels: Floats) -> float:
     return float(np.abs(levels - np.median(levels, axis=1)[:, None]).sum())
 
 
-def shift_to_last_move(values: Floats, runs: Integers, moves: Iterable[LastingMove], counts: Flags) -> Floats:
+def shift_to_last_move(
+    values: Floats, runs: Integers, moves: Iterable[LastingMove], regimes: Integers, tells: Flags
+) -> Floats:
     """With the nights before each move shifted by as much as the series followed it.
 
     Args:
         values: [num_series, num_nights] logarithms; NaN where there is none.
         runs: [num_series, num_nights] number of the run of each.
-        counts: [num_series, num_nights] whether a night tells how far that is.
+        regimes: [num_series, num_nights] number of the kernel's own regime: nights of the one that it was in tell how
+            far it followed.
+        tells: [num_series, num_nights] whether a night does.
     """
     shifted = values.copy()
     for move in sorted(moves, key=lambda move: -move.run):
         is_before = runs < move.run
-        known = np.isfinite(shifted) & counts
+        is_of_regime = regimes == np.take_along_axis(regimes, is_before.argmin(axis=1)[:, None], axis=1)
+        known = np.isfinite(shifted) & is_of_regime & tells
         before, since = known & is_before, known & ~is_before
         before &= before[:, ::-1].cumsum(axis=1)[:, ::-1] <= NIGHTS_AROUND
         since &= since.cumsum(axis=1) <= NIGHTS_AROUND

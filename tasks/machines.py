@@ -33,12 +33,8 @@ class MachineChange:
     """How the machine of one series fared."""
 
     device_type: str
-    references: Mapping[str, Move] = field(default_factory=dict)
-    """Each reference kernel beside the case, over the nights that the series is compared over."""
-    lately: Mapping[str, Move] = field(default_factory=dict)
-    """The same from the last LATE_NIGHTS before those of the change."""
-    until_then: Mapping[str, Move] = field(default_factory=dict)
-    """To these nights, from the baseline."""
+    references: Mapping[str, Sequence[Move]] = field(default_factory=dict)
+    """Each reference kernel beside the case: its moves over the nights that the series is compared over first."""
     clock: Clock | None = None
     """None where it is not known."""
 
@@ -64,20 +60,16 @@ class MachineChange:
 
     @property
     def _moves(self) -> list[Move]:
-        return [*self.references.values(), *self.lately.values(), *self.until_then.values()]
+        return [move for moves in self.references.values() for move in moves]
 
     @property
     def told(self) -> str:
         """E.g. "reference copy +6.1%, SM clock 1755 MHz instead of 1980"."""
         parts = []
-        for name, move in self.references.items():
-            late = self.lately.get(name, move).change
-            against_late = (
-                f" ({late:+z.1%} against the last {LATE_NIGHTS} nights before)"
-                if abs(late - move.change) >= 0.005
-                else ""
-            )
-            parts.append(f"reference {name} {move.change:+z.1%}{against_late}")
+        for name, (move, *ways) in self.references.items():
+            parts.append(f"reference {name} {move.change:+z.1%}")
+            if ways and abs(ways[0].change - move.change) >= 0.005:
+                parts[-1] += f" ({ways[0].change:+z.1%} against the last {LATE_NIGHTS} nights before)"
         if self.clock and self.clock.usual_mhz and abs(self.clock.change) >= 0.005:
             parts.append(f"SM clock {self.clock.mhz:.0f} MHz instead of {self.clock.usual_mhz:.0f}")
         return ", ".join(parts)

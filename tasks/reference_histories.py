@@ -13,11 +13,13 @@ import numpy as np
 from tasks.cards import estimate_card_offsets
 from tasks.lasting_moves import LastingMove, find_lasting_moves, shift_to_last_move
 from tasks.records import Series
-from tasks.spreads import Flags, Floats, Integers, find_medians
+from tasks.spreads import COMMON_MOVE, Flags, Floats, Integers, find_medians
 
 LATE_NIGHTS = 3
-"""The last nights before those of a change: a machine may have moved one way and then the other, and kernels follow
+"""The last nights before a machine is as it is: it may have moved one way and then the other, and kernels follow
 the one further than the other."""
+BACK, BACK_NIGHTS = COMMON_MOVE / 2, 2
+"""A machine is back where it was if it was as near to where it is now, on so many nights."""
 SAME_MOVE = 0.5
 """Nights in a row that were off by this share of a move are of it."""
 
@@ -44,14 +46,6 @@ class Compared:
     is_again: Flags
     """[num_series] whether tonight counts twice, as what was measured again."""
 
-    def split(self) -> tuple["Compared", "Compared", "Compared"]:
-        """These nights; the last nights before the change instead of the baseline; and those against the baseline."""
-        columns = np.arange(self.runs.shape[1])
-        is_earlier = (self.runs >= 0) & (columns < self.since.argmax(axis=1)[:, None])
-        is_late = is_earlier & (is_earlier[:, ::-1].cumsum(axis=1)[:, ::-1] <= LATE_NIGHTS)
-        since_late = replace(self, since=is_late, is_again=np.zeros(len(is_late), dtype=bool))
-        return self, replace(self, before=is_late), since_late
-
 
 class Move(NamedTuple):
     """How far a reference kernel moved beside a case."""
@@ -74,19 +68,28 @@ class ReferenceHistories:
     moves: Mapping[str, Sequence[LastingMove]] = field(default_factory=dict)
     """By device name, when its machines changed for good; what they took before is shifted by as much."""
 
-    def find_moves(self, series: Sequence[Series], compared: Compared) -> list[dict[str, Move]]:
-        """How far each reference kernel moved beside each series, by its name; what was not timed is left out."""
-        found: list[dict[str, Move]] = [{} for _ in series]
+    def find_moves(self, series: Sequence[Series], compared: Compared) -> list[dict[str, tuple[Move, ...]]]:
+        """How far each reference kernel moved beside each series, by its name; what was not timed is left out.
+
+        From the baseline; and where the machine had never been as it is now, from the last nights before too, and to
+        these from the baseline.
+        """
+        found: list[dict[str, tuple[Move, ...]]] = [{} for _ in series]
         known = np.pad(self.values, ((0, 1), (0, 1)), constant_values=np.nan)  # the last row and column: not timed
         places = np.searchsorted(self.runs, compared.runs)
-        padded = np.append(self.runs, -1)
-        columns = np.where(padded[places] == compared.runs, places, -1)
+        columns = np.where(np.append(self.runs, -1)[places] == compared.runs, places, -1)
         for name in sorted({key.name for key in self.rows}):
             keys = [ReferenceKey(one.device_name, one.case_key, one.timer, name) for one in series]
             taken = known[np.array([self.rows.get(key, -1) for key in keys], dtype=np.int64)[:, None], columns]
-            change, since = measure_moves(taken, compared)
-            for row in np.flatnonzero(np.isfinite(change)).tolist():
-                found[row][name] = Move(float(np.expm1(change[row])), int(compared.runs[row, since[row]]))
+            late, is_back = find_late(taken, compared)
+            until_late = replace(compared, since=late, is_again=np.zeros(len(late), dtype=bool))
+            is_known = np.isfinite(measure_moves(taken, compared)[0])
+            for way in (compared, replace(compared, before=late), until_late):
+                change, since = measure_moves(taken, way)
+                is_told = is_known & np.isfinite(change) & (~is_back | (way is compared))
+                for row in np.flatnonzero(is_told).tolist():
+                    move = Move(float(np.expm1(change[row])), int(compared.runs[row, since[row]]))
+                    found[row][name] = (*found[row].get(name, ()), move)
         return found
 
 
@@ -115,8 +118,9 @@ def arrange_references(
         levels = np.array([find_medians(of_device[of_name].T) for of_name in of_names])
         is_known = np.isfinite(levels).all(axis=0)
         moves[device_name] = find_lasting_moves(levels[:, is_known], runs[is_known])
-        is_told = np.broadcast_to(runs < runs[-1], steady[rows].shape)
-        steady[rows] = shift_to_last_move(steady[rows], runs[columns[rows]], moves[device_name], is_told)
+        tells = np.broadcast_to(runs < runs[-1], steady[rows].shape)
+        one_regime = np.zeros(tells.shape, dtype=np.int64)
+        steady[rows] = shift_to_last_move(steady[rows], runs[columns[rows]], moves[device_name], one_regime, tells)
     return ReferenceHistories({key: row for row, key in enumerate(keys)}, runs, steady, moves)
 
 
@@ -135,9 +139,25 @@ def measure_moves(taken: Floats, compared: Compared) -> tuple[Floats, Integers]:
         taken: [num_series, num_nights] what a reference kernel took, logarithms; NaN where it was not timed.
     """
     level = find_medians(np.where(compared.before, taken, np.nan))
-    tonight = np.where(compared.is_again, taken[:, -1], np.nan)
-    change = find_medians(np.column_stack([np.where(compared.since, taken, np.nan), tonight])) - level
+    change = find_now(taken, compared) - level
     off = (taken - level[:, None]) * np.sign(change)[:, None]
     is_off = (compared.runs >= 0) & (np.nan_to_num(off, nan=np.inf) >= SAME_MOVE * np.abs(change)[:, None])
     in_a_row = np.logical_and.accumulate(is_off[:, ::-1], axis=1).sum(axis=1)
     return change, taken.shape[1] - np.maximum(in_a_row, 1)
+
+
+def find_now(taken: Floats, compared: Compared) -> Floats:
+    """[num_series] the median over the nights of the change."""
+    tonight = np.where(compared.is_again, taken[:, -1], np.nan)
+    return find_medians(np.column_stack([np.where(compared.since, taken, np.nan), tonight]))
+
+
+def find_late(taken: Floats, compared: Compared) -> tuple[Flags, Flags]:
+    """The last nights before the machine was as it is now; and [num_series] whether it had been so before."""
+    is_so = np.abs(taken - find_now(taken, compared)[:, None]) < COMMON_MOVE
+    in_a_row = np.logical_and.accumulate((is_so | np.isnan(taken))[:, ::-1], axis=1).sum(axis=1)
+    end = np.minimum(compared.since.argmax(axis=1), taken.shape[1] - in_a_row)
+    earlier = (compared.runs >= 0) & (np.arange(taken.shape[1]) < end[:, None])
+    is_late: Flags = earlier & (earlier[:, ::-1].cumsum(axis=1)[:, ::-1] <= LATE_NIGHTS)
+    is_near = np.abs(taken - find_now(taken, compared)[:, None]) < BACK
+    return is_late, (earlier & is_near).sum(axis=1) >= BACK_NIGHTS

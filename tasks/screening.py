@@ -254,12 +254,13 @@ def learn_noise(recent: Recent) -> tuple[Known, Floats]:
 
 
 def follow_machines(recent: Recent, values: Floats, is_bad: Flags) -> Floats:
-    """The nights as they would have been on the machines as they are now, but of series with a change that stands."""
+    """The nights as they would have been on the machines as they are now."""
     followed, columns = values.copy(), np.arange(values.shape[1])
-    counts = (columns >= recent.first[:, None]) & (columns < len(columns) - 1) & ~is_bad
+    regimes = (columns >= recent.first[:, None]).astype(np.int64) + (columns >= recent.changed[:, None])
+    tells = (columns < len(columns) - 1) & ~is_bad
     for pool, moves in enumerate(recent.moves):
-        rows = np.flatnonzero((recent.pools == pool) & (recent.changed == len(columns)))
-        followed[rows] = shift_to_last_move(values[rows], recent.runs[rows], moves, counts[rows])
+        rows = np.flatnonzero(recent.pools == pool)
+        followed[rows] = shift_to_last_move(values[rows], recent.runs[rows], moves, regimes[rows], tells[rows])
     return followed
 
 
