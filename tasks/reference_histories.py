@@ -13,11 +13,13 @@ import numpy as np
 from tasks.cards import estimate_card_offsets
 from tasks.lasting_moves import LastingMove, find_lasting_moves, shift_to_last_move
 from tasks.records import Series
-from tasks.spreads import COMMON_MOVE, Flags, Floats, Integers, find_medians
+from tasks.spreads import COMMON_MOVE, LEAST_COMMON, Flags, Floats, Integers, find_medians
 
 LATE_NIGHTS = 3
 """The last nights before a machine is as it is: it may have moved one way and then the other, and kernels follow
 the one further than the other."""
+LEAST_CARD_RUNS = 7
+"""Runs that tell what a card adds: a machine may be slow for days, and a card that came alone then is not."""
 BACK, BACK_NIGHTS = COMMON_MOVE / 2, 2
 """A machine is back where it was if it was as near to where it is now, on so many nights."""
 SAME_MOVE = 0.5
@@ -110,6 +112,7 @@ def arrange_references(
         _, numbers = np.unique(cards[rows], return_inverse=True)
         on_cards = numbers.reshape(len(rows), -1)
         offsets = estimate_card_offsets(values[rows], on_cards, columns[rows], np.zeros(len(rows), dtype=np.int64))
+        offsets[~find_known_cards(np.where(np.isfinite(values[rows]), on_cards, -1), len(offsets))] = 0.0
         steady[rows] -= offsets[on_cards]
     for rows in group_rows([key.device_name for key in keys]):
         device_name = keys[rows[0]].device_name
@@ -122,6 +125,19 @@ def arrange_references(
         one_regime = np.zeros(tells.shape, dtype=np.int64)
         steady[rows] = shift_to_last_move(steady[rows], runs[columns[rows]], moves[device_name], one_regime, tells)
     return ReferenceHistories({key: row for row, key in enumerate(keys)}, runs, steady, moves)
+
+
+def find_known_cards(on_cards: Integers, num_cards: int) -> Flags:
+    """[num_cards] whether it is known what each adds: after LEAST_CARD_RUNS, or beside cards of which it is.
+
+    Args:
+        on_cards: [num_rows, num_runs] number of the card; -1 where nothing was timed.
+    """
+    num_rows = np.array([(on_cards == card).sum(axis=0) for card in range(num_cards)])  # [num_cards, num_runs]
+    is_old = (num_rows > 0).sum(axis=1) >= LEAST_CARD_RUNS
+    is_beside_old = num_rows[is_old].sum(axis=0) >= LEAST_COMMON
+    known: Flags = is_old | ((num_rows > 0) & is_beside_old).any(axis=1)
+    return known
 
 
 def group_rows(names: Sequence[Hashable]) -> list[list[int]]:

@@ -10,7 +10,7 @@ import pytest
 from records import GPU, STARTED, make_case, make_host, make_measurement, make_run, make_series
 
 from tasks.records import Host, ReferenceTime, Series, UnitResult
-from tasks.reference_histories import Compared, ReferenceHistories, ReferenceKey, arrange_references
+from tasks.reference_histories import LEAST_CARD_RUNS, Compared, ReferenceHistories, ReferenceKey, arrange_references
 from tasks.spreads import Flags, Floats
 from tasks.store import Store
 
@@ -126,6 +126,25 @@ def test_a_case_that_never_was_on_a_card_is_known_by_the_others() -> None:
     assert found.values[0, -1] - np.median(found.values[0]) == pytest.approx(0.0, abs=1e-6)
 
 
+@pytest.mark.parametrize(("num_runs", "is_known"), [(2, False), (LEAST_CARD_RUNS - 1, False), (LEAST_CARD_RUNS, True)])
+def test_a_card_that_came_alone_is_known_after_a_week_and_no_excuse_for_a_slow_machine(
+    num_runs: int, is_known: bool
+) -> None:
+    keys = [ReferenceKey(GPU.name, str(number), "graph", "copy") for number in range(10)]
+    cards = np.tile((np.arange(NUM_NIGHTS) >= NUM_NIGHTS - num_runs).astype(np.int64), (10, 1))
+    values = np.where(np.arange(NUM_NIGHTS) >= NUM_NIGHTS - num_runs, 0.06, draw()[0])
+    found = arrange_references(keys, np.arange(NUM_NIGHTS), np.tile(values, (10, 1)), cards)
+    assert np.median(found.values[:, -1]) == pytest.approx(0.0 if is_known else 0.06, abs=0.003)
+
+
+def test_a_card_that_came_beside_others_is_known_at_once() -> None:
+    keys = [ReferenceKey(GPU.name, str(number), "graph", "copy") for number in range(20)]
+    cards = np.zeros((20, NUM_NIGHTS), dtype=np.int64)
+    cards[:10, -1] = 1
+    found = arrange_references(keys, np.arange(NUM_NIGHTS), 0.05 * cards, cards)
+    assert found.values[:, -1] == pytest.approx(np.zeros(20), abs=1e-6)
+
+
 def test_what_came_to_stay_is_no_move_of_later_nights() -> None:
     values = draw(3)
     values[:, 25:] -= 0.04
@@ -165,4 +184,4 @@ def test_histories_are_medians_of_the_runs_of_a_seed_beside_each_case_on_each_ca
     nights = np.array([[0, 1, 2, 5]])
     compared = Compared(nights, nights < 5, nights == 5, np.array([False]))
     move = found.find_moves(series, compared)[0]["copy"][0]
-    assert abs(move.change) < 0.07  # it is not 20 % slower, but on another card
+    assert move.change == pytest.approx(12.6 / 10.4 - 1)  # nobody knows the other card yet
