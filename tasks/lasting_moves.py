@@ -16,6 +16,8 @@ EXPLAINED_SHARE = 0.4
 """The machine is to blame where it moved by at least this share of what the kernel did."""
 NIGHTS_AROUND = 14
 """Most nights on either side of a move that tell how far a series followed it."""
+OF_A_MEDIAN = np.pi / 2
+"""Variance of a median of n nights, in n-ths of that of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def _find_deviation(levels: Floats) -> float:
 
 def shift_to_last_move(
     values: Floats, runs: Integers, moves: Iterable[LastingMove], regimes: Integers, tells: Flags
-) -> Floats:
+) -> tuple[Floats, Floats]:
     """With the nights before each move shifted by as much as the series followed it.
 
     Args:
@@ -83,8 +85,10 @@ def shift_to_last_move(
         regimes: [num_series, num_nights] number of the kernel's own regime: nights of the one that it was in tell how
             far it followed.
         tells: [num_series, num_nights] whether a night does.
+    Returns:
+        The nights; and [num_series, num_nights] how many times its noise, squared, a shifted one may be wrong by.
     """
-    shifted = values.copy()
+    shifted, doubts = values.copy(), np.zeros(values.shape)
     for move in sorted(moves, key=lambda move: -move.run):
         is_before = runs < move.run
         is_of_regime = regimes == np.take_along_axis(regimes, is_before.argmin(axis=1)[:, None], axis=1)
@@ -95,4 +99,6 @@ def shift_to_last_move(
         followed = find_medians(np.where(since, shifted, np.nan)) - find_medians(np.where(before, shifted, np.nan))
         shift = np.nan_to_num(followed).clip(move.low, move.high)
         shifted = np.where(is_before, shifted + shift[:, None], shifted)
-    return shifted
+        doubt = OF_A_MEDIAN * (1 / np.maximum(before.sum(axis=1), 1) + 1 / np.maximum(since.sum(axis=1), 1))
+        doubts += np.where(is_before, doubt[:, None], 0.0)
+    return shifted, doubts

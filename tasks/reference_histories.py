@@ -123,7 +123,8 @@ def arrange_references(
         moves[device_name] = find_lasting_moves(levels[:, is_known], runs[is_known])
         tells = np.broadcast_to(runs < runs[-1], steady[rows].shape)
         one_regime = np.zeros(tells.shape, dtype=np.int64)
-        steady[rows] = shift_to_last_move(steady[rows], runs[columns[rows]], moves[device_name], one_regime, tells)
+        told = steady[rows], runs[columns[rows]], moves[device_name], one_regime, tells
+        steady[rows], _ = shift_to_last_move(*told)
     return ReferenceHistories({key: row for row, key in enumerate(keys)}, runs, steady, moves)
 
 

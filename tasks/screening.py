@@ -167,6 +167,8 @@ class Known:
     """Each night before tonight around the middle of the BASELINE_NIGHTS that it is among."""
     unfamiliar: Floats
     """[num_series] standard deviation of what is not known of tonight's card."""
+    doubts: Floats
+    """[num_series, num_nights] how many times the noise, squared, a night before a lasting move may be off."""
 
 
 def screen(recent: Recent) -> Screening:
@@ -234,8 +236,9 @@ def learn_noise(recent: Recent) -> tuple[Known, Floats]:
     again = recent.again - offsets[recent.cards[:, -1]]
     values, again, other = fold_modes(values, again, common, is_bad, recent.first, recent.changed)
     beside = fold_ratios(recent.beside, other)
+    doubts = np.zeros(values.shape)
     if any(recent.moves):
-        values = follow_machines(recent, values, is_bad)
+        values, doubts = follow_machines(recent, values, is_bad)
         is_bad, _, lasting = find_bad_nights(values, recent.runs, recent.pools)
         is_bad[:, -1] = False
     good = np.where(is_bad, np.nan, values)
@@ -249,19 +252,22 @@ def learn_noise(recent: Recent) -> tuple[Known, Floats]:
     )
     added = offsets[recent.cards[:, -1]] + suits[:, -1]
     again = again - suits[:, -1]
-    known = Known(values - suits, good - suits, calm - suits, again, beside, other, residuals - suits, unfamiliar)
+    known = Known(
+        values - suits, good - suits, calm - suits, again, beside, other, residuals - suits, unfamiliar, doubts
+    )
     return known, added
 
 
-def follow_machines(recent: Recent, values: Floats, is_bad: Flags) -> Floats:
-    """The nights as they would have been on the machines as they are now."""
-    followed, columns = values.copy(), np.arange(values.shape[1])
+def follow_machines(recent: Recent, values: Floats, is_bad: Flags) -> tuple[Floats, Floats]:
+    """The nights as they would have been on the machines as they are now, and how far that may be from the truth."""
+    followed, doubts, columns = values.copy(), np.zeros(values.shape), np.arange(values.shape[1])
     regimes = (columns >= recent.first[:, None]).astype(np.int64) + (columns >= recent.changed[:, None])
     tells = (columns < len(columns) - 1) & ~is_bad
     for pool, moves in enumerate(recent.moves):
         rows = np.flatnonzero(recent.pools == pool)
-        followed[rows] = shift_to_last_move(values[rows], recent.runs[rows], moves, regimes[rows], tells[rows])
-    return followed
+        told = values[rows], recent.runs[rows], moves, regimes[rows], tells[rows]
+        followed[rows], doubts[rows] = shift_to_last_move(*told)
+    return followed, doubts
 
 
 def _center(values: Floats, first: Integers) -> Floats:
@@ -295,6 +301,8 @@ def compare_nights(
     num_nights, num_draws = (is_now & np.isfinite(known.values)).sum(axis=1), np.isfinite(draws).sum(axis=1)
     change, num_known = find_medians(draws), np.isfinite(before).sum(axis=1)
     noise = estimate_noise(before, recent.pools, known.values[:, -1] - level)
+    of_base = np.where(np.isfinite(base), known.doubts, 0.0).sum(axis=1) / np.maximum(num_base, 1)
+    unfamiliar = np.hypot(known.unfamiliar, noise * np.sqrt(of_base))
     correlation = estimate_correlation(before)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = (1 - correlation) / (1 + correlation)
@@ -303,13 +311,13 @@ def compare_nights(
         independent = 1 / (1 / independent + 1 / np.maximum(num_base * share, 1.0))
         towards = np.minimum(np.sign(change)[:, None] * draws, MOST_OF_MEDIAN * np.abs(change)[:, None])
         tail = (LEAST_TAIL + TAIL_PER_NIGHT * num_draws)[:, None]
-        p_values = special.stdtr(tail, -towards / np.hypot(noise, known.unfamiliar)[:, None])
+        p_values = special.stdtr(tail, -towards / np.hypot(noise, unfamiliar)[:, None])
         z = -np.nansum(special.ndtri(np.maximum(p_values, LEAST_P)), axis=1) / num_draws * np.sqrt(independent)
         chance = find_chance(draws, before, HABIT * change)
         p_value = 2 * special.ndtr(-z) + chance
         apart = np.sign(change) * known.beside / (math.sqrt(2) * noise)
         p_beside = np.nan_to_num(special.stdtr(LEAST_TAIL + TAIL_PER_NIGHT, -apart), nan=1.0)
-        half = special.ndtri(0.975) * np.sqrt(noise**2 / independent + known.unfamiliar**2)
+        half = special.ndtri(0.975) * np.sqrt(noise**2 / independent + unfamiliar**2)
     is_known = (num_base >= (DRIFT_BASE if is_drift else 1)) & np.isfinite(change)
     p_value = np.where(is_known, np.minimum(p_value, 1.0), 1.0)
     drift = np.full(len(level), is_drift)

@@ -81,7 +81,7 @@ def test_nights_before_a_move_are_shifted_by_what_each_series_did() -> None:
     values[1, 50], tells = np.nan, np.ones(values.shape, dtype=bool)
     tells[2, 40:55], values[2, 40:55] = False, -3.0
     moves, one = [LastingMove(int(RUNS[40]), 0.0, 0.1)], np.zeros(values.shape, dtype=np.int64)
-    shifted = shift_to_last_move(values, runs, moves, one, tells)
+    shifted, _ = shift_to_last_move(values, runs, moves, one, tells)
     assert shifted[:, 40:] == pytest.approx(values[:, 40:], nan_ok=True)
     expected = np.clip(followed, 0.0, 0.1)  # no further than the machine explains
     assert np.median(shifted[:, :40] - values[:, :40], axis=1) == pytest.approx(expected, abs=3e-4)
@@ -92,7 +92,7 @@ def test_nights_before_two_moves_are_shifted_by_both() -> None:
     values[:, 20:] -= 0.03
     values[:, 40:] += 0.02
     moves = [LastingMove(int(RUNS[20]), -0.1, 0.0), LastingMove(int(RUNS[40]), 0.0, 0.1)]
-    shifted = shift_to_last_move(values, runs, moves, np.zeros((1, NUM_RUNS), dtype=np.int64), values > -1)
+    shifted, _ = shift_to_last_move(values, runs, moves, np.zeros((1, NUM_RUNS), dtype=np.int64), values > -1)
     assert shifted == pytest.approx(np.full((1, NUM_RUNS), -0.01))
 
 
@@ -102,12 +102,21 @@ def test_a_change_of_the_kernel_is_no_following(changed: int) -> None:
     values[:, 40:] -= 0.04
     values[:, changed:] += 0.05
     move = LastingMove(int(RUNS[40]), -0.1, 0.0)
-    shifted = shift_to_last_move(values, RUNS[None], [move], regimes, values > -1)
+    shifted, _ = shift_to_last_move(values, RUNS[None], [move], regimes, values > -1)
     assert shifted == pytest.approx(np.where(regimes, 0.01, -0.04))
 
 
 def test_a_series_with_no_nights_on_one_side_stays_as_it_is() -> None:
     values, one = np.arange(10.0)[None], np.zeros((1, 10), dtype=np.int64)
     for runs in (np.arange(10) + 4, np.arange(10) - 6):
-        shifted = shift_to_last_move(values, runs[None], [LastingMove(4, -9.0, 9.0)], one, values > -1)
+        shifted, _ = shift_to_last_move(values, runs[None], [LastingMove(4, -9.0, 9.0)], one, values > -1)
         assert shifted.tolist() == values.tolist()
+
+
+def test_how_far_a_night_may_be_wrong_is_told_by_the_nights_on_both_sides() -> None:
+    nights = np.random.default_rng(0).normal(0, 0.01, (4000, 30))
+    runs, one = np.tile(np.arange(30), (4000, 1)), np.zeros(nights.shape, dtype=np.int64)
+    shifted, doubts = shift_to_last_move(nights, runs, [LastingMove(20, -9.0, 9.0)], one, nights > -9)
+    wrong = np.std((shifted - nights)[:, 0])
+    assert np.sqrt(doubts[0, :20]) * 0.01 == pytest.approx(np.full(20, wrong), rel=0.1)
+    assert not doubts[:, 20:].any()
