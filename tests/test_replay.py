@@ -241,7 +241,8 @@ def test_a_step_that_is_acknowledged_is_told_once() -> None:
 
 
 def test_verdicts_depend_neither_on_the_order_of_the_series_nor_on_the_unit() -> None:
-    plan = replace(QUIET, num_series=40, num_nights=45, num_steps=6, num_swaps=1, step_sizes=(0.04, 0.1))
+    plan = replace(QUIET, num_series=40, num_nights=48, num_steps=6, num_swaps=1, step_sizes=(0.04, 0.1))
+    plan = replace(plan, num_driver_changes=1)
     history, mixed = make_history(plan, 5), np.random.default_rng(0).permutation(40)
     shuffled = replace(
         history,
