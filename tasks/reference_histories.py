@@ -13,13 +13,11 @@ import numpy as np
 from tasks.cards import estimate_card_offsets
 from tasks.lasting_moves import LastingMove, find_lasting_moves, shift_to_last_move
 from tasks.records import Series
-from tasks.spreads import COMMON_MOVE, LEAST_COMMON, Flags, Floats, Integers, find_medians
+from tasks.spreads import COMMON_MOVE, Flags, Floats, Integers, find_medians
 
 LATE_NIGHTS = 3
 """The last nights before a machine is as it is: it may have moved one way and then the other, and kernels follow
 the one further than the other."""
-LEAST_CARD_RUNS = 7
-"""Runs that tell what a card adds: a machine may be slow for days, and a card that came alone then is not."""
 BACK, BACK_NIGHTS = COMMON_MOVE / 2, 2
 """A machine is back where it was if it was as near to where it is now, on so many nights."""
 SAME_MOVE = 0.5
@@ -129,15 +127,18 @@ def arrange_references(
 
 
 def find_known_cards(on_cards: Integers, num_cards: int) -> Flags:
-    """[num_cards] whether it is known what each adds: after LEAST_CARD_RUNS, or beside cards of which it is.
+    """[num_cards] whether it is known what each adds: another was timed between its first run and its last.
+
+    A card that came alone cannot be told from what the machine did since, and is taken for that.
 
     Args:
         on_cards: [num_rows, num_runs] number of the card; -1 where nothing was timed.
     """
     num_rows = np.array([(on_cards == card).sum(axis=0) for card in range(num_cards)])  # [num_cards, num_runs]
-    is_old = (num_rows > 0).sum(axis=1) >= LEAST_CARD_RUNS
-    is_beside_old = num_rows[is_old].sum(axis=0) >= LEAST_COMMON
-    known: Flags = is_old | ((num_rows > 0) & is_beside_old).any(axis=1)
+    is_timed, num_others = num_rows > 0, num_rows.sum(axis=0) - num_rows
+    has_begun = np.logical_or.accumulate(is_timed, axis=1)
+    will_be = np.logical_or.accumulate(is_timed[:, ::-1], axis=1)[:, ::-1]
+    known: Flags = (has_begun & will_be & (num_others > 0)).any(axis=1)
     return known
 
 
