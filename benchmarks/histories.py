@@ -92,6 +92,8 @@ class History:
     """[num_series] logarithm of microseconds at first."""
     state: Floats
     """[num_nights, num_series] logarithm of what the kernel itself takes over that level: the truth."""
+    drivers: Floats
+    """The same of what new drivers add to it; reference kernels show as much, more or less: it is the machine."""
     code: Floats
     """The part of it that came with commits: steps of one series, and of the cases of a kernel and provider."""
     values: Floats
@@ -117,12 +119,12 @@ def make_history(plan: Plan, seed: int) -> History:
     state, code = np.zeros((2, plan.num_nights, plan.num_series))
     add_changes(plan, rng, cases, providers, state, code, events)
     cards, card_offsets, offsets = make_cards(plan, rng, units, events)
-    machine, on_references = make_machine(plan, rng, cards, card_offsets, state, events)
+    machine, drivers, on_references = make_machine(plan, rng, cards, card_offsets, events)
     noises, sigma = make_kinds(plan, rng)
     night, draw_process = make_noise(plan, rng, noises, sigma)
     first, second = draw_process(), draw_process()
     level = rng.uniform(np.log(5), np.log(5000), plan.num_series)
-    base = level + state + machine + offsets + night
+    base = level + state + drivers + machine + offsets + night
     is_run = np.ones(plan.num_nights, dtype=bool)
     is_run[rng.choice(np.arange(2, plan.num_nights), plan.num_skipped, replace=False)] = False
     num_units = units.max() + 1
@@ -138,6 +140,7 @@ def make_history(plan: Plan, seed: int) -> History:
         sigma=sigma,
         level=level,
         state=state,
+        drivers=drivers,
         code=code,
         values=np.where(is_missing, np.nan, base + first),
         again=np.where(is_missing, np.nan, base + second),
@@ -240,14 +243,14 @@ def make_cards(
 
 
 def make_machine(
-    plan: Plan, rng: np.random.Generator, cards: Integers, card_offsets: Floats, state: Floats, events: list[Event]
-) -> tuple[Floats, Floats]:
-    """What the machine adds to each series, and what the reference kernels beside it show: outages, drivers, a warm
-    night of one card."""
+    plan: Plan, rng: np.random.Generator, cards: Integers, card_offsets: Floats, events: list[Event]
+) -> tuple[Floats, Floats, Floats]:
+    """What outages and a warm night of one card add to each series, what drivers do, and what the reference kernels
+    beside it show of both."""
     num_cards = cards.max() + 1
     nightly = rng.normal(0, 0.0005, (plan.num_nights, num_cards))
     machine = np.take_along_axis(nightly, cards, axis=1)
-    shown = machine.copy()
+    shown, drivers = machine.copy(), np.zeros(machine.shape)
     for _ in range(plan.num_outages):
         first = draw_night(plan, rng)
         last, size = first + int(rng.integers(1, 4)), rng.uniform(0.03, 0.15)
@@ -256,10 +259,10 @@ def make_machine(
         events.append(Event("outage", first, last, np.arange(plan.num_series), size))
     for _ in range(plan.num_driver_changes):
         first, size = draw_night(plan, rng), rng.choice((-1, 1)) * rng.uniform(0.02, 0.05)
-        state[first:] += np.log1p(size) * np.exp(rng.normal(0, 0.25, plan.num_series))
+        drivers[first:] += np.log1p(size) * np.exp(rng.normal(0, 0.25, plan.num_series))
         shown[first:] += np.log1p(size)
         events.append(Event("driver", first, plan.num_nights, np.arange(plan.num_series), size))
-    return machine, np.stack([shown + share * card_offsets for share in CARD_SHARE], axis=2)
+    return machine, drivers, np.stack([shown + share * card_offsets for share in CARD_SHARE], axis=2)
 
 
 def make_kinds(plan: Plan, rng: np.random.Generator) -> tuple[tuple[str, ...], Floats]:

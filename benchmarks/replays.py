@@ -14,13 +14,11 @@ from tasks.findings import Past
 from tasks.groups import Group
 from tasks.history import Mark, find_standings
 from tasks.incidents import FollowUp, Incident, Kind, follow_up
-from tasks.machines import find_machine_changes
 from tasks.records import (
     Check,
     Host,
     Measurement,
     Point,
-    ReferenceTime,
     Retrial,
     Run,
     Series,
@@ -30,9 +28,8 @@ from tasks.records import (
     Verdict,
     Version,
 )
-from tasks.references import LATE_RUNS, LEAST_CARD_RUNS, USUAL_RUNS
+from tasks.reference_histories import ReferenceHistories, ReferenceKey, arrange_references
 from tasks.screening import NUM_NIGHTS
-from tasks.spreads import find_medians
 from tasks.suspects import find_suspects, spare_earlier_code
 from tasks.verdicts import judge_night
 
@@ -92,14 +89,7 @@ def replay(history: History, acknowledge_after: int | None = 7) -> Iterator[Outc
             trends=trends,
             standings=find_standings(latest.values(), marks, order),
             expected=expected,
-            machines=find_machine_changes(
-                measurements.values(),
-                time_references(history, number, hosts),
-                hosts,
-                find_usual(history, number, hosts, USUAL_RUNS),
-                find_usual(history, number, hosts, LATE_RUNS),
-                {},
-            ),
+            references=time_references(history, number),
         )
         suspects = spare_earlier_code(find_suspects(measurements.values(), past))
         retrials = measure_again(history, number, suspects, names, hosts)
@@ -179,17 +169,6 @@ def measure_again(
     return retrials
 
 
-def time_references(history: History, number: int, hosts: Sequence[Host]) -> list[ReferenceTime]:
-    """The reference kernels beside each case."""
-    run, found = make_run(number), []
-    for case_key, timer, row in list_beside(history):
-        host_id = hosts[history.cards[number, row]].host_id
-        for which, name in enumerate(REFERENCES):
-            median_us = float(np.exp(history.references[number, history.units[row], which]))
-            found.append(ReferenceTime(run.run_id, case_key, timer, host_id, name, run.started_at, (median_us,)))
-    return found
-
-
 @cache
 def list_beside(history: History) -> list[tuple[str, str, int]]:
     """What the reference kernels are timed beside: cases and timers, each with a series of it."""
@@ -198,28 +177,16 @@ def list_beside(history: History) -> list[tuple[str, str, int]]:
     return [(case_key, timer, row) for (case_key, timer), row in found.items()]
 
 
-def find_usual(
-    history: History, number: int, hosts: Sequence[Host], num_runs: int
-) -> dict[tuple[str, str, str, str], float]:
-    """What the reference kernels took in the last runs before, on each card and on all."""
-    before = np.flatnonzero(history.is_run[:number])[-num_runs:]
-    if not len(before):
-        return {}
-    first_of_unit = np.unique(history.units, return_index=True)[1]
-    cards, times = history.cards[before][:, first_of_unit], history.references[before]
-    of_devices = {H200.name: np.median(times, axis=0)}
-    for card in np.unique(cards):
-        if (cards == card).any(axis=1).sum() < LEAST_CARD_RUNS:
-            continue
-        on_card = np.where((cards == card)[:, :, None], times, np.nan)
-        of_devices[hosts[card].device_uuid] = find_medians(on_card.reshape(len(before), -1).T).reshape(times.shape[1:])
-    return {
-        (device, case_key, timer, name): float(np.exp(usual[history.units[row], which]))
-        for device, usual in of_devices.items()
-        for case_key, timer, row in list_beside(history)
-        for which, name in enumerate(REFERENCES)
-        if np.isfinite(usual[history.units[row], which])
-    }
+def time_references(history: History, number: int) -> ReferenceHistories:
+    """The reference kernels beside each case, tonight and in the runs before."""
+    run = np.flatnonzero(history.is_run[: number + 1])
+    nights, first = run[-KEPT_NIGHTS:], max(0, len(run) - KEPT_NIGHTS)
+    beside = list_beside(history)
+    rows = [row for _, _, row in beside for _ in REFERENCES]
+    keys = [ReferenceKey(H200.name, case_key, timer, name) for case_key, timer, _ in beside for name in REFERENCES]
+    which = np.tile(np.arange(len(REFERENCES)), len(beside))
+    values = history.references[nights[:, None], history.units[rows], which].T
+    return arrange_references(keys, first + np.arange(len(nights)), values, history.cards[nights][:, rows].T)
 
 
 @dataclass(slots=True)
@@ -335,7 +302,7 @@ def find_delays(score: Score, events: Sequence[Event], wait: int = 60) -> list[i
 def is_alone(history: History, event: Event) -> bool:
     """Whether nothing else befell the series in the ten nights before a step and the three that it has to be told."""
     nights = slice(max(0, event.first - 10), event.first + 3)
-    state = history.state[nights, event.rows[0]].copy()
+    state = (history.state + history.drivers)[nights, event.rows[0]]
     state[event.first - nights.start :] -= np.log1p(event.size)
     return bool((np.abs(np.diff(state)) < OTHER_CHANGE).all())
 

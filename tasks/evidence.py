@@ -10,38 +10,35 @@ from tasks.findings import Past
 from tasks.groups import Group
 from tasks.history import find_standings
 from tasks.incidents import FollowUp, follow_up
-from tasks.machines import find_machine_changes
+from tasks.machines import find_clocks
 from tasks.records import Measurement, Run, Series, Suspect, Verdict
-from tasks.references import LATE_RUNS
 from tasks.store import Store
 from tasks.suspects import find_suspects, spare_earlier_code
 
 
 def gather_past(
-    store: Store, run: Run, measurements: Sequence[Measurement], left: Collection[tuple[str, str]] = ()
+    store: Store,
+    run: Run,
+    measurements: Sequence[Measurement],
+    left: Collection[tuple[str, str]] = (),
+    known: Past | None = None,
 ) -> Past:
     """Everything that the measurements of a run are judged by.
 
     Args:
         left: layer keys and device names of units that are still to be measured: nobody misses their series yet.
+        known: what was gathered since all units were measured: the histories, which take longest to read, still hold.
     """
     runs = {earlier.run_id: earlier for earlier in store.runs()}
     order = {run_id: number for number, run_id in enumerate(runs)}
-    machines = find_machine_changes(
-        measurements,
-        store.references(run.run_id),
-        store.hosts(run.run_id),
-        store.usual_references(run),
-        store.usual_references(run, LATE_RUNS),
-        store.usual_clocks(run),
-    )
     return Past(
         run_id=run.run_id,
         runs=runs,
-        trends=store.trends(run),
+        trends=known.trends if known else store.trends(run),
         standings=find_standings(store.journal.latest_verdicts(run), store.journal.marks(), order),
         expected=[s for s in store.previous_series(run) if (layer_of(s), s.device_name) not in left],
-        machines=machines,
+        references=known.references if known else store.reference_histories(run),
+        clocks=known.clocks if known else find_clocks(measurements, store.usual_clocks(run)),
         retrials=store.journal.retrials(run.run_id),
     )
 
@@ -51,10 +48,8 @@ def layer_of(series: Series) -> str:
     return series.case_key.partition("/num_tokens=")[0]
 
 
-def gather_suspects(store: Store, run: Run) -> list[Suspect]:
+def gather_suspects(store: Store, past: Past, measurements: Sequence[Measurement]) -> list[Suspect]:
     """The series of a run that are to be measured again, without those that were, each with its last good config."""
-    measurements = store.measurements(run.run_id)
-    past = gather_past(store, run, measurements)
     done = {retrial.measurement.series for retrial in past.retrials}
     suspects = [suspect for suspect in find_suspects(measurements, past) if suspect.series not in done]
     suspects = spare_earlier_code(suspects)
@@ -66,9 +61,9 @@ def gather_suspects(store: Store, run: Run) -> list[Suspect]:
     return [replace(s, good_config=configs.get((s.good_run, s.series), {})) for s in suspects]
 
 
-def follow_incidents(store: Store, run: Run, verdicts: Sequence[Verdict]) -> FollowUp:
+def follow_incidents(store: Store, past: Past, verdicts: Sequence[Verdict]) -> FollowUp:
     """What the verdicts of a run make of the incidents in the store."""
-    past = gather_past(store, run, ())
+    run = past.runs[past.run_id]
 
     def find(group: Group) -> list[str]:
         return gather_causes(store, past, group)

@@ -21,8 +21,9 @@ from tasks.history import (
     is_time,
 )
 from tasks.intervals import find_interval
-from tasks.machines import MachineChange
+from tasks.machines import Clock, MachineChange
 from tasks.records import Measurement, Point, Retrial, Run, Series
+from tasks.reference_histories import Compared, ReferenceHistories
 from tasks.screening import BASELINE_NIGHTS, DRIFT_GAP, DRIFT_NIGHTS, MIN_CHANGE, find_least_change, screen
 from tasks.spreads import Flags, Floats
 
@@ -55,8 +56,10 @@ class Past:
     standings: Mapping[Series, Standing] = field(default_factory=dict)
     expected: Collection[Series] = ()
     """Series that the last comparable run measured, or missed."""
-    machines: Mapping[Series, MachineChange] = field(default_factory=dict)
-    """How the machine of each series fared, where that is known."""
+    references: ReferenceHistories = field(default_factory=ReferenceHistories)
+    """What the reference kernels took in the runs up to tonight; runs are numbered as in `order`."""
+    clocks: Mapping[Series, Clock] = field(default_factory=dict)
+    """Tonight's, where they are known."""
     retrials: Sequence[Retrial] = ()
     """What was measured again tonight."""
 
@@ -73,6 +76,8 @@ class Finding:
     measurement: Measurement
     nights: Sequence[Point]
     """Of the series, tonight last; those without a time left out."""
+    machine: MachineChange
+    """Over the same nights."""
     standing: Standing
     num_baseline: int
     """Nights that tonight is compared with."""
@@ -121,6 +126,12 @@ class Finding:
         """Whether it is a change that counts, and noise looks like it in fewer than one of so many."""
         is_far = abs(self.change) >= max(MIN_CHANGE_YOUNG, FAR_NOISES * self.noise)
         return self.is_large and not self.is_blurred and (self.p_value < p_value or is_far)
+
+    @property
+    def is_machines(self) -> bool:
+        """Whether the machine explains it, or what of it is not the other of two times."""
+        rests = (self.change, (1 + self.change) / (1 + self.other) - 1, (1 + self.change) * (1 + self.other) - 1)
+        return any(self.machine.explains(rest) for rest in (rests if self.other else rests[:1]))
 
     @property
     def is_blurred(self) -> bool:
@@ -190,20 +201,23 @@ def is_back(relative: float, change: float) -> bool:
 def screen_night(measurements: Sequence[Measurement], past: Past) -> dict[Series, Finding]:
     """What the times of tonight are, beside those of earlier nights."""
     by_series = {m.series: m for m in measurements if is_time(m.median_us)}
-    series = [one for one in by_series if past.trends.get(one)]
+    known = {one: [point for point in past.trends.get(one, ()) if is_time(point.median_us)] for one in by_series}
+    series, trends = [one for one in by_series if known[one]], [nights for nights in known.values() if nights]
     if not series:
         return {}
     timed, order, retried = [by_series[one] for one in series], past.order, find_retried(past.retrials)
-    trends = [[point for point in past.trends[one] if is_time(point.median_us)] for one in series]
     standings = [
         adopt_gain(past.standings.get(one, NOTHING_SAID).when_timed, nights, order)
         for one, nights in zip(series, trends, strict=True)
     ]
-    recent = arrange_recent(trends, series, standings, retried, order)
+    recent = arrange_recent(trends, series, standings, retried, order, past.references.moves)
     screened = screen(recent)
     kinds = [(m.check.case.layer.kernel, m.check.provider) for m in timed]
     adjusted = adjust_for_many(screened.p_value, recent.changed == recent.values.shape[1], kinds)
     num_beside = np.isfinite(recent.beside).sum()
+    runs = np.where(np.isfinite(recent.values), recent.runs, -1)
+    compared = Compared(runs, screened.before, screened.since, np.isfinite(screened.again))
+    moves = past.references.find_moves(series, compared)
     findings = {}
     for row, measurement in enumerate(timed):
         if not screened.num_baseline[row]:
@@ -211,6 +225,7 @@ def screen_night(measurements: Sequence[Measurement], past: Past) -> dict[Series
         findings[series[row]] = Finding(
             measurement=measurement,
             nights=trends[row],
+            machine=MachineChange(measurement.device.type, moves[row], past.clocks.get(series[row])),
             standing=standings[row],
             num_baseline=int(screened.num_baseline[row]),
             num_known=int(screened.num_known[row]),

@@ -60,7 +60,7 @@ def is_told(verdict: Verdict) -> bool:
 
 
 def group_verdicts(verdicts: Sequence[Verdict], order: Mapping[str, int]) -> list[Group]:
-    """The verdicts that somebody is told of, in as few groups as say what moved.
+    """The verdicts that somebody is told of, in as few groups as say what moved; of a machine, one each way.
 
     Args:
         verdicts: of the whole night: how many of a kernel did not move counts.
@@ -69,10 +69,17 @@ def group_verdicts(verdicts: Sequence[Verdict], order: Mapping[str, int]) -> lis
     judged = [verdict.series for verdict in verdicts if verdict.state is not State.UNSUPPORTED]
     told = [verdict for verdict in verdicts if is_told(verdict)]
     groups = []
-    for state in dict.fromkeys(verdict.state for verdict in told):
+    for state in dict.fromkeys(verdict.state for verdict in told if not verdict.is_machine):
         for of_nights in split_nights([verdict for verdict in told if verdict.state is state], order):
             groups += group_moved(of_nights, judged, order)
+    for is_longer in (True, False):
+        groups += group_moved([v for v in told if v.is_machine and takes_longer(v) is is_longer], judged, order)
     return [group for group in groups if not group.verdicts[0].is_machine or is_of_machine(group, judged)]
+
+
+def takes_longer(verdict: Verdict) -> bool:
+    """Whether a series takes longer than before, rather than less."""
+    return (verdict.relative_change or 0.0) > 0
 
 
 def is_of_machine(group: Group, judged: Sequence[Series]) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,27 +58,22 @@ class Histories(Mapping[Series, tuple[Point, ...]]):
 
     def __getitem__(self, series: Series) -> tuple[Point, ...]:
         history = self.columns[series]
-        return tuple(self._make_point(history, row) for row in range(len(history)))
+        runs = [self.runs[night] for night in history.nights.tolist()]
+        hosts = [self.hosts.get(self.settings[setting].host_id) for setting in history.settings.tolist()]
+        columns = history.median_us, history.p20_us, history.p80_us, history.relative_error, history.share_close
+        values = zip(*(column.tolist() for column in columns), strict=True)
+        return tuple(
+            Point(
+                run.run_id, run.started_at, us, p20, p80, _known(error), _known(share), host.device_uuid if host else ""
+            )
+            for run, host, (us, p20, p80, error, share) in zip(runs, hosts, values, strict=True)
+        )
 
     def __iter__(self) -> Iterator[Series]:
         return iter(self.columns)
 
     def __len__(self) -> int:
         return len(self.columns)
-
-    def _make_point(self, history: History, row: int) -> Point:
-        run = self.runs[history.nights[row]]
-        host = self.hosts.get(self.settings[history.settings[row]].host_id)
-        return Point(
-            run_id=run.run_id,
-            started_at=run.started_at,
-            median_us=float(history.median_us[row]),
-            p20_us=float(history.p20_us[row]),
-            p80_us=float(history.p80_us[row]),
-            relative_error=_known(history.relative_error[row]),
-            share_close=_known(history.share_close[row]),
-            device_uuid=host.device_uuid if host else "",
-        )
 
     def find_floors_us(self, history: History, bytes_moved: int, flops: int, gemm_dtype: str) -> Floats:
         """The floor of a case on each night, as tasks/floors.py tells tonight's; not a number without its ceilings.
@@ -102,7 +98,7 @@ class Histories(Mapping[Series, tuple[Point, ...]]):
 
 def _known(value: float) -> float | None:
     """None for what is not a number."""
-    return None if np.isnan(value) else float(value)
+    return None if isnan(value) else value
 
 
 def narrow_histories(histories: Histories, wanted: Sequence[Series]) -> Histories:

@@ -7,6 +7,7 @@ from typing import TypeGuard
 
 import numpy as np
 
+from tasks.lasting_moves import LastingMove
 from tasks.records import Point, Retrial, Series, State, Verdict, Version
 from tasks.screening import NUM_NIGHTS, STANDING_NIGHTS, Recent
 
@@ -164,12 +165,14 @@ def arrange_recent(
     standings: Sequence[Standing],
     retried: Mapping[Series, Retried],
     order: Mapping[str, int],
+    moves: Mapping[str, Sequence[LastingMove]],
 ) -> Recent:
     """Arrays for the screening, in the order of the series; every trend ends with tonight, and every night has a time.
 
     Args:
         retried: what was measured again tonight.
         order: numbers of the runs.
+        moves: by device name, when its machines changed for good.
     """
     recent = [keep_recent(nights, standing, order) for nights, standing in zip(trends, standings, strict=True)]
     width = max(map(len, recent), default=1)
@@ -192,7 +195,8 @@ def arrange_recent(
     found = [retried.get(one, NOT_RETRIED) for one in series]
     again = np.array([log(one.again_us) if one.again_us else nan for one in found], dtype=np.float64)
     beside = np.array([nan if one.beside is None else one.beside for one in found], dtype=np.float64)
-    return Recent(values, cards, runs, np.array(of_likes, dtype=np.int64), first, changed, again, beside)
+    of_pools = [moves.get(device_name, ()) for device_name, _ in pools]
+    return Recent(values, cards, runs, np.array(of_likes, dtype=np.int64), first, changed, again, beside, of_pools)
 
 
 def find_retried(retrials: Iterable[Retrial]) -> dict[Series, Retried]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from tasks.groups import SAME_NIGHTS, SUBJECTS, Group, group_verdicts, is_told
+from tasks.groups import SAME_NIGHTS, SUBJECTS, Group, group_verdicts, is_told, takes_longer
 from tasks.records import Run, Series, State, Verdict
 
 REMINDED_AFTER = timedelta(days=7)
@@ -145,7 +145,12 @@ def follow_up(
             continue
         joined = find_joined(incident, verdicts, groups, claimed, order)
         claimed |= joined
-        unseen = {series for series in incident.series if tells_nothing(incident, told.get(series))}
+        unseen = {
+            series
+            for series in incident.series
+            if tells_nothing(incident, told.get(series))
+            or (series not in claimed and is_hidden(incident, told[series], order))
+        }
         if not joined | unseen:
             closed = replace(incident, resolved_run=run.run_id)
             if incident.is_open and incident.state is not State.FAST:
@@ -180,19 +185,50 @@ def find_joined(
 ) -> set[Series]:
     """Series that belong to an incident tonight: its own that are still so, and what moved with them unnoticed.
 
-    What a person expects is no more than what that person was told of.
+    What a person expects is no more than what that person was told of; of a machine, all that this one move does.
     """
     own = set(incident.series)
     joined = {v.series for v in verdicts if v.series in own and v.state is incident.state and is_told(v)}
+    if incident.state is State.AMBIGUOUS:
+        return join_machine(incident, joined, verdicts, groups, order) - set(claimed)
     if not incident.is_open:
         return joined - set(claimed)
     for group in groups:
         is_same = group.state is incident.state and all(incident.subject in name_subjects(one) for one in group.series)
-        apart = abs(order.get(group.since_run, -1) - order.get(incident.since_run, -1))
-        is_near = apart <= SAME_NIGHTS or incident.state is State.AMBIGUOUS  # a slow machine is so since every night
-        if joined and is_same and is_near:
+        if joined and is_same and count_apart(incident, group, order) <= SAME_NIGHTS:
             joined |= set(group.series)
     return joined - set(claimed)
+
+
+def join_machine(
+    incident: Incident,
+    own: set[Series],
+    verdicts: Iterable[Verdict],
+    groups: Iterable[Group],
+    order: Mapping[str, int],
+) -> set[Series]:
+    """Series of a machine that is still as it was told: none if it has gone much further since, which is another thing.
+
+    Args:
+        own: series of the incident beside which the machine has moved, either way.
+    """
+    is_longer = (incident.highest_change or 0.0) > 0
+    joined = {v.series for v in verdicts if v.series in own and takes_longer(v) is is_longer}
+    for group in groups:
+        is_same = group.state is incident.state and str(group.subject) == incident.subject
+        if not is_same or takes_longer(group.verdicts[0]) is not is_longer:
+            continue
+        told = max(abs(incident.lowest_change or 0.0), abs(incident.highest_change or 0.0))
+        now = abs(group.verdicts[0].relative_change or 0.0)
+        if count_apart(incident, group, order) > SAME_NIGHTS and is_much_further(told, now):
+            return set()
+        joined |= set(group.series)
+    return joined
+
+
+def count_apart(incident: Incident, group: Group, order: Mapping[str, int]) -> int:
+    """Runs between the first that shows an incident and that of a group."""
+    return abs(order.get(group.since_run, -1) - order.get(incident.since_run, -1))
 
 
 def name_subjects(series: Series) -> set[str]:
@@ -204,6 +240,12 @@ def tells_nothing(incident: Incident, verdict: Verdict | None) -> bool:
     """Whether a night leaves open if a series of an incident is still so: there is no verdict, or a time is needed."""
     is_of_times = incident.state in (State.SLOW, State.FAST, State.AMBIGUOUS)
     return verdict is None or (is_of_times and verdict.median_us is None)
+
+
+def is_hidden(incident: Incident, verdict: Verdict, order: Mapping[str, int]) -> bool:
+    """Whether the machine has moved again since: nobody knows if what it did before is over."""
+    is_later = order.get(verdict.since_run, -1) > order.get(incident.since_run, -1)
+    return incident.state is State.AMBIGUOUS and verdict.is_machine and is_later
 
 
 def open_incident(group: Group, run: Run, now: datetime, causes: Sequence[str]) -> Incident:
@@ -246,7 +288,11 @@ def has_gone_worse(incident: Incident, newest: Incident) -> bool:
         return True
     if incident.state is not State.SLOW or incident.highest_change is None or newest.highest_change is None:
         return False
-    told, now = incident.highest_change, newest.highest_change
+    return is_much_further(incident.highest_change, newest.highest_change)
+
+
+def is_much_further(told: float, now: float) -> bool:
+    """Whether a change is half as large again as was told."""
     return now >= told * GONE_WORSE and now >= told + WORSE_BY
 
 

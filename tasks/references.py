@@ -17,13 +17,7 @@ from tasks.records import ReferenceTime
 SLOW_MACHINE = {"cuda": 0.02, "cpu": 0.20}
 """By device type: a case is marked when a reference kernel took this share longer; shared CPUs are that noisy."""
 USUAL_RUNS = 40
-"""Runs that tell what is usual for a machine: more than make the level of a series (tasks/screening.py), so that a
-machine that has changed for good is not forgotten before the series is compared with what it takes since."""
-LATE_RUNS = 14
-"""The last of them also tell it alone: a machine that has changed for good is known as it is now before the series is
-compared with that, and one that is slow for up to a week is none that changed for good."""
-LEAST_CARD_RUNS = 7
-"""Runs that tell what is usual for one card: a machine may be slow for days, and a card that came then is not."""
+"""Runs that tell what is usual, on the site and for a clock."""
 
 Beside = tuple[str, str, str]
 """Host id, case key and timer: what a reference kernel was timed beside."""

@@ -23,6 +23,7 @@ import numpy as np
 from scipy import special
 
 from tasks.cards import estimate_card_offsets, estimate_suits
+from tasks.lasting_moves import LastingMove, shift_to_last_move
 from tasks.modes import fold_modes, fold_ratios
 from tasks.spreads import (
     Flags,
@@ -103,6 +104,8 @@ class Recent:
     """[num_series] the same as values, of a series that was measured again tonight; else NaN."""
     beside: Floats
     """[num_series] logarithm of what that took over the version of before, measured in turn with it; else NaN."""
+    moves: Sequence[Sequence[LastingMove]] = ()
+    """[num_pools] when the machines of each pool changed for good; none of them did if this is ()."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,10 @@ class Screening:
     """The same of what was measured again tonight; NaN elsewhere."""
     other: Floats
     """By how much the other of two times is longer; 0 of a series that takes one."""
+    before: Flags
+    """[num_series, num_nights] the nights of the level."""
+    since: Flags
+    """[num_series, num_nights] those that the change is seen over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +167,8 @@ class Known:
     """Each night before tonight around the middle of the BASELINE_NIGHTS that it is among."""
     unfamiliar: Floats
     """[num_series] standard deviation of what is not known of tonight's card."""
+    doubts: Floats
+    """[num_series, num_nights] how many times the noise, squared, a night before a lasting move may be off."""
 
 
 def screen(recent: Recent) -> Screening:
@@ -227,6 +236,11 @@ def learn_noise(recent: Recent) -> tuple[Known, Floats]:
     again = recent.again - offsets[recent.cards[:, -1]]
     values, again, other = fold_modes(values, again, common, is_bad, recent.first, recent.changed)
     beside = fold_ratios(recent.beside, other)
+    doubts = np.zeros(values.shape)
+    if any(recent.moves):
+        values, doubts = follow_machines(recent, values, is_bad)
+        is_bad, _, lasting = find_bad_nights(values, recent.runs, recent.pools)
+        is_bad[:, -1] = False
     good = np.where(is_bad, np.nan, values)
     columns = np.arange(values.shape[1])
     is_of_regime = (columns >= recent.first[:, None]) & (columns < recent.changed[:, None])
@@ -238,8 +252,22 @@ def learn_noise(recent: Recent) -> tuple[Known, Floats]:
     )
     added = offsets[recent.cards[:, -1]] + suits[:, -1]
     again = again - suits[:, -1]
-    known = Known(values - suits, good - suits, calm - suits, again, beside, other, residuals - suits, unfamiliar)
+    known = Known(
+        values - suits, good - suits, calm - suits, again, beside, other, residuals - suits, unfamiliar, doubts
+    )
     return known, added
+
+
+def follow_machines(recent: Recent, values: Floats, is_bad: Flags) -> tuple[Floats, Floats]:
+    """The nights as they would have been on the machines as they are now, and how far that may be from the truth."""
+    followed, doubts, columns = values.copy(), np.zeros(values.shape), np.arange(values.shape[1])
+    regimes = (columns >= recent.first[:, None]).astype(np.int64) + (columns >= recent.changed[:, None])
+    tells = (columns < len(columns) - 1) & ~is_bad
+    for pool, moves in enumerate(recent.moves):
+        rows = np.flatnonzero(recent.pools == pool)
+        told = values[rows], recent.runs[rows], moves, regimes[rows], tells[rows]
+        followed[rows], doubts[rows] = shift_to_last_move(*told)
+    return followed, doubts
 
 
 def _center(values: Floats, first: Integers) -> Floats:
@@ -273,6 +301,8 @@ def compare_nights(
     num_nights, num_draws = (is_now & np.isfinite(known.values)).sum(axis=1), np.isfinite(draws).sum(axis=1)
     change, num_known = find_medians(draws), np.isfinite(before).sum(axis=1)
     noise = estimate_noise(before, recent.pools, known.values[:, -1] - level)
+    of_base = np.where(np.isfinite(base), known.doubts, 0.0).sum(axis=1) / np.maximum(num_base, 1)
+    unfamiliar = np.hypot(known.unfamiliar, noise * np.sqrt(of_base))
     correlation = estimate_correlation(before)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = (1 - correlation) / (1 + correlation)
@@ -281,13 +311,13 @@ def compare_nights(
         independent = 1 / (1 / independent + 1 / np.maximum(num_base * share, 1.0))
         towards = np.minimum(np.sign(change)[:, None] * draws, MOST_OF_MEDIAN * np.abs(change)[:, None])
         tail = (LEAST_TAIL + TAIL_PER_NIGHT * num_draws)[:, None]
-        p_values = special.stdtr(tail, -towards / np.hypot(noise, known.unfamiliar)[:, None])
+        p_values = special.stdtr(tail, -towards / np.hypot(noise, unfamiliar)[:, None])
         z = -np.nansum(special.ndtri(np.maximum(p_values, LEAST_P)), axis=1) / num_draws * np.sqrt(independent)
         chance = find_chance(draws, before, HABIT * change)
         p_value = 2 * special.ndtr(-z) + chance
         apart = np.sign(change) * known.beside / (math.sqrt(2) * noise)
         p_beside = np.nan_to_num(special.stdtr(LEAST_TAIL + TAIL_PER_NIGHT, -apart), nan=1.0)
-        half = special.ndtri(0.975) * np.sqrt(noise**2 / independent + known.unfamiliar**2)
+        half = special.ndtri(0.975) * np.sqrt(noise**2 / independent + unfamiliar**2)
     is_known = (num_base >= (DRIFT_BASE if is_drift else 1)) & np.isfinite(change)
     p_value = np.where(is_known, np.minimum(p_value, 1.0), 1.0)
     drift = np.full(len(level), is_drift)
@@ -308,6 +338,8 @@ def compare_nights(
         relative,
         draws[:, -1],
         known.other,
+        np.isfinite(base),
+        is_now & np.isfinite(known.good) & (columns >= len(columns) - STANDING_NIGHTS),
     )
 
 

@@ -15,6 +15,7 @@ from tasks.archive import Archive, open_archive
 from tasks.cases import Plan, Selection
 from tasks.clock import Clock
 from tasks.errors import WorkerError
+from tasks.findings import Past
 from tasks.letters import Channel
 from tasks.lines import print_line
 from tasks.order import line_up
@@ -58,6 +59,8 @@ class Session:
         """Who is told."""
         self.archive = archive
         """The code of past commits."""
+        self.past: Past | None = None
+        """What the run is judged by, once all its units are measured."""
         self.quarantine = Quarantine(run.run_id, store.crashes(run.run_id), store.commit_crash)
         self._hosts_with_ceilings = {ceiling.host_id for ceiling in store.ceilings(run.run_id)}
         self._devices_without_clocks: set[str] = set()

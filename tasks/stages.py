@@ -121,7 +121,9 @@ def retune_layer(workshop: Workshop, request: retuning.Request) -> list[retuning
 def find_suspects(session: Session) -> list[Suspect]:
     """The series whose times seem to have changed, or to have changed back."""
     with session.clock.measure("find suspects"):
-        suspects = evidence.gather_suspects(session.store, session.run)
+        measurements = session.store.measurements(session.run.run_id)
+        session.past = evidence.gather_past(session.store, session.run, measurements)
+        suspects = evidence.gather_suspects(session.store, session.past, measurements)
     if suspects:
         session.tell(f"{len(suspects)} series seem to have changed: measuring them again")
     return suspects
@@ -141,8 +143,9 @@ def judge(session: Session) -> list[Verdict]:
     with session.clock.measure("judge"):
         run, store = session.run, session.store
         measurements = store.measurements(run.run_id)
-        past = evidence.gather_past(store, run, measurements, session.workers.list_left())
-        found = verdicts.judge_night(measurements, past)
+        left = session.workers.list_left()
+        session.past = evidence.gather_past(store, run, measurements, left, session.past)
+        found = verdicts.judge_night(measurements, session.past)
         store.journal.commit_verdicts(run.run_id, found)
     return found
 
@@ -151,7 +154,8 @@ def judge(session: Session) -> list[Verdict]:
 def alert(session: Session, judged: Sequence[Verdict], files: AlertFiles) -> list[Alert]:
     """What is new, worse, over, or due to be told again, through every channel."""
     with session.clock.measure("alert"):
-        news = evidence.follow_incidents(session.store, session.run, judged)
+        past = session.past or evidence.gather_past(session.store, session.run, ())
+        news = evidence.follow_incidents(session.store, past, judged)
         letters = alerts.write_letters(news.alerts, session.channels)
         session.store.journal.commit_incidents(news.incidents, letters)
         told = alerts.deliver(session.store.journal, session.channels)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tasks import rows
 from tasks.database import Database, database_path, require_writable
 from tasks.errors import RunMismatchError, StoreError
-from tasks.histories import narrow_histories
+from tasks.histories import Histories, narrow_histories
 from tasks.journal import Journal
 from tasks.nights import Night
 from tasks.notebook import Notebook
@@ -26,8 +26,9 @@ from tasks.records import (
     UnitCost,
     UnitResult,
 )
-from tasks.references import LEAST_CARD_RUNS, USUAL_RUNS
-from tasks.store_histories import read_cases, read_histories
+from tasks.reference_histories import ReferenceHistories
+from tasks.references import USUAL_RUNS
+from tasks.store_histories import read_cases, read_histories, read_references
 
 JOINED = """
     SELECT m.*, c.* EXCLUDE (case_key), h.* EXCLUDE (host_id)
@@ -254,24 +255,20 @@ class Store:
             trends.setdefault((row["device_name"], row["name"]), []).append(rows.row_to_point(row))
         return {kernel: tuple(points) for kernel, points in trends.items()}
 
-    def usual_references(self, run: Run, num_runs: int = USUAL_RUNS) -> dict[tuple[str, str, str, str], float]:
-        """By device, case key, timer and reference kernel, its median over those of the last runs that timed it so.
-
-        A device is the name of all GPUs of a kind, or the UUID of one that LEAST_CARD_RUNS of these runs know.
-        """
+    def usual_references(self, run: Run) -> dict[tuple[str, str, str, str], float]:
+        """By device name, case key, timer and reference kernel, its median over the last runs that timed it."""
         query = """
-            WITH timed AS (
-                SELECT t.*, h.* FROM reference_times t JOIN hosts h USING (host_id)
-                WHERE t.run_id IN (SELECT unnest(?)) AND len(t.samples_us) > 0
-            ), devices AS (
-                SELECT DISTINCT device_name AS device FROM timed UNION SELECT device_uuid FROM timed
-                WHERE device_uuid <> '' GROUP BY ALL HAVING count(DISTINCT run_id) >= ?
-            )
-            SELECT device, case_key, timer, name, median(list_aggregate(samples_us, 'median')) AS median_us
-            FROM timed JOIN devices ON device IN (device_name, device_uuid) GROUP BY ALL
+            SELECT h.device_name, t.case_key, t.timer, t.name,
+                   median(list_aggregate(t.samples_us, 'median')) AS median_us
+            FROM reference_times t JOIN hosts h USING (host_id)
+            WHERE t.run_id IN (SELECT unnest(?)) AND len(t.samples_us) > 0 GROUP BY ALL
         """
-        found = self._database.rows(query, [self._runs_before(run, num_runs), LEAST_CARD_RUNS])
-        return {(row["device"], row["case_key"], row["timer"], row["name"]): row["median_us"] for row in found}
+        found = self._database.rows(query, [self._runs_before(run)])
+        return {(row["device_name"], row["case_key"], row["timer"], row["name"]): row["median_us"] for row in found}
+
+    def reference_histories(self, run: Run) -> ReferenceHistories:
+        """What each reference kernel took beside each case in the last runs up to and with `run`."""
+        return read_references(self._database, run)
 
     def usual_clocks(self, run: Run) -> dict[Series, float]:
         """By series, the median SM clock in MHz over the last USUAL_RUNS, of those whose GPU told it."""
@@ -282,17 +279,17 @@ class Store:
             WHERE m.run_id IN (SELECT unnest(?)) AND m.status = 'ok'
             GROUP BY ALL
         """
-        found = self._database.rows(query, [self._runs_before(run, USUAL_RUNS)])
+        found = self._database.rows(query, [self._runs_before(run)])
         return {rows.row_to_series(row): row["clock_mhz"] for row in found}
 
-    def _runs_before(self, run: Run, num_runs: int) -> list[str]:
+    def _runs_before(self, run: Run) -> list[str]:
         """Ids of the last runs of the suite before this one."""
         query = """
             SELECT run_id FROM runs
             WHERE suite = ? AND seed = ? AND number < (SELECT number FROM runs WHERE run_id = ?)
             ORDER BY number DESC LIMIT ?
         """
-        found = self._database.rows(query, [run.suite, run.seed, run.run_id, num_runs])
+        found = self._database.rows(query, [run.suite, run.seed, run.run_id, USUAL_RUNS])
         return [row["run_id"] for row in found]
 
     def unit_costs(self, run_id: str) -> list[UnitCost]:
@@ -313,9 +310,9 @@ class Store:
         query = f"{JOINED} WHERE m.run_id = ? ORDER BY kernel, layer_key, case_key, provider, timer"
         return [rows.row_to_measurement(row) for row in self._database.rows(query, [run_id])]
 
-    def trends(self, run: Run) -> dict[Series, tuple[Point, ...]]:
+    def trends(self, run: Run) -> Histories:
         """Every series' nights up to and with `run`, oldest first; only of its seed, which draws the routing."""
-        return dict(read_histories(self._database, run))
+        return read_histories(self._database, run)
 
     def previous_series(self, run: Run) -> set[Series]:
         """Series that the last complete run with the same suite, arguments and seed tried or missed, and any run since.

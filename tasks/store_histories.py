@@ -9,6 +9,8 @@ from tasks import rows
 from tasks.database import Database
 from tasks.histories import Floats, Histories, History, Setting
 from tasks.records import Host, Run
+from tasks.reference_histories import ReferenceHistories, ReferenceKey, arrange_references
+from tasks.screening import NUM_NIGHTS
 
 SERIES = "hash(m.case_key, m.provider, m.timer, h.device_name)"
 SETTING = "hash(m.host_id, m.config, m.source_sha256, m.compiled)"
@@ -18,6 +20,16 @@ TIMED = """
     WHERE m.status = 'ok' AND r.seed = ? AND r.number <= (SELECT number FROM runs WHERE run_id = ?)
 """
 """Only runs of one seed, which draws the routing, up to and with one run."""
+REFERENCE_RUNS = 2 * NUM_NIGHTS
+"""Runs whose reference kernels are looked at: more than nights of a series are, since not every run measures each."""
+REFERENCE = "hash(h.device_name, t.case_key, t.timer, t.name)"
+TIMED_REFERENCES = """
+    FROM reference_times t JOIN runs r USING (run_id) JOIN hosts h USING (host_id)
+    WHERE len(t.samples_us) > 0 AND run_id IN (
+        SELECT run_id FROM runs WHERE seed = ? AND number <= (SELECT number FROM runs WHERE run_id = ?)
+        ORDER BY number DESC LIMIT ?
+    )
+"""
 
 
 def read_histories(database: Database, run: Run) -> Histories:
@@ -70,6 +82,33 @@ def read_histories(database: Database, run: Run) -> Histories:
         },
         rates=_read_rates(database, runs, hosts),
     )
+
+
+def read_references(database: Database, run: Run) -> ReferenceHistories:
+    """Medians beside each case in the last REFERENCE_RUNS up to and with `run`; runs are numbered as in Store.runs."""
+    which = [run.seed, run.run_id, REFERENCE_RUNS]
+    numbers = {
+        row["number"]: place for place, row in enumerate(database.rows("SELECT number FROM runs ORDER BY number"))
+    }
+    keys = database.rows(
+        f"""SELECT {REFERENCE} AS id, any_value(h.device_name) AS device_name, any_value(t.case_key) AS case_key,
+            any_value(t.timer) AS timer, any_value(t.name) AS name {TIMED_REFERENCES} GROUP BY id ORDER BY id""",
+        which,
+    )
+    known = database.columns(
+        f"""SELECT {REFERENCE} AS id, r.number AS night, hash(h.device_uuid) AS card,
+            list_aggregate(t.samples_us, 'median') AS median_us {TIMED_REFERENCES} ORDER BY night, t.measured_at""",
+        which,
+    )
+    nights, columns = np.unique(known["night"], return_inverse=True)
+    of_keys = np.searchsorted(np.array([row["id"] for row in keys], dtype=np.uint64), known["id"])
+    values = np.full((len(keys), len(nights)), np.nan)
+    values[of_keys, columns] = np.log(known["median_us"])
+    cards = np.zeros(values.shape, dtype=np.int64)
+    cards[of_keys, columns] = np.unique(known["card"], return_inverse=True)[1]
+    places = np.array([numbers[night] for night in nights.tolist()], dtype=np.int64)
+    named = [ReferenceKey(row["device_name"], row["case_key"], row["timer"], row["name"]) for row in keys]
+    return arrange_references(named, places, values, cards)
 
 
 def read_cases(database: Database, keys: Collection[str]) -> dict[str, Case]:

@@ -6,7 +6,6 @@ from dataclasses import astuple, replace
 from typing import Any
 
 from tasks.findings import Finding, Past, screen_night
-from tasks.machines import MachineChange
 from tasks.records import Measurement, Suspect
 
 MIN_NIGHTS = 3
@@ -24,17 +23,17 @@ def find_suspects(measurements: Iterable[Measurement], past: Past) -> list[Suspe
     others.
     """
     found = [f for f in screen_night(list(measurements), past).values() if is_suspect(f)]
-    found.sort(key=lambda finding: rank_suspect(finding, past.machines.get(finding.measurement.series)))
+    found.sort(key=rank_suspect)
     suspects = [make_suspect(finding, past) for finding in found]
     in_turn = sorted(zip(number_by_kind(suspects), suspects, strict=True), key=lambda one: one[0])
     return [suspect for _, suspect in in_turn][:MOST_SUSPECTS]
 
 
-def rank_suspect(finding: Finding, machine: MachineChange | None) -> tuple[Any, ...]:
+def rank_suspect(finding: Finding) -> tuple[Any, ...]:
     """The likeliest first; last of all, what the machine did too, by what is left of it."""
     name = astuple(finding.measurement.series)
-    if machine and machine.explains(finding.change):
-        return True, round(machine.move_with(finding.change) - abs(finding.change), 6), *name
+    if finding.is_machines:
+        return True, round(finding.machine.move_with(finding.change) - abs(finding.change), 6), *name
     return False, float(f"{finding.p_value:.6g}"), round(-abs(finding.change), 6), *name  # whatever the unit of time
 
 

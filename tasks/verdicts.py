@@ -10,7 +10,6 @@ from math import isfinite
 
 from tasks.findings import DISCOVERY_RATE, MIN_CHANGE_YOUNG, Finding, Past, is_back, screen_night
 from tasks.history import NOTHING_SAID, Standing, is_time
-from tasks.machines import MachineChange
 from tasks.records import Measurement, Series, State, Status, Verdict
 from tasks.suspects import MIN_NIGHTS
 
@@ -75,12 +74,12 @@ def note_since(verdict: Verdict, told: Standing) -> Verdict:
 
 def judge_times(finding: Finding, past: Past) -> Verdict:
     """The verdict of a series that was timed tonight and before."""
-    machine = past.machines.get(finding.measurement.series)
-    state, reason = decide(finding, machine)
+    state, reason = decide(finding)
+    is_machine = is_blamed_on_machine(finding, state)
     if state in (State.SLOW, State.FAST):
         since_run = finding.standing.since_run if finding.standing.has_moved else finding.since_run
     else:
-        since_run = ""
+        since_run = find_machine_since(finding, past) if is_machine else ""
     return Verdict(
         run_id=past.run_id,
         series=finding.measurement.series,
@@ -95,11 +94,11 @@ def judge_times(finding: Finding, past: Past) -> Verdict:
         since_run=since_run,
         baseline_run=finding.standing.baseline_run,
         is_confirmed=finding.is_confirmed,
-        is_machine=bool(machine and is_blamed_on_machine(finding, machine, state)),
+        is_machine=is_machine,
     )
 
 
-def decide(finding: Finding, machine: MachineChange | None) -> tuple[State, str]:
+def decide(finding: Finding) -> tuple[State, str]:
     """The state of a series, and what is to be said besides the figures."""
     moved = State.SLOW if finding.change > 0 else State.FAST
     if finding.standing.has_moved and finding.standing.state:
@@ -116,8 +115,8 @@ def decide(finding: Finding, machine: MachineChange | None) -> tuple[State, str]
         return State.SAME, ""
     if finding.adjusted_p > DISCOVERY_RATE and not finding.is_proved:
         return State.AMBIGUOUS, "not yet told from noise"
-    if machine and machine.explains(finding.change):
-        return State.AMBIGUOUS, f"the machine moved too: {machine.told}"
+    if finding.is_machines:
+        return State.AMBIGUOUS, f"the machine moved too: {finding.machine.told}"
     if finding.is_proved:
         return moved, "the version of before, in turn with it, does without the change"
     if is_back(float(finding.relative_nights[-1]), finding.change):
@@ -127,10 +126,22 @@ def decide(finding: Finding, machine: MachineChange | None) -> tuple[State, str]
     return moved, ""
 
 
-def is_blamed_on_machine(finding: Finding, machine: MachineChange, state: State) -> bool:
+def is_blamed_on_machine(finding: Finding, state: State) -> bool:
     """Whether what is AMBIGUOUS is no noise, and the machine moved with it."""
     is_no_noise = finding.num_known >= MIN_NIGHTS and finding.adjusted_p <= DISCOVERY_RATE
-    return state is State.AMBIGUOUS and is_no_noise and machine.explains(finding.change)
+    return state is State.AMBIGUOUS and is_no_noise and finding.is_machines
+
+
+def find_machine_since(finding: Finding, past: Past) -> str:
+    """The run since which the machine is as it is, by the reference kernel that moved furthest.
+
+    By its clock alone it is that of the last verdict, if that said so too, or else tonight.
+    """
+    told, since = finding.standing, finding.machine.find_since(finding.change)
+    if since is not None:
+        return list(past.runs)[since]
+    was_so = told.state is State.AMBIGUOUS and (told.relative_change or 0.0) * finding.change > 0
+    return (was_so and told.since_run) or past.run_id
 
 
 def tell_times(finding: Finding, reason: str) -> str:

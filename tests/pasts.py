@@ -1,13 +1,15 @@
 """One series with a history clear enough to know what tonight is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from records import make_measurement, make_points, make_retrial, make_run, make_series
 
 from tasks.findings import Past
 from tasks.history import Standing
-from tasks.machines import MachineChange
-from tasks.records import Measurement, Run, Suspect
+from tasks.machines import Clock
+from tasks.records import Measurement, Run, Series, Suspect
+from tasks.reference_histories import ReferenceHistories, ReferenceKey, arrange_references
 from tasks.suspects import find_suspects
 
 QUIET = (100.0, 100.4, 99.6, 100.2, 99.8, 100.1, 99.7, 100.3, 99.9, 100.0, 100.2, 99.8)
@@ -22,13 +24,28 @@ def number_nights(count: int) -> dict[str, Run]:
     }
 
 
+def make_references(
+    series: Sequence[Series], num_nights: int, moved: Mapping[str, float], since: int | None = None
+) -> ReferenceHistories:
+    """Reference kernels that took so much longer from a night on, by default tonight, beside some series."""
+    keys = [ReferenceKey(one.device_name, one.case_key, one.timer, name) for one in series for name in moved]
+    values = np.zeros((len(keys), num_nights))
+    values[:, num_nights - 1 if since is None else since :] = np.log1p(list(moved.values()) * len(series))[:, None]
+    return arrange_references(keys, np.arange(num_nights), values, np.zeros(values.shape, dtype=np.int64))
+
+
 def make_past(
     medians_us: Sequence[float],
     again_us: float | None = None,
     standing: Standing | None = None,
-    machine: MachineChange | None = None,
+    moved: Mapping[str, float] | None = None,
+    clock: Clock | None = None,
 ) -> tuple[Measurement, Past]:
-    """One series whose last night is tonight."""
+    """One series whose last night is tonight.
+
+    Args:
+        moved: by how much longer each reference kernel took tonight, relative.
+    """
     points = make_points(medians_us)
     tonight = make_measurement(points[-1].run_id, samples_us=(medians_us[-1],))
     past = Past(
@@ -37,7 +54,8 @@ def make_past(
         trends={SERIES: points},
         standings={SERIES: standing} if standing else {},
         expected=(SERIES,),
-        machines={SERIES: machine} if machine else {},
+        references=make_references([SERIES], len(points), moved or {}),
+        clocks={SERIES: clock} if clock else {},
         retrials=[make_retrial(tonight, again_us)] if again_us else [],
     )
     return tonight, past

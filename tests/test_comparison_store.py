@@ -13,6 +13,7 @@ from tasks.comparisons import Sitting
 from tasks.database import TABLES
 from tasks.evidence import follow_incidents, gather_past
 from tasks.records import Measurement, Status, UnitResult
+from tasks.reference_histories import ReferenceHistories
 from tasks.store import Store
 from tasks.verdicts import judge_night
 
@@ -99,14 +100,24 @@ def test_a_night_after_a_comparison_is_judged_as_if_it_had_not_been(tmp_path: Pa
         assert store.find_run().run_id == "night-7"
 
 
+NOT_COMPARED = ReferenceHistories()
+
+
 def judge(store: Store) -> object:
     """All that tonight is judged by, its verdicts and its incidents."""
     run = store.find_run("tonight")
     measurements = store.measurements(run.run_id)
     past = gather_past(store, run, measurements)
     verdicts = judge_night(measurements, past)
-    news = follow_incidents(store, run, verdicts)
-    return past, verdicts, len(news.incidents), store.last_unit_seconds(), store.previous_series(run)
+    news = follow_incidents(store, past, verdicts)
+    return (
+        replace(past, trends=dict(past.trends), references=NOT_COMPARED),
+        past.references.values.tolist(),
+        verdicts,
+        len(news.incidents),
+        store.last_unit_seconds(),
+        store.previous_series(run),
+    )
 
 
 def dump(store: Store) -> dict[str, object]:

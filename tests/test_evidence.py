@@ -54,7 +54,9 @@ class Story:
         ]
         reference = make_reference(run_id=run.run_id)
         self.store.commit_unit(run.run_id, UnitResult(make_host(), None, tuple(measured), (reference,)))
-        suspects = gather_suspects(self.store, run)
+        measurements = self.store.measurements(run.run_id)
+        past = gather_past(self.store, run, measurements)
+        suspects = gather_suspects(self.store, past, measurements)
         self.suspects = suspects
         if again is not None:
             found = [
@@ -62,10 +64,10 @@ class Story:
                 for s in suspects
             ]
             self.store.journal.commit_retrials([Retrial(m, Version.TONIGHT) for m in found])
-        measurements = self.store.measurements(run.run_id)
-        self.verdicts = judge_night(measurements, gather_past(self.store, run, measurements))
+        past = gather_past(self.store, run, measurements, known=past)
+        self.verdicts = judge_night(measurements, past)
         self.store.journal.commit_verdicts(run.run_id, self.verdicts)
-        news = follow_incidents(self.store, run, self.verdicts)
+        news = follow_incidents(self.store, past, self.verdicts)
         self.store.journal.commit_incidents(news.incidents)
         self.store.finish_run(replace(run, status="complete", finished_at=run.started_at + timedelta(minutes=5)))
         return count(self.verdicts), news.alerts

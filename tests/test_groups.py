@@ -101,6 +101,16 @@ def test_a_slow_machine_is_one_group_of_the_device_unless_it_was_slow_for_a_mome
     assert group_verdicts([make_verdict(State.AMBIGUOUS, is_machine=True)], ORDER) == []
 
 
+def test_a_machine_that_is_slower_here_and_faster_there_is_two_groups() -> None:
+    halves = ALL[::2], ALL[1::2]
+    verdicts = [
+        verdict
+        for half, change in zip(halves, (0.05, -0.05), strict=True)
+        for verdict in judge(half, State.AMBIGUOUS, others=(), is_machine=True, relative_change=change)
+    ]
+    assert subjects_of(verdicts) == [("all kernels on NVIDIA H200", len(ALL) // 2)] * 2
+
+
 def test_what_is_not_told_from_noise_is_told_to_nobody() -> None:
     assert group(judge(ALL[:5], State.AMBIGUOUS)) == []
     told = {state for state in State if is_told(make_verdict(state))}

@@ -145,7 +145,7 @@ def test_what_no_kernel_takes_is_no_time(median_us: float | None) -> None:
 def test_nights_are_arranged_to_the_right_and_cards_and_likes_are_numbered() -> None:
     trends = [make_points([10.0, 11.0, 12.0], ["a", "b", "a"]), make_points([20.0, 21.0, 22.0], ["b"] * 3)[1:]]
     retried = {make_series("other"): Retried(30.0, 0.1)}
-    recent = arrange_recent(trends, [SERIES, make_series("other")], [NOTHING_SAID] * 2, retried, ORDER)
+    recent = arrange_recent(trends, [SERIES, make_series("other")], [NOTHING_SAID] * 2, retried, ORDER, {})
     assert np.exp(recent.values) == pytest.approx(np.array([[10, 11, 12], [nan, 21, 22]]), nan_ok=True)
     assert recent.cards.tolist() == [[0, 1, 0], [0, 1, 1]]
     assert recent.pools.tolist() == [0, 0]
@@ -159,7 +159,7 @@ def test_nights_are_arranged_to_the_right_and_cards_and_likes_are_numbered() -> 
 def test_series_of_one_device_and_timer_are_likes_and_cards_of_two_devices_are_not_one() -> None:
     series = [SERIES, Series("b", "triton", "cold", SERIES.device_name), Series("c", "torch", "graph", "CPU"), SERIES]
     trends = [make_points([1.0], [uuid]) for uuid in ("", "", "", "")]
-    recent = arrange_recent(trends, series, [NOTHING_SAID] * 4, {}, ORDER)
+    recent = arrange_recent(trends, series, [NOTHING_SAID] * 4, {}, ORDER, {})
     assert recent.pools.tolist() == [0, 1, 2, 0]
     assert recent.cards[:, -1].tolist() == [0, 0, 1, 0]
 
@@ -173,14 +173,14 @@ def test_baselines_and_changes_are_columns() -> None:
         Standing(State.SLOW, "night-9", 0.1),
     ]
     series = [make_series(str(number)) for number in range(4)]
-    recent = arrange_recent([nights] * 4, series, standings, {}, ORDER)
+    recent = arrange_recent([nights] * 4, series, standings, {}, ORDER, {})
     assert recent.first.tolist() == [5, 2, 0, 0]
     assert recent.changed.tolist() == [8, 6, 8, 7]
 
 
 def test_only_the_last_nights_are_looked_at() -> None:
     nights = make_points([1.0 + number for number in range(NUM_NIGHTS + 5)])
-    recent = arrange_recent([nights, nights[-2:]], [SERIES, make_series("other")], [NOTHING_SAID] * 2, {}, ORDER)
+    recent = arrange_recent([nights, nights[-2:]], [SERIES, make_series("other")], [NOTHING_SAID] * 2, {}, ORDER, {})
     assert recent.values.shape == (2, NUM_NIGHTS)
     assert recent.values[0, 0] == log(6.0)
     assert np.isnan(recent.values[1, :-2]).all()
@@ -192,10 +192,10 @@ def test_the_nights_before_a_change_that_stands_are_never_forgotten() -> None:
     kept = keep_recent(nights, standing, ORDER)
     assert kept == (*nights[:10], *nights[-STANDING_NIGHTS:])
     assert keep_recent(nights, NOTHING_SAID, ORDER) == nights[-NUM_NIGHTS:]
-    recent = arrange_recent([nights], [SERIES], [standing], {}, ORDER)
+    recent = arrange_recent([nights], [SERIES], [standing], {}, ORDER, {})
     assert recent.changed.tolist() == [10]
 
 
 def test_nothing_is_arranged_too() -> None:
-    recent = arrange_recent([], [], [], [], ORDER)
+    recent = arrange_recent([], [], [], [], ORDER, {})
     assert recent.values.shape == (0, 1)

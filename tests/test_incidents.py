@@ -285,6 +285,43 @@ def test_series_of_a_slow_machine_join_on_any_night(story: Story) -> None:
     assert len(story.standing) == 1
 
 
+def move(change: float, since: int, series: Sequence[Series] = ALL) -> list[Verdict]:
+    """The machine moved beside these."""
+    return say(State.AMBIGUOUS, series, since, is_machine=True, relative_change=change)
+
+
+MACHINE_OPENED, MACHINE_OVER = (Kind.OPENED, State.AMBIGUOUS), (Kind.RESOLVED, State.AMBIGUOUS)
+
+
+@pytest.mark.parametrize("change", [-0.04, 0.04])
+def test_an_outage_on_top_of_a_driver_is_another_incident_and_leaves_the_first_as_it_was(
+    story: Story, change: float
+) -> None:
+    on_top = change + 0.065
+    assert story.pass_night(1, move(change, 1)) == [MACHINE_OPENED]
+    assert story.pass_night(4, move(on_top, 4)) == [MACHINE_OPENED]
+    assert story.pass_night(5, move(on_top, 4)) == []
+    assert [incident.since_run for incident in story.standing] == ["run-1", "run-4"]
+    assert story.pass_night(6, move(change, 1)) == [MACHINE_OVER]
+    assert [incident.since_run for incident in story.standing] == ["run-1"]
+    assert story.pass_night(8) == [MACHINE_OVER]
+    assert story.standing == []
+
+
+def test_a_machine_that_is_as_slow_again_on_later_nights_is_told_once(story: Story) -> None:
+    assert story.pass_night(1, move(0.05, 1)) == [MACHINE_OPENED]
+    for night in range(2, 15):
+        assert story.pass_night(night, move(0.05 + 0.01 * (night % 2), night)) == []
+    assert len(story.incidents) == 1
+
+
+def test_what_a_person_expects_of_a_machine_it_may_do_to_other_series_too(story: Story) -> None:
+    assert story.pass_night(1, move(-0.04, 1, KERNEL)) == [MACHINE_OPENED]
+    story.acknowledge()
+    assert story.pass_night(2, move(-0.04, 1, ALL)) == []
+    assert story.pass_night(5, move(0.06, 5, ALL)) == [MACHINE_OPENED]
+
+
 # Acknowledged
 
 

@@ -10,7 +10,7 @@ from records import STARTED, make_host, make_measurement, make_run
 from kernels.spec import Device
 from tasks.nights import Night
 from tasks.records import ReferenceTime, UnitResult
-from tasks.references import LEAST_CARD_RUNS, find_reference_changes, summarize_references
+from tasks.references import find_reference_changes, summarize_references
 from tasks.store import Store
 
 HOST = make_host()
@@ -82,9 +82,7 @@ def test_without_an_earlier_run_no_machine_is_slow() -> None:
     assert find_reference_changes(night_of(timed("case_1"))) == {}
 
 
-def test_what_is_usual_is_the_median_of_the_runs_of_the_suite_before_on_one_gpu_and_on_all_of_its_kind(
-    tmp_path: Path,
-) -> None:
+def test_what_is_usual_is_the_median_of_the_runs_of_the_suite_before(tmp_path: Path) -> None:
     def commit(store: Store, number: int, suite: str, *references: ReferenceTime) -> str:
         run_id = f"run-{number}"
         store.begin_run(make_run(run_id, nights=-number, suite=suite))  # the clock went back: runs are numbered
@@ -96,22 +94,14 @@ def test_what_is_usual_is_the_median_of_the_runs_of_the_suite_before_on_one_gpu_
         commit(store, 1, "nightly", timed("a", 10.0, 11.0, 15.0), timed("b", 20.0))
         commit(store, 2, "nightly", timed("a", 12.0), timed("a", 30.0, name="bfloat16 gemm"), timed("c"))
         commit(store, 3, "smoke", timed("a", 99.0))
-        for number in range(4, 2 + LEAST_CARD_RUNS):
-            young = commit(store, number, "nightly", timed("a", 11.5))
-        first, tonight = "run-1", commit(store, 2 + LEAST_CARD_RUNS, "nightly", timed("a", 13.0))
-        assert store.night(first).usual_references == {}
+        tonight = commit(store, 4, "nightly", timed("a", 13.0))
+        assert store.night("run-1").usual_references == {}
         assert store.night("run-2").usual_references["NVIDIA H200", "a", "graph", "copy"] == 11.0
-        of_kind = {
+        assert store.night(tonight).usual_references == {
             ("NVIDIA H200", "a", "graph", "copy"): 11.5,
             ("NVIDIA H200", "b", "graph", "copy"): 20.0,
             ("NVIDIA H200", "a", "graph", "bfloat16 gemm"): 30.0,
         }
-        assert store.night(young).usual_references == of_kind  # few runs know the card: they may have been bad ones
-        assert store.night(tonight).usual_references == of_kind | {
-            (HOST.device_uuid, *key): usual_us for (_, *key), usual_us in of_kind.items()
-        }
-        after = commit(store, 3 + LEAST_CARD_RUNS, "nightly", timed("a", 13.0))
-        assert store.usual_references(store.find_run(after), 2) == {("NVIDIA H200", "a", "graph", "copy"): 12.25}
 
 
 def test_the_nightly_medians_of_a_device_are_those_of_its_summary(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def change_machine(history: History, driver: np.ndarray, outage: np.ndarray) -> 
     on_kernels, on_machine = (by[:, None] * rng.uniform(0.7, 1.3, num_series) for by in (driver, outage))
     moved = {name: getattr(history, name) + on_kernels + on_machine for name in ("values", "again", "beside")}
     references = history.references + (driver + outage)[:, None, None]
-    return replace(history, state=history.state + on_kernels, references=references, **moved)
+    return replace(history, drivers=history.drivers + on_kernels, references=references, **moved)
 
 
 def tell(history: History, outcomes: Iterator[Outcome]) -> dict[int, list[tuple[int, Alert]]]:
@@ -152,16 +152,44 @@ def test_an_outage_is_told_as_the_machines(score: Score) -> None:
     assert score.num_machine >= 1
 
 
-@pytest.mark.parametrize("nights", [18, 20])
+@pytest.mark.parametrize("nights", [3, 18, 20])
 def test_an_outage_after_a_new_driver_is_told_as_the_machines(nights: int) -> None:
     history = make_quiet(num_series=160, num_nights=30 + nights + 2, num_cards=1)
     driver, outage = np.zeros((2, 30 + nights + 2))
-    driver[30:], outage[-2:] = np.log1p(-0.026), np.log1p(0.032)
+    driver[30:], outage[-2:] = np.log1p(-0.043), np.log1p(0.065)
     found = list(replay(change_machine(history, driver, outage)))
-    told = [alert.incident for outcome in found for alert in outcome.follow_up.alerts]
-    assert {incident.state for incident in told} == {State.AMBIGUOUS}
-    slow = [verdict for verdict in found[-2].verdicts if (verdict.relative_change or 0.0) > 0.02 and verdict.is_machine]
-    assert len(slow) > 30  # the others are not that far off
+    told = [(outcome.number, alert.incident) for outcome in found for alert in outcome.follow_up.alerts]
+    assert {incident.state for _, incident in told} == {State.AMBIGUOUS}
+    opened = [(number, incident.since_run) for number, incident in told if not incident.resolved_run]
+    assert opened == [(30, "night-030"), (30 + nights, f"night-{30 + nights:03}")]  # the second is not swallowed
+
+
+def test_a_new_driver_is_no_gain_of_the_kernels_however_far_is_looked_back() -> None:
+    history, (driver, outage) = make_quiet(num_series=160, num_nights=70), np.zeros((2, 70))
+    driver[30:] = np.log1p(-0.026)
+    found = list(replay(change_machine(history, driver, outage)))
+    told = [(outcome.number, alert.kind, alert.incident) for outcome in found for alert in outcome.follow_up.alerts]
+    assert [(number, kind) for number, kind, _ in told] == [(30, Kind.OPENED), (36, Kind.RESOLVED)]  # lasts for a week
+    assert {incident.state for _, _, incident in told} == {State.AMBIGUOUS}
+
+
+@pytest.mark.parametrize("nights", [8, 15])
+@pytest.mark.parametrize("size", [0.05, -0.05])
+def test_a_step_after_a_new_driver_is_told_at_once(nights: int, size: float) -> None:
+    history, (driver, outage) = make_quiet(num_series=160, num_nights=30 + nights + 3), np.zeros((2, 33 + nights))
+    driver[30:] = np.log1p(0.035)
+    by = np.zeros(33 + nights)
+    by[30 + nights :] = np.log1p(size)
+    history = change(change_machine(history, driver, outage), 7, by)
+    (row,) = (one for one, number in name_series(history).items() if number == 7)
+    states = [
+        (outcome.number, verdict.state)
+        for outcome in replay(history)
+        for verdict in outcome.verdicts
+        if verdict.series == row and outcome.number >= 29 + nights
+    ]
+    moved = State.SLOW if size > 0 else State.FAST
+    assert states[:3] == [(29 + nights, State.SAME), (30 + nights, moved), (31 + nights, moved)]
 
 
 def test_nothing_is_told_again_within_a_week(score: Score) -> None:
@@ -213,12 +241,13 @@ def test_a_step_that_is_acknowledged_is_told_once() -> None:
 
 
 def test_verdicts_depend_neither_on_the_order_of_the_series_nor_on_the_unit() -> None:
-    plan = replace(QUIET, num_series=40, num_nights=45, num_steps=6, num_swaps=1, step_sizes=(0.04, 0.1))
+    plan = replace(QUIET, num_series=40, num_nights=48, num_steps=6, num_swaps=1, step_sizes=(0.04, 0.1))
+    plan = replace(plan, num_driver_changes=1)
     history, mixed = make_history(plan, 5), np.random.default_rng(0).permutation(40)
     shuffled = replace(
         history,
         **{name: tuple(getattr(history, name)[row] for row in mixed) for name in ("cases", "providers", "timers")},
-        **{name: getattr(history, name)[:, mixed] for name in ("state", "values", "again", "cards")},
+        **{name: getattr(history, name)[:, mixed] for name in ("state", "drivers", "values", "again", "cards")},
         units=history.units[mixed],
     )
     of_times = ("values", "again", "beside")

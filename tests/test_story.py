@@ -155,9 +155,10 @@ def store_night(store: Store, real: Night, age: int) -> None:
     store.commit_unit(run_id, UnitResult(host, receipt, measured, beside, replace(cost, run_id=run_id)))
     if age <= JUDGED_NIGHTS:
         measurements = store.measurements(run_id)
-        verdicts = judge_night(measurements, gather_past(store, run, measurements))
+        past = gather_past(store, run, measurements)
+        verdicts = judge_night(measurements, past)
         store.journal.commit_verdicts(run_id, verdicts)
-        assert follow_incidents(store, run, verdicts).alerts == ()
+        assert follow_incidents(store, past, verdicts).alerts == ()
     assert real.run.finished_at
     store.finish_run(replace(run, status="complete", finished_at=real.run.finished_at - back))
 

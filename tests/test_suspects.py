@@ -3,12 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from pasts import NOISY, QUIET, SERIES, find_one, number_nights
+from pasts import NOISY, QUIET, SERIES, find_one, make_references, number_nights
 from records import make_case, make_measurement, make_points
 
 from tasks.findings import Past
 from tasks.history import Standing
-from tasks.machines import MachineChange
 from tasks.records import Measurement, State
 from tasks.suspects import MOST_BESIDE_EARLIER_CODE, MOST_SUSPECTS, find_suspects, spare_earlier_code
 
@@ -76,8 +75,8 @@ def test_what_moved_together_leaves_room_for_others() -> None:
 
 def test_what_the_machine_did_too_comes_last_and_of_that_first_whatever_it_did_least() -> None:
     measured, past = make_night({(1, "triton"): 110.0, (2, "triton"): 122.0, (4, "triton"): 118.0})
-    slow = {m.series: MachineChange("cuda", {"copy": 0.1}) for m in measured[1:]}
-    past = replace(past, machines=slow)
+    slow = [m.series for m in measured[1:]]
+    past = replace(past, references=make_references(slow, 13, {"copy": 0.1}))
     assert [suspect.case.num_tokens for suspect in find_suspects(measured, past)] == [1, 2, 4]
 
 

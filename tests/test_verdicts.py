@@ -7,12 +7,12 @@ from math import inf, isfinite, nan
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pasts import NOISY, QUIET, SERIES, find_one, make_past, number_nights
+from pasts import NOISY, QUIET, SERIES, find_one, make_past, make_references, number_nights
 from records import make_case, make_measurement, make_points, make_retrial, make_run, make_series
 
 from tasks.findings import Past
 from tasks.history import Mark, Standing, find_standings
-from tasks.machines import MachineChange
+from tasks.machines import Clock
 from tasks.records import Measurement, Retrial, Series, State, Status, Verdict, Version
 from tasks.suspects import find_suspects
 from tasks.verdicts import STATES_BY_STATUS, judge_night
@@ -22,9 +22,10 @@ def judge_one(
     medians_us: Sequence[float],
     again_us: float | None = None,
     standing: Standing | None = None,
-    machine: MachineChange | None = None,
+    moved: Mapping[str, float] | None = None,
+    clock: Clock | None = None,
 ) -> Verdict:
-    tonight, past = make_past(medians_us, again_us, standing, machine)
+    tonight, past = make_past(medians_us, again_us, standing, moved, clock)
     [verdict] = judge_night([tonight], past)
     return verdict
 
@@ -174,32 +175,56 @@ def test_a_kernel_that_takes_one_of_two_times_is_judged_by_either(
 
 
 @pytest.mark.parametrize(
-    ("machine", "state"),
+    ("moved", "clock", "state"),
     [
-        pytest.param(MachineChange("cuda", {"copy": 0.2}), State.AMBIGUOUS, id="a reference kernel was as slow"),
-        pytest.param(MachineChange("cuda", {"copy": 0.0, "gemm": 0.2}), State.AMBIGUOUS, id="one of two was"),
-        pytest.param(MachineChange("cuda", {}, 1600.0, 1980.0), State.AMBIGUOUS, id="the clock was low"),
-        pytest.param(
-            MachineChange("cuda", {}, 1600.0, 1980.0, True), State.SLOW, id="the kernel itself drew the power"
-        ),
-        pytest.param(MachineChange("cuda", {"copy": -0.2}), State.SLOW, id="the machine was faster"),
-        pytest.param(MachineChange("cuda", {"copy": 0.001}, 1980.0, 1980.0), State.SLOW, id="the machine was as ever"),
+        pytest.param({"copy": 0.2}, None, State.AMBIGUOUS, id="a reference kernel was as slow"),
+        pytest.param({"copy": 0.0, "gemm": 0.2}, None, State.AMBIGUOUS, id="one of two was"),
+        pytest.param({}, Clock(1600.0, 1980.0), State.AMBIGUOUS, id="the clock was low"),
+        pytest.param({}, Clock(1600.0, 1980.0, True), State.SLOW, id="the kernel itself drew the power"),
+        pytest.param({"copy": -0.2}, None, State.SLOW, id="the machine was faster"),
+        pytest.param({"copy": 0.001}, Clock(1980.0, 1980.0), State.SLOW, id="the machine was as ever"),
     ],
 )
-def test_a_kernel_is_not_blamed_for_its_machine(machine: MachineChange, state: State) -> None:
-    verdict = judge_one((*QUIET, 120.0), again_us=120.0, machine=machine)
-    assert (verdict.state, verdict.is_machine) == (state, state is State.AMBIGUOUS)
-    assert (f"the machine moved too: {machine.told}" in verdict.evidence) is verdict.is_machine
+def test_a_kernel_is_not_blamed_for_its_machine(moved: dict[str, float], clock: Clock | None, state: State) -> None:
+    verdict = judge_one((*QUIET, 120.0), again_us=120.0, moved=moved, clock=clock)
+    is_machine = state is State.AMBIGUOUS
+    assert (verdict.state, verdict.is_machine) == (state, is_machine)
+    assert verdict.since_run == "night-12"
+    assert ("; the machine moved too: " in verdict.evidence) is is_machine
 
 
 def test_a_machine_that_moved_beside_a_quiet_kernel_is_nothing_to_tell() -> None:
-    verdict = judge_one((*QUIET, 100.1), machine=MachineChange("cuda", {"copy": 0.3}))
+    verdict = judge_one((*QUIET, 100.1), moved={"copy": 0.3})
     assert (verdict.state, verdict.is_machine) == (State.SAME, False)
 
 
 def test_a_machine_is_not_blamed_for_a_series_whose_noise_is_not_known_yet() -> None:
-    verdict = judge_one((100.0, 120.0), machine=MachineChange("cuda", {"copy": 0.3}))
+    verdict = judge_one((100.0, 120.0), moved={"copy": 0.3})
     assert (verdict.state, verdict.is_machine) == (State.AMBIGUOUS, False)
+
+
+def test_a_slow_machine_is_told_since_the_night_that_its_references_show_it() -> None:
+    nights = (*QUIET, 120.0, 120.2, 119.8)
+    tonight, past = make_past(nights, again_us=120.0)
+    past = replace(past, references=make_references([SERIES], len(nights), {"copy": 0.2}, since=12))
+    [verdict] = judge_night([tonight], past)
+    assert (verdict.state, verdict.is_machine, verdict.since_run) == (State.AMBIGUOUS, True, "night-12")
+
+
+def test_a_low_clock_is_told_since_the_night_that_was_told_of_it_first() -> None:
+    told = Standing(State.AMBIGUOUS, since_run="night-7", relative_change=0.1)
+    clock = Clock(1600.0, 1980.0)
+    assert judge_one((*QUIET, 120.0), again_us=120.0, standing=told, clock=clock).since_run == "night-7"
+    other_way = replace(told, relative_change=-0.1)
+    assert judge_one((*QUIET, 120.0), again_us=120.0, standing=other_way, clock=clock).since_run == "night-12"
+
+
+def test_the_other_of_two_times_on_a_slow_machine_is_the_machines() -> None:
+    nights = [us * factor for us, factor in zip(QUIET * 3, [1.0, 1.0, 1.08] * len(QUIET), strict=True)]
+    slow_us = 108.0 * 1.07
+    assert judge_one((*nights, slow_us), again_us=slow_us).state is State.SLOW
+    beside_slow = judge_one((*nights, slow_us), again_us=slow_us, moved={"copy": 0.04})
+    assert (beside_slow.state, beside_slow.is_machine) == (State.AMBIGUOUS, True)
 
 
 @pytest.mark.parametrize("offset", [0.03, -0.03])
