@@ -69,7 +69,7 @@ def collect(night: Night) -> list[Row]:
         row = rows.setdefault((case.key, measurement.timer), Row(case, measurement.timer))
         if measurement.median_us is not None:
             row.times[check.provider] = measurement.median_us
-            dtype = find_kernel(case.layer.kernel).gemm_dtype[case.layer.scheme]
+            dtype = find_kernel(case.layer.kernel).gemm_dtype.get(case.layer.scheme, "")  # none: it moves bytes only
             row.floor_us = find_floor_us(check, rates.get(check.host_id, {}), dtype)
         elif check.provider in OURS:
             row.why[check.provider] = check.status.value
@@ -101,13 +101,14 @@ def print_table(rows: Iterable[Row]) -> None:
     for row in rows:
         layer, options = row.case.layer, row.case.options
         shared = [f"{name}={value}" for name, value in options.items() if name != "token_strategy"]
-        sections[" ".join([layer.kernel, layer.label, layer.scheme, *shared, row.timer])].append(row)
+        sizes = [f"{name}={size}" for name, size in layer.sizes.items()] if layer.model == "grid" else []
+        sections[" ".join([layer.kernel, layer.label, *sizes, layer.scheme, *shared, row.timer])].append(row)
     for title, of_section in sections.items():
         names = sorted({name for row in of_section for name in row.times}, key=lambda name: (name not in OURS, name))
         print(f"\n{title}\n")
         print("| M | " + " | ".join([*names, "floor", "share", "ratio"]) + " |")
         print("|---|" + "--:|" * (len(names) + 3))
-        for row in of_section:
+        for row in sorted(of_section, key=lambda row: row.case.num_tokens):
             place = " ".join([str(row.case.num_tokens), row.case.options.get("token_strategy", "")]).strip()
             times = [f"{row.times[name]:.1f}" if name in row.times else row.why.get(name, "") for name in names]
             floor = f"{row.floor_us:.1f}" if row.floor_us else ""

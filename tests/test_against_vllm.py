@@ -1,11 +1,14 @@
 """The table that holds our kernels against vLLM's: what is ours, what is the fastest other, what has no time."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from against_vllm import Row, add_marlin, list_providers, print_means, print_table
+from against_vllm import Row, add_marlin, collect, list_providers, print_means, print_table
+from records import make_run
 
 from kernels.spec import Case, Device, Layer
+from tasks.nights import Night
 from tasks.records import Check, Measurement, Status
 
 H200 = Device("cuda", "NVIDIA H200", (9, 0))
@@ -51,3 +54,24 @@ def test_plain_torch_does_not_compete() -> None:
     names = list_providers()
     assert "torch" not in names
     assert {"triton", "triton-exact-fp8", "torch-bf16", "vllm-marlin"} <= set(names)
+
+
+def test_a_kernel_that_only_moves_bytes_has_rows_too() -> None:
+    sizes = {"num_experts": 8, "intermediate_size": 256}
+    case = Case(Layer("silu_mul_fp8", "grid", 1, 1, "fp8_group128", "bfloat16", sizes), 64)
+    (row,) = collect(Night(make_run(), (), (), (measured(case, "triton", 5.0), measured(case, "vllm-cuda", 10.0))))
+    assert (row.ratio, row.floor_us) == (2.0, None)
+
+
+def test_grids_of_other_sizes_have_other_tables_and_tokens_are_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    layer = case_of("mxfp4_w4a16").layer
+    rows = [Row(case_of("mxfp4_w4a16", tokens), "graph") for tokens in (64, 1)]
+    print_table([*rows, Row(Case(replace(layer, sizes={"n": 512, "k": 512}), 1), "graph")])
+    titles = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("mxfp4", "| 1 ", "| 64 "))]
+    assert [title.partition("  ")[0] for title in titles] == [
+        "mxfp4_gemm grid n=256 k=512 mxfp4_w4a16 graph",
+        "| 1 |",
+        "| 64 |",
+        "mxfp4_gemm grid n=512 k=512 mxfp4_w4a16 graph",
+        "| 1 |",
+    ]
