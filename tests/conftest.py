@@ -28,7 +28,7 @@ LONGEST = (
     *("nightly", "deployments", "replay", "cluster", "moe_schemes", "database", "recipes", "site", "pool", "compile"),
     *("measure", "full_disk", "search", "branch", "workers", "moe_compile", "nvfp4_moe", "ahead", "faults", "cli"),
     *("retrial", "mxfp4_moe", "events", "evidence", "clock", "lanes", "words_triton", "sittings", "beside"),
-    "mxfp4_triton",
+    *("mxfp4_triton", "words_gluon", "mxfp4_hopper", "int4_gluon"),
 )
 """Files that take the longest, which begin first so that all workers end together: those that start processes among
 those that wait or compute by themselves."""

@@ -41,7 +41,7 @@ def test_every_provider_is_named() -> None:
 
 def test_places_are_those_where_a_provider_does_not_decline() -> None:
     takers = list_takers(kernels()["w4a8_moe"], "int4_w4a8_fp8")
-    assert takers == "cpu, sm_90, sm_100: `torch`; sm_89+: `triton`; sm_90: `vllm-cutlass`"
+    assert takers == "cpu, sm_90, sm_100: `torch`; sm_89+: `triton`; sm_90: `triton-gluon`, `vllm-cutlass`"
 
 
 def test_a_provider_that_takes_no_default_is_asked_about_the_other_options() -> None:

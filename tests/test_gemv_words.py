@@ -16,11 +16,13 @@ from kernels.spec import Case, Kernel, Tensors
 FORMATS = [(mxfp4_moe.KERNEL, mxfp4_moe.W4A16), (nvfp4_moe.KERNEL, nvfp4_moe.W4A16)]
 LAYERS = {"mxfp4_moe": mxfp4_moe.triton_layer, "nvfp4_moe": nvfp4_moe.triton_layer}
 every_format = pytest.mark.parametrize(("kernel", "scheme"), FORMATS)
+WIDE = replace(BY_ROW, GATE_UP_BLOCK_SIZE_N=32, DOWN_BLOCK_SIZE_N=64)
+"""Fewer programs, each of which takes the interpreter as long."""
 every_order = pytest.mark.parametrize("by_lanes", [False, True], ids=["by quarters", "by lanes"])
 
 
 def run(
-    kernel: Kernel, case: Case, weights: Tensors, inputs: Tensors, by_lanes: bool, config: WordsConfig = BY_ROW
+    kernel: Kernel, case: Case, weights: Tensors, inputs: Tensors, by_lanes: bool, config: WordsConfig = WIDE
 ) -> torch.Tensor:
     layer = LAYERS[kernel.name](case, weights, by_lanes=by_lanes)
     return words_gemv(layer, inputs["hidden_states"], routing_of(inputs), config, on_input=weights_input(case))
@@ -48,9 +50,9 @@ def test_a_row_at_a_time_computes_the_formula(kernel: Kernel, scheme: str, by_la
 
 @every_order
 def test_several_warps_and_rows_compute_the_same(by_lanes: bool):
-    kernel, case = nvfp4_moe.KERNEL, case_of(nvfp4_moe.KERNEL, nvfp4_moe.W4A16, num_tokens=1, k=1280, n=256)
+    kernel, case = nvfp4_moe.KERNEL, case_of(nvfp4_moe.KERNEL, nvfp4_moe.W4A16, num_tokens=1, k=1152, n=64)
     weights, inputs = tensors_of(kernel, case)
-    output = run(kernel, case, weights, inputs, by_lanes, replace(BY_ROW, DOWN_BLOCK_SIZE_N=8, num_warps=2))
+    output = run(kernel, case, weights, inputs, by_lanes, replace(WIDE, DOWN_BLOCK_SIZE_N=128, num_warps=2))
     assert relative_error(output, kernel.reference(case, weights, inputs)) < 0.007
 
 
@@ -79,3 +81,11 @@ def test_what_has_no_rows_of_16_bits_is_refused(scheme: str, options: dict[str, 
     case = case_of(kernel, scheme, options=options)
     with pytest.raises(ConfigError, match=reason):
         kernel.providers["triton"].prepare_with(case, *tensors_of(kernel, case), asdict(BY_ROW))
+
+
+@every_order
+def test_the_default_configuration_computes_the_same(by_lanes: bool):
+    kernel, case = nvfp4_moe.KERNEL, case_of(nvfp4_moe.KERNEL, nvfp4_moe.W4A16, num_tokens=1, top_k=1, n=32)
+    weights, inputs = tensors_of(kernel, case)
+    output = run(kernel, case, weights, inputs, by_lanes, BY_ROW)
+    assert relative_error(output, kernel.reference(case, weights, inputs)) < 0.007
