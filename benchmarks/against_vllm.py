@@ -6,7 +6,7 @@ Prints, for each kernel, layer and timer, the microseconds of ours (the fastest 
 provider of vLLM at each batch size, the floor, the share of it that ours reaches, and how many times as fast as the
 fastest other one it is; then the geometric means. An output that failed its check has no time. MXFP4 with dynamic
 activations, which vLLM has no provider for on Hopper, is compared with what multiplies as much there: torch's bfloat16
-GEMM of the same case, and vLLM's Marlin on 16-bit activations (scheme mxfp4_w4a16 of the same layer and batch size).
+GEMM of the same case, and vLLM's Marlin on the 16-bit values of prequantized activations, timed on the same GPU.
 """
 
 import argparse
@@ -24,12 +24,10 @@ from kernels.spec import Case
 from tasks.errors import StoreError
 from tasks.floors import find_floor_us, group_rates
 from tasks.nights import Night
-from tasks.records import Measurement
 from tasks.store import Store
 
 SUITE = "against_vllm"
 OURS = ("triton", "triton-exact-fp8", "triton-gluon")
-W4A16 = "mxfp4_w4a16"
 GEMM = "torch-bf16"
 """What MXFP4's linear layer is compared with beside vLLM."""
 
@@ -42,7 +40,7 @@ class Row:
     timer: str
     floor_us: float | None = None
     times: dict[str, float] = field(default_factory=dict)
-    """Medians in microseconds by provider; of another scheme by "provider (scheme)"."""
+    """Medians in microseconds by provider; of prequantized activations by "provider (prequantized)"."""
     why: dict[str, str] = field(default_factory=dict)
     """Of our providers without a time, the status."""
 
@@ -73,26 +71,22 @@ def collect(night: Night) -> list[Row]:
             row.floor_us = find_floor_us(check, rates.get(check.host_id, {}), dtype)
         elif check.provider in OURS:
             row.why[check.provider] = check.status.value
-    add_marlin(rows.values(), night.measurements)
+    add_marlin(rows.values())
     return list(rows.values())
 
 
-def add_marlin(rows: Iterable[Row], measurements: Iterable[Measurement]) -> None:
-    """Marlin's time on 16-bit activations beside the dynamic MXFP4 ones of the same layer, batch size and timer."""
+def add_marlin(rows: Iterable[Row]) -> None:
+    """Beside dynamic MXFP4 activations Marlin's time on the values of prequantized ones: the same product, same GPU."""
+    rows = list(rows)
     marlin = {
-        (place_of(measurement.check.case), measurement.timer): measurement.median_us
-        for measurement in measurements
-        if measurement.check.provider == "vllm-marlin" and measurement.check.case.layer.scheme == W4A16
+        (row.case.layer.key, row.case.num_tokens, row.timer): row.times["vllm-marlin"]
+        for row in rows
+        if row.case.options.get("activations") == "prequantized" and "vllm-marlin" in row.times
     }
     for row in rows:
-        known = marlin.get((place_of(row.case), row.timer))
-        if row.case.layer.kernel == "mxfp4_gemm" and row.case.layer.scheme != W4A16 and known:
-            row.times[f"vllm-marlin ({W4A16})"] = known
-
-
-def place_of(case: Case) -> tuple[object, ...]:
-    """What two schemes of one layer share."""
-    return case.layer.kernel, case.layer.model, tuple(sorted(case.layer.sizes.items())), case.num_tokens
+        known = marlin.get((row.case.layer.key, row.case.num_tokens, row.timer))
+        if known and "activations" not in row.case.options:
+            row.times["vllm-marlin (prequantized)"] = known
 
 
 def print_table(rows: Iterable[Row]) -> None:

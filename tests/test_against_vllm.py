@@ -32,10 +32,11 @@ def test_the_faster_of_ours_is_held_against_the_fastest_other() -> None:
     assert row.ratio is None
 
 
-def test_marlin_on_16_bit_activations_stands_beside_the_dynamic_row_of_the_same_layer() -> None:
-    rows = [Row(case_of("mxfp4_w4a4_hadamard32", tokens), "graph") for tokens in (16, 64)]
-    add_marlin(rows, [measured(case_of("mxfp4_w4a16"), "vllm-marlin", 40.0)])
-    assert [row.times for row in rows] == [{"vllm-marlin (mxfp4_w4a16)": 40.0}, {}]
+def test_marlin_on_prequantized_values_stands_beside_the_dynamic_row_of_the_same_layer() -> None:
+    dynamic = [Row(case_of("mxfp4_w4a4_hadamard32", tokens), "graph") for tokens in (16, 64)]
+    case = replace(dynamic[0].case, options={"activations": "prequantized"})
+    add_marlin([*dynamic, Row(case, "graph", times={"vllm-marlin": 40.0}), Row(case, "cold")])
+    assert [row.times for row in dynamic] == [{"vllm-marlin (prequantized)": 40.0}, {}]
 
 
 def test_the_table_says_why_ours_has_no_time(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
 """The product of MXFP4 as FP8 in Gluon: compiled for Hopper anywhere, and on a GPU against the reference."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
@@ -20,7 +20,7 @@ TOKENS = (64, 128, 200, 256, 1024)
 
 SCRIPT = f"""
 import json, sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 import torch
 from kernels.compile import compile_launches
 from kernels.gemm.mxfp4_fp8 import prepare_fp8
@@ -58,6 +58,15 @@ def test_it_fits_a_hopper_at_real_sizes():
 def test_a_matrix_of_too_few_tiles_is_left_to_triton():
     assert default_fp8_config(64, 8192, 8192).PRODUCT == "specialized"
     assert default_fp8_config(64, 128, 8192).PRODUCT == "pipelined"
+
+
+def test_warps_that_make_no_groups_are_refused():
+    case = Case(Layer("mxfp4_gemm", "grid", 1, 1, "mxfp4_w4a4_hadamard32", "bfloat16", {"n": 256, "k": 256}), 64)
+    weights = KERNEL.make_weights(case.layer, 0, torch.device("cpu"))
+    inputs = KERNEL.make_inputs(case, weights, 1, torch.device("cpu"))
+    config = asdict(replace(default_fp8_config(64, 8192, 8192), num_warps=4))
+    with pytest.raises(ConfigError, match=r"^PRODUCT='specialized' multiplies by 8 warps or 16 \(.*=4\)$"):
+        KERNEL.providers["triton-exact-fp8"].prepare_with(case, weights, inputs, config)
 
 
 def test_a_product_that_does_not_exist_is_refused():

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from compilations import MAX_SHARED_BYTES, compile_for
-from w4_cases import case_of, relative_error
+from w4_cases import case_of, relative_error, tensors_of
 
 from kernels import mxfp4_moe, nvfp4_moe
 from kernels.moe.words_gluon import DEFAULTS, GluonConfig, default_config
-from kernels.moe.words_triton import goes_by_row
+from kernels.moe.words_triton import BY_ROW, goes_by_row
 from kernels.spec import Case, Device, Kernel
 
 FORMATS = [(nvfp4_moe.KERNEL, nvfp4_moe.W4A16, "nvfp4"), (mxfp4_moe.KERNEL, mxfp4_moe.W4A16, "mxfp4")]
@@ -87,6 +87,17 @@ def test_few_pairs_of_small_experts_go_row_by_row_under_every_provider():
     assert not goes_by_row(case_of(kernel, nvfp4_moe.W4A4, num_tokens=1, **small), name)
     batched = {"activation_format": "batched"}
     assert not goes_by_row(case_of(kernel, scheme, num_tokens=1, options=batched, **small), name)
+
+
+@pytest.mark.parametrize("provider", ["triton", "triton-gluon"])
+def test_whoever_prepares_few_pairs_takes_the_rows(provider: str):
+    kernel, scheme, _ = FORMATS[0]
+    case = case_of(kernel, scheme, num_experts=8, num_tokens=1)
+    weights, inputs = tensors_of(kernel, case)
+    by_row = kernel.providers[provider].prepare(case, weights, inputs)
+    assert by_row.config == asdict(BY_ROW)
+    (output,) = by_row.run()
+    assert relative_error(output, kernel.reference(case, weights, inputs)) < 0.007
 
 
 def error_of(kernel: Kernel, case: Case, config: GluonConfig) -> float:

@@ -2,9 +2,9 @@
 
 Weights stay in 4 bits. Launches: rotate and round activations, or unpack prequantized ones; the product, with weights
 unpacked in registers, by Triton for a few tokens and by kernels/gemm/mxfp4_hopper.py for more; the sum over its splits
-(up to 256 tokens). With very many tokens weights are unpacked into memory that is free again after the product, torch's
-row-wise scaled GEMM multiplies, and a last launch computes rows of activations that FP8 cannot hold: it looks at a flag
-for each row and mostly returns.
+(few tiles). With very many tokens weights are unpacked into memory that is free again after the product, torch's
+row-wise scaled GEMM multiplies. There, and after Triton's tiles of more than 64 tokens, a last launch computes rows of
+activations that FP8 cannot hold: it looks at a flag for each row and mostly returns.
 """
 
 from collections.abc import Mapping
@@ -272,6 +272,8 @@ def launch_fp8(case: Case, weights: Tensors, inputs: Tensors, config: Mxfp4Fp8Co
     hadamard_size = HADAMARD_SIZES[case.layer.scheme]
     if config.PRODUCT not in PRODUCTS:
         raise ConfigError(f"mxfp4_gemm has no PRODUCT {config.PRODUCT!r}: use one of {', '.join(PRODUCTS)}")
+    if config.PRODUCT == "specialized" and config.num_warps not in (8, 16):
+        raise ConfigError(f"PRODUCT='specialized' multiplies by 8 warps or 16 (this is num_warps={config.num_warps})")
     if config.PRODUCT == "unpacked" and dtype != torch.bfloat16:
         raise ConfigError(f"PRODUCT='unpacked': torch's row-wise product gives bfloat16 (this is {case.layer.dtype})")
 

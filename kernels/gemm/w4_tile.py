@@ -1,6 +1,6 @@
-"""A tile of a product with 4-bit weights, for Triton kernels: weights on the left, unpacked in registers.
+"""A tile of a product with MXFP4 or NVFP4 weights, for Triton kernels: weights on the left, unpacked in registers.
 
-Every format is multiplied as bfloat16 (float16 where the tokens are) on 16-bit tensor cores, and summed in float32: a
+Both are multiplied as bfloat16 (float16 where the tokens are) on 16-bit tensor cores, and summed in float32: a
 code times its scale is exact there. kernels/gemm/w4_words.py says how words are laid out and why it is exact.
 
 The product is computed transposed, w @ a.T: there wgmma takes weights from registers, where unpacking leaves them, and

@@ -1,4 +1,4 @@
-"""What the persistent GEMMs of the MoE for Hopper share: which tile comes next, and which rows it has."""
+"""What the persistent GEMMs of the MoE for Hopper share: which tile comes next, which rows it has, a fast sigmoid."""
 
 # mypy: disable-error-code="no-untyped-def"
 # Triton types the arguments of jit functions at the launch.

@@ -1,7 +1,8 @@
 """Our MoE with repacked FP4 weights for Hopper: launches words_hopper.py between the kernels of align.py and rows.py.
 
-Five launches, or six from 2049 pairs on: align (one or two), order the columns of hidden states, gate-up, down, sum.
-The batched format needs neither align nor sum. Few pairs go row by row (gemv_words.py), in two launches.
+Five launches, or six from 2049 pairs on: align (one or two), order the columns of hidden states, gate-up, down, sum
+(unless top_k is 1 and no expert map leaves pairs out). The batched format needs neither align nor sum. Few pairs go row
+by row (gemv_words.py), in two launches.
 """
 
 from bisect import bisect

@@ -25,15 +25,14 @@ from kernels.moe.gemv_words import words_down_gemv_kernel, words_gate_up_gemv_ke
 from kernels.moe.inputs import is_batched, moe_sizes, weights_input
 from kernels.moe.round_w4 import round_rows_kernel
 from kernels.moe.rows import Routing, quantize_rows_and_sum, sum_over_choices
+from kernels.sms import DEFAULT_NUM_SMS
 from kernels.spec import Case, Launch, Outputs, Tensors
 
 Rows = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 """What a GEMM reads: [rows, k] values, or FP8 codes with a scale per row and the sums of groups of 128 (int4)."""
 OFFSET_FACTORS = (-OFFSETS[0], -OFFSETS[1])
 LEAST_SUMS = 16
-"""What a product needs."""
-SMS = 132
-"""Of a Hopper: sums are split where the down GEMM has no more programs."""
+"""tl.dot sums up no fewer."""
 PACKERS = {"int4": pack_int4, "int8": pack_int8}
 
 
@@ -136,7 +135,7 @@ def default_config(case: Case, weight_format: str) -> WordsConfig:
     num_experts *= case.layer.ep_size
     num_pairs = case.num_tokens * top_k
     rows = num_pairs / max(num_experts if is_batched(case) else min(num_experts, num_pairs), 1)
-    split = 4 if num_pairs * triton.cdiv(k, 64) <= SMS and not is_batched(case) else 1
+    split = 4 if num_pairs * triton.cdiv(k, 64) <= DEFAULT_NUM_SMS and not is_batched(case) else 1
     if weight_format == "int8":
         grouped = "group" in case.layer.scheme
         if split > 1 and not grouped:
