@@ -10,7 +10,7 @@ from compilations import MAX_SHARED_BYTES, compile_for
 from w4_cases import case_of, relative_error, tensors_of
 
 from kernels import mxfp4_moe, nvfp4_moe
-from kernels.moe.words_gluon import DEFAULTS, GluonConfig, default_config
+from kernels.moe.words_gluon import DEFAULTS, WordsGluonConfig, default_config
 from kernels.moe.words_triton import BY_ROW, goes_by_row
 from kernels.spec import Case, Device, Kernel
 
@@ -100,7 +100,7 @@ def test_whoever_prepares_few_pairs_takes_the_rows(provider: str):
     assert relative_error(output, kernel.reference(case, weights, inputs)) < 0.007
 
 
-def error_of(kernel: Kernel, case: Case, config: GluonConfig) -> float:
+def error_of(kernel: Kernel, case: Case, config: WordsGluonConfig) -> float:
     device = torch.device("cuda")
     weights = kernel.make_weights(case.layer, 1, device)
     inputs = kernel.make_inputs(case, weights, 2, device)
@@ -118,7 +118,7 @@ every_default = pytest.mark.parametrize(
 @pytest.mark.gpu
 @every_default
 @pytest.mark.parametrize(("kernel", "scheme"), [formats[:2] for formats in FORMATS])
-def test_on_a_gpu_every_default_computes_the_formula(kernel: Kernel, scheme: str, config: GluonConfig):
+def test_on_a_gpu_every_default_computes_the_formula(kernel: Kernel, scheme: str, config: WordsGluonConfig):
     case = case_of(kernel, scheme, num_experts=24, top_k=6, num_tokens=700, k=672, n=416)
     for _ in range(3):  # a race would not lose every time
         assert error_of(kernel, case, config) < 0.007
@@ -137,14 +137,14 @@ def test_on_a_gpu_every_default_computes_the_formula(kernel: Kernel, scheme: str
         pytest.param(DEFAULTS[4], {"num_tokens": 100, "options": {"activation_format": "batched"}}, id="by warpgroup"),
     ],
 )
-def test_on_a_gpu_it_computes_the_formula(config: GluonConfig, changes: dict[str, Any]):
+def test_on_a_gpu_it_computes_the_formula(config: WordsGluonConfig, changes: dict[str, Any]):
     case = case_of(nvfp4_moe.KERNEL, nvfp4_moe.W4A16, **changes)
     assert error_of(nvfp4_moe.KERNEL, case, config) < 0.007
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("config", [DEFAULTS[1], DEFAULTS[4]], ids=["by warps", "by warpgroup"])
-def test_on_a_gpu_a_token_with_nan_changes_no_other(config: GluonConfig):
+def test_on_a_gpu_a_token_with_nan_changes_no_other(config: WordsGluonConfig):
     kernel, case = nvfp4_moe.KERNEL, case_of(nvfp4_moe.KERNEL, nvfp4_moe.W4A16, num_tokens=150, k=256, n=128)
     weights = kernel.make_weights(case.layer, 1, torch.device("cuda"))
     inputs = kernel.make_inputs(case, weights, 2, torch.device("cuda"))

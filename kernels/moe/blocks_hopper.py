@@ -1,10 +1,22 @@
-"""What the persistent GEMMs of the MoE for Hopper share: which tile comes next, which rows it has, a fast sigmoid."""
+"""What the persistent GEMMs of the MoE for Hopper share: barriers, tiles and their rows, a fast sigmoid."""
 
 # mypy: disable-error-code="no-untyped-def"
 # Triton types the arguments of jit functions at the launch.
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier
+
+
+@gluon.jit
+def make_barriers(FILLERS: gl.constexpr, EMPTIERS: gl.constexpr, STAGES: gl.constexpr):
+    """Of each stage one that is full when all FILLERS have reported, the copy engine too, and one that is empty."""
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(full.index(stage), count=FILLERS)
+        mbarrier.init(empty.index(stage), count=EMPTIERS)
+    return full, empty
 
 
 @gluon.jit

@@ -32,14 +32,14 @@ REGISTERS = 168
 
 @dataclass(frozen=True, slots=True)
 class GluonConfig:
-    """Launch configuration of fused_moe_gluon."""
+    """Launch configuration of fused_moe_gluon, and of int4_moe_gluon."""
 
     GATE_UP_GROUP_SIZE_M: int
     """Blocks that share a tile of weights in L2, of the gate-up GEMM."""
     DOWN_GROUP_SIZE_M: int
     """The same of the down GEMM."""
     num_stages: int
-    """Tiles in flight, 48 KiB each."""
+    """Tiles in flight, 48 KiB each; of INT4 32 KiB."""
 
 
 DEFAULT = GluonConfig(GATE_UP_GROUP_SIZE_M=1, DOWN_GROUP_SIZE_M=8, num_stages=4)

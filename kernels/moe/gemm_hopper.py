@@ -24,7 +24,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from kernels.moe.blocks_hopper import load_pairs, load_tile, sigmoid
+from kernels.moe.blocks_hopper import load_pairs, load_tile, make_barriers, sigmoid
 
 GROUP: gl.constexpr = gl.constexpr(128)
 BLOCK_SIZE_M: gl.constexpr = gl.constexpr(128)
@@ -41,11 +41,7 @@ def make_ring(w_desc, COPIERS: gl.constexpr, STAGES: gl.constexpr):
     a_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, BLOCK_SIZE_M, GROUP], w_desc.layout)
     w0_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, GROUP, GROUP], w_desc.layout)
     w1_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, GROUP, GROUP], w_desc.layout)
-    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for stage in gl.static_range(STAGES):
-        mbarrier.init(full.index(stage), count=COPIERS)
-        mbarrier.init(empty.index(stage), count=2)
+    full, empty = make_barriers(COPIERS, 2, STAGES)
     return a_bufs, w0_bufs, w1_bufs, full, empty
 
 

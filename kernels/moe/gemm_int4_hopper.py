@@ -20,7 +20,8 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
-from kernels.moe.blocks_hopper import load_pairs, load_tile, sigmoid
+from kernels.gemm.int4_tile import HIGH, LOW
+from kernels.moe.blocks_hopper import load_pairs, load_tile, make_barriers, sigmoid
 from kernels.moe.gemm_hopper import BLOCK_SIZE_M, GROUP
 
 HALF: gl.constexpr = gl.constexpr(64)
@@ -28,8 +29,6 @@ HALF: gl.constexpr = gl.constexpr(64)
 stage."""
 
 SUMS_TILE: gl.constexpr = gl.constexpr(gl.NVMMASharedLayout(128, 16, 2))
-LOW: gl.constexpr = gl.constexpr("lop3.b32 $0, $1, 0x0F0F0F0F, 0x80008000, 0xEA;")
-HIGH: gl.constexpr = gl.constexpr("{ .reg .b32 t; shr.b32 t, $1, 4; lop3.b32 $0, t, 0x0F0F0F0F, 0x80008000, 0xEA; }")
 # The e4m3 scales of a pair of rows as numbers.
 TO_FLOAT32: gl.constexpr = gl.constexpr(
     "{ .reg .b32 t; .reg .b16 x, y; cvt.rn.f16x2.e4m3x2 t, $2; mov.b32 {x, y}, t; "
@@ -72,11 +71,7 @@ def make_ring(a_desc, w_desc, STAGES: gl.constexpr):
     """Buffers of a tile's operands; barriers: full when the copy engine has reported, and empty."""
     a_bufs = gl.allocate_shared_memory(a_desc.dtype, [STAGES, BLOCK_SIZE_M, GROUP], a_desc.layout)
     w_bufs = gl.allocate_shared_memory(w_desc.dtype, [STAGES, GROUP, GROUP], w_desc.layout)
-    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for stage in gl.static_range(STAGES):
-        mbarrier.init(full.index(stage), count=1)
-        mbarrier.init(empty.index(stage), count=2)
+    full, empty = make_barriers(1, 2, STAGES)
     return a_bufs, w_bufs, full, empty
 
 

@@ -1,7 +1,8 @@
 """The Triton kernels of the fused MoE that work row by row: quantize activations, sum over top_k.
 
-Rows are tokens, pairs (token * top_k + choice), or in the batched format e * T + i. Rows that this rank does not
-compute are neither read nor written: pairs of other ranks' experts, the padding of the batched format.
+Rows are tokens, pairs (token * top_k + choice), in the batched format e * T + i, or for quantize_blocks_kernel rows of
+blocks. Rows that this rank does not compute are neither read nor written: pairs of other ranks' experts, the padding of
+the batched format.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -352,27 +353,3 @@ def launch_quantize_rows(
         x, weights, codes, scales, sums, *computed, k, top_k, *factors, None if sums is None else sums.shape[1],
         block_size, num_warps=min(max(block_size // 512, 1), 8),
     )  # fmt: skip
-
-
-@triton.jit
-def order_columns_kernel(
-    x_ptr,  # [M, K]
-    out_ptr,  # [M, columns], K in whole steps
-    K,
-    columns,
-    BLOCK_SIZE: tl.constexpr,
-):
-    """The columns of each step in the order in which lanes have them: bits 4 to 0 of a column before bits 6 and 5."""
-    row = tl.program_id(0).to(tl.int64)
-    offs = tl.program_id(1) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
-    column = offs // 128 * 128 + offs // 2 % 4 * 32 + offs % 128 // 8 * 2 + offs % 2
-    x = tl.load(x_ptr + row * K + column, mask=column < K, other=0.0)
-    tl.store(out_ptr + row * columns + offs, x, mask=offs < columns)
-
-
-def order_columns(x: torch.Tensor) -> torch.Tensor:
-    """A copy of x [M, K] as words_hopper.py reads it, [M, K in whole steps]."""
-    columns = triton.cdiv(x.shape[1], 128) * 128
-    out = torch.empty(len(x), columns, dtype=x.dtype, device=x.device)
-    order_columns_kernel[(len(x), triton.cdiv(columns, 1024))](x, out, x.shape[1], columns, BLOCK_SIZE=1024)
-    return out

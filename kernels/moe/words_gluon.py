@@ -18,9 +18,10 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from kernels.configs import read_config
 from kernels.gemm.words import Words
 from kernels.moe.align import Blocks
+from kernels.moe.columns import order_columns
 from kernels.moe.fused_triton import find_blocks, routing_of
 from kernels.moe.inputs import is_batched, moe_sizes, weights_input
-from kernels.moe.rows import Routing, order_columns, sum_over_choices
+from kernels.moe.rows import Routing, sum_over_choices
 from kernels.moe.words_hopper import words_hopper_kernel
 from kernels.moe.words_triton import BY_ROW, WordsLayer, goes_by_row, launch_words, prepare_words_with
 from kernels.requirements import missing_family
@@ -37,7 +38,7 @@ TILE = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16)
 
 
 @dataclass(frozen=True, slots=True)
-class GluonConfig:
+class WordsGluonConfig:
     """Launch configuration of words_moe_gluon."""
 
     BLOCK_SIZE_M: int
@@ -53,17 +54,17 @@ class GluonConfig:
 
 
 DEFAULTS = (
-    GluonConfig(8, 64, BY_WARPGROUP=False, num_stages=8, programs_per_sm=2),
-    GluonConfig(8, 128, BY_WARPGROUP=False, num_stages=4, programs_per_sm=2),
-    GluonConfig(16, 128, BY_WARPGROUP=False, num_stages=4, programs_per_sm=2),
-    GluonConfig(32, 128, BY_WARPGROUP=True, num_stages=6, programs_per_sm=1),
-    GluonConfig(64, 128, BY_WARPGROUP=True, num_stages=5, programs_per_sm=1),
+    WordsGluonConfig(8, 64, BY_WARPGROUP=False, num_stages=8, programs_per_sm=2),
+    WordsGluonConfig(8, 128, BY_WARPGROUP=False, num_stages=4, programs_per_sm=2),
+    WordsGluonConfig(16, 128, BY_WARPGROUP=False, num_stages=4, programs_per_sm=2),
+    WordsGluonConfig(32, 128, BY_WARPGROUP=True, num_stages=6, programs_per_sm=1),
+    WordsGluonConfig(64, 128, BY_WARPGROUP=True, num_stages=5, programs_per_sm=1),
 )
 """For pairs that rarely share an expert, and by rows per expert: the best of 3 to 7 configurations a case on an H200,
 DeepSeek-R1-FP4 TP8, half of its experts at TP1 and Qwen3-30B-A3B, M=1 to 2048."""
 
 
-def default_config(case: Case) -> GluonConfig:
+def default_config(case: Case) -> WordsGluonConfig:
     """By rows per expert."""
     num_experts, top_k, _, _ = moe_sizes(case.layer)
     num_experts *= case.layer.ep_size
@@ -79,7 +80,7 @@ def in_tiles(words: torch.Tensor, rows: int) -> TensorDescriptor:
     return TensorDescriptor.from_tensor(words.view(-1, 64), [rows // 2, 64], TILE)
 
 
-def words_moe_gluon(layer: WordsLayer, inputs: Tensors, config: GluonConfig, *, on_input: bool) -> torch.Tensor:
+def words_moe_gluon(layer: WordsLayer, inputs: Tensors, config: WordsGluonConfig, *, on_input: bool) -> torch.Tensor:
     """The formula of the MoE with 16-bit activations, without leaving the device.
 
     Args:
@@ -96,12 +97,12 @@ def words_moe_gluon(layer: WordsLayer, inputs: Tensors, config: GluonConfig, *, 
     h = torch.empty(routing.num_rows, layer.w1.num_rows // 2, dtype=a.dtype, device=a.device)
     by_row = torch.empty(routing.num_rows, k, dtype=a.dtype, device=a.device)
     gate_up_weights, down_weights = (routing.topk_weights, None) if on_input else (None, routing.topk_weights)
-    multiply(layer, layer.w1, layer.w1_factor, a, gate_up_weights, h, routing, blocks, config, gated=True)
-    multiply(layer, layer.w2, layer.w2_factor, h, down_weights, by_row, routing, blocks, config, gated=False)
+    launch_product(layer, layer.w1, layer.w1_factor, a, gate_up_weights, h, routing, blocks, config, gated=True)
+    launch_product(layer, layer.w2, layer.w2_factor, h, down_weights, by_row, routing, blocks, config, gated=False)
     return sum_over_choices(by_row, routing, hidden_states.dtype).view(hidden_states.shape)
 
 
-def multiply(
+def launch_product(
     layer: WordsLayer,
     w: Words,
     factor: torch.Tensor,
@@ -110,7 +111,7 @@ def multiply(
     out: torch.Tensor,
     routing: Routing,
     blocks: Blocks,
-    config: GluonConfig,
+    config: WordsGluonConfig,
     *,
     gated: bool,
 ) -> None:
@@ -140,10 +141,10 @@ def prepare_gluon_with(case: Case, layer: WordsLayer, inputs: Tensors, config: M
     """Take a given configuration: those that go row by row have another record."""
     if config.get("BLOCK_SIZE_M") == 1:
         return prepare_words_with(case, layer, inputs, config)
-    return launch_gluon(case, layer, inputs, read_config(GluonConfig, config, case))
+    return launch_gluon(case, layer, inputs, read_config(WordsGluonConfig, config, case))
 
 
-def launch_gluon(case: Case, layer: WordsLayer, inputs: Tensors, config: GluonConfig) -> Launch:
+def launch_gluon(case: Case, layer: WordsLayer, inputs: Tensors, config: WordsGluonConfig) -> Launch:
     """The launch with a given configuration."""
 
     def run() -> Outputs:

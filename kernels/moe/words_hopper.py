@@ -7,7 +7,7 @@ operand from, and multiply ROWS rows of weights each by a block's tokens. A prog
 next one's loads run under the last one's stores.
 
 Words are by lanes (kernels/gemm/w4_words.py): a lane has 16 bytes of a row, and one scale serves half of them. Tokens
-come with their columns in the order in which lanes multiply them, in whole steps (`order_columns` in rows.py),
+come with their columns in the order in which lanes multiply them, in whole steps (columns.py),
 and gate-up leaves its columns in it, since the rows of w1 are in that order.
 
 Few tokens are multiplied by each warp for itself, which may be as few as 8: a wgmma that takes weights from registers
@@ -30,7 +30,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from kernels.gemm.w4_tile import E2M1_QUARTER_0, E2M1_QUARTER_1, E2M1_QUARTER_2, E2M1_QUARTER_3
-from kernels.moe.blocks_hopper import load_pairs, load_tile, sigmoid
+from kernels.moe.blocks_hopper import load_pairs, load_tile, make_barriers, sigmoid
 
 STEP: gl.constexpr = gl.constexpr(128)
 HALF: gl.constexpr = gl.constexpr(64)
@@ -245,11 +245,7 @@ def words_hopper_kernel(
     a_bufs = gl.allocate_shared_memory(a_ptr.dtype.element_ty, [2 * STAGES, BLOCK_SIZE_M, HALF], a_layout)
     w_bufs = gl.allocate_shared_memory(gl.int16, [STAGES, ROWS, 64], w_desc.layout)
     s_bufs = gl.allocate_shared_memory(scales_ptr.dtype.element_ty, [STAGES, ROWS // 8, 64], plain)
-    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for stage in gl.static_range(STAGES):
-        mbarrier.init(full.index(stage), count=1 + COPYING_THREADS)
-        mbarrier.init(empty.index(stage), count=2)
+    full, empty = make_barriers(1 + COPYING_THREADS, 2, STAGES)
     gl.warp_specialize(
         [
             (multiply_tiles, (
