@@ -1,11 +1,12 @@
 """What the times of a night are beside those of earlier nights, series by series, in relative terms.
 
-Over all series of a night together, one in twenty of the changes that are found may be noise (DISCOVERY_RATE).
+Over all series of a night together, one in twenty of the changes that are told may be noise (DISCOVERY_RATE): what is
+too small to be told, the machine's, or was not seen again lends no other change its credit.
 Source: Benjamini and Hochberg, Controlling the false discovery rate (doi:10.1111/j.2517-6161.1995.tb02031.x).
 """
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, copysign, exp, isfinite, log1p, nextafter
 
 import numpy as np
@@ -91,7 +92,7 @@ class Finding:
     """Night-to-night standard deviation."""
     p_value: float
     adjusted_p: float
-    """By Benjamini and Hochberg, over the night."""
+    """By Benjamini and Hochberg, over the night: among what could be told, or else among all."""
     num_nights: int
     """Nights that show the change, tonight included."""
     is_drift: bool
@@ -101,6 +102,8 @@ class Finding:
     """The same of what was measured again tonight."""
     other: float
     """By how much the other of two times that it takes, process by process, is longer; 0 if it takes one."""
+    mistaken: float
+    """How many times as likely as the change it is that it took the other time, and moved the other way."""
     retried: Retried
     """What that took."""
     adjusted_beside: float
@@ -111,6 +114,13 @@ class Finding:
     def is_large(self) -> bool:
         """Whether it is a change that counts."""
         return abs(self.change) >= find_least_change(self.num_nights, self.is_drift)
+
+    @property
+    def may_be_told(self) -> bool:
+        """Whether nothing but noise could explain it."""
+        is_seen = not is_back(float(self.relative_nights[-1]), self.change)
+        is_one_way = self.mistaken <= DISCOVERY_RATE
+        return self.is_large and is_seen and is_one_way and self.is_confirmed is not False and not self.is_machines
 
     @property
     def looks_changed(self) -> bool:
@@ -141,13 +151,14 @@ class Finding:
 
     @property
     def is_proved(self) -> bool:
-        """Whether the version of before, in turn with tonight's, does without a change that counts.
+        """Whether the version of before, in turn with tonight's, does without most of it, and that counts.
 
         Of a series with few nights nobody knows whether it takes one of two times, process by process.
         """
         towards = copysign(1.0, self.change) * (self.retried.beside or 0.0)
         is_sure = self.adjusted_beside <= DISCOVERY_RATE and self.num_known >= BASELINE_NIGHTS
-        return self.is_odd and is_sure and towards >= log1p(MIN_CHANGE) and self.retried.of_run == self.last_run_before
+        least = max(log1p(MIN_CHANGE), 0.5 * abs(log1p(self.change)))
+        return self.is_odd and is_sure and towards >= least and self.retried.of_run == self.last_run_before
 
     @property
     def last_run_before(self) -> str:
@@ -213,16 +224,17 @@ def screen_night(measurements: Sequence[Measurement], past: Past) -> dict[Series
     recent = arrange_recent(trends, series, standings, retried, order, past.references.moves)
     screened = screen(recent)
     kinds = [(m.check.case.layer.kernel, m.check.provider) for m in timed]
-    adjusted = adjust_for_many(screened.p_value, recent.changed == recent.values.shape[1], kinds)
+    searched = recent.changed == recent.values.shape[1]
+    adjusted = adjust_for_many(screened.p_value, searched, searched, kinds)
     num_beside = np.isfinite(recent.beside).sum()
     runs = np.where(np.isfinite(recent.values), recent.runs, -1)
     compared = Compared(runs, screened.before, screened.since, np.isfinite(screened.again))
     moves = past.references.find_moves(series, compared)
-    findings = {}
+    findings: dict[int, Finding] = {}
     for row, measurement in enumerate(timed):
         if not screened.num_baseline[row]:
             continue
-        findings[series[row]] = Finding(
+        findings[row] = Finding(
             measurement=measurement,
             nights=trends[row],
             machine=MachineChange(measurement.device.type, moves[row], past.clocks.get(series[row])),
@@ -241,25 +253,31 @@ def screen_night(measurements: Sequence[Measurement], past: Past) -> dict[Series
             relative_nights=screened.nights[row, -min(len(trends[row]), screened.nights.shape[1]) :],
             again=float(screened.again[row]) if np.isfinite(screened.again[row]) else None,
             other=float(np.expm1(screened.other[row])),
+            mistaken=float(screened.mistaken[row]),
             retried=retried.get(series[row], NOT_RETRIED),
             adjusted_beside=float(screened.p_beside[row] * num_beside + screened.chance[row] * len(timed)),
         )
-    return findings
+    likely = np.flatnonzero(searched & (screened.p_value <= DISCOVERY_RATE)).tolist()
+    told = np.isin(np.arange(len(series)), [row for row in likely if row in findings and findings[row].may_be_told])
+    among_told = adjust_for_many(screened.p_value, searched, told, kinds)
+    for row in np.flatnonzero(told).tolist():
+        findings[row] = replace(findings[row], adjusted_p=float(among_told[row]))
+    return {series[row]: finding for row, finding in findings.items()}
 
 
-def adjust_for_many(p_values: Floats, searched: Flags, groups: Sequence[Hashable]) -> Floats:
-    """Each p-value as it counts among all that are searched tonight; those of changes that stand stay as they are.
+def adjust_for_many(p_values: Floats, searched: Flags, counted: Flags, groups: Sequence[Hashable]) -> Floats:
+    """Each p-value that is counted as it counts among all that are searched tonight; the others stay as they are.
 
     Benjamini and Hochberg's, where what moved in one group counts as one discovery: a library that slows down a hundred
     series does not let five by that moved by chance.
     """
-    adjusted, chosen = p_values.copy(), np.flatnonzero(searched)
+    adjusted, chosen = p_values.copy(), np.flatnonzero(counted)
     ordered = chosen[np.argsort(p_values[chosen], kind="stable")]
-    ranks = np.array([len(chosen)] * len(ordered), dtype=np.float64)
+    ranks = np.zeros(len(ordered))
     seen: set[Hashable] = set()
     for place, row in enumerate(ordered):
         seen.add(groups[row])
         ranks[place] = len(seen)
-    scaled = p_values[ordered] * len(ordered) / ranks
+    scaled = p_values[ordered] * searched.sum() / ranks
     adjusted[ordered] = np.minimum(1.0, np.minimum.accumulate(scaled[::-1])[::-1])
     return adjusted

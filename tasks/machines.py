@@ -68,8 +68,9 @@ class MachineChange:
         parts = []
         for name, (move, *ways) in self.references.items():
             parts.append(f"reference {name} {move.change:+z.1%}")
-            if ways and abs(ways[0].change - move.change) >= 0.005:
-                parts[-1] += f" ({ways[0].change:+z.1%} against the last {LATE_NIGHTS} nights before)"
+            told = zip(ways, ("tonight", f"against the last {LATE_NIGHTS} nights before"), strict=False)
+            others = [f"{way.change:+z.1%} {which}" for way, which in told if abs(way.change - move.change) >= 0.005]
+            parts[-1] += f" ({', '.join(others)})" if others else ""
         if self.clock and self.clock.usual_mhz and abs(self.clock.change) >= 0.005:
             parts.append(f"SM clock {self.clock.mhz:.0f} MHz instead of {self.clock.usual_mhz:.0f}")
         return ", ".join(parts)

@@ -7,7 +7,8 @@ are known; which of them a new night took is told together with how far the seri
 
     cost(level) = sum over nights of min over the times m of ((x - m - level) / spread) ** 2 - 2 * log(share of m)
 
-A level other than before has to be LEAST_GAIN cheaper.
+A level other than before has to be LEAST_GAIN cheaper. Nights that all took one time since may each have taken the
+other one, and the series have moved the other way: how likely that is beside it is told too.
 Source: Otsu, A threshold selection method from gray-level histograms (doi:10.1109/TSMC.1979.4310076).
 """
 
@@ -86,7 +87,7 @@ def find_modes(known: Floats) -> Modes:
 
 def fold_modes(
     values: Floats, again: Floats, common: Floats, is_bad: Flags, first: Integers, changed: Integers
-) -> tuple[Floats, Floats, Floats]:
+) -> tuple[Floats, Floats, Floats, Floats]:
     """Nights, and what was measured again tonight, with the rarer time of each series moved onto the other.
 
     Nights before `first` of such a series are left out.
@@ -99,29 +100,35 @@ def fold_modes(
         first: [num_series] column of the first night that counts.
         changed: [num_series] column of the first night of the change that stands; num_nights where none does.
     Returns:
-        values, again, and [num_series] by how much the other time is longer; 0 of a series that takes one.
+        values, again, and [num_series] by how much the other time is longer; 0 of a series that takes one. And
+        [num_series] how many times as likely as what was chosen it is that a series moved the other way, or not at all.
     """
     width = values.shape[1]
     columns, end = np.arange(width), np.where(changed < width, changed, width - NEW_NIGHTS)
     is_known = (columns >= first[:, None]) & (columns < end[:, None]) & ~is_bad
     modes = find_modes(np.where(is_known, values - common, np.nan))
-    values, again = values.copy(), again.copy()
+    values, again, mistaken = values.copy(), again.copy(), np.zeros(len(values))
     for row in np.flatnonzero(modes.other):
         values[row, : first[row]] = np.nan
         draws = np.append(values[row] - common[row], again[row] - common[row, -1]) - modes.usual[row]
         tells = np.where(np.append(is_bad[row], False), np.nan, draws)
-        is_other = _choose_times(draws, tells, modes, row, int(end[row]), stands=bool(changed[row] < width))
+        is_other, moved = _choose_times(draws, tells, modes, row, int(end[row]), stands=bool(changed[row] < width))
+        mistaken[row] = _compare_others(moved, is_other[np.isfinite(moved)], modes, row)
         values[row] -= np.where(is_other[:-1], modes.other[row], 0.0)
         again[row] -= modes.other[row] if is_other[-1] else 0.0
-    return values, again, modes.other
+    return values, again, modes.other, mistaken
 
 
-def _choose_times(draws: Floats, tells: Floats, modes: Modes, row: int, end: int, *, stands: bool) -> Flags:
+def _choose_times(
+    draws: Floats, tells: Floats, modes: Modes, row: int, end: int, *, stands: bool
+) -> tuple[Flags, Floats]:
     """Which nights of one series took the other time. Those from `end` on may have moved, or have if the change stands.
 
     Args:
         draws: [num_nights + 1] over the usual time.
         tells: the same without bad nights.
+    Returns:
+        Which did; and [num_nights + 1] the nights that have moved lately, over the usual time, NaN elsewhere.
     """
     other, share = modes.other[row], modes.share[row]
     times, costs = np.array([0.0, other]), -2 * np.log([1 - share, share])
@@ -140,9 +147,29 @@ def _choose_times(draws: Floats, tells: Floats, modes: Modes, row: int, end: int
     moved = np.abs(draws - times[:, None] - level)
     if stands:  # or is over
         moved = np.minimum(near, moved)
-    nearest = np.where(np.arange(len(draws)) >= begin, moved, near)
-    is_other: Flags = nearest[1] < nearest[0]
-    return is_other
+    has_moved = np.arange(len(draws)) >= begin
+    nearest = np.where(has_moved, moved, near)
+    return nearest[1] < nearest[0], np.where(has_moved & (not stands), tells, np.nan)
+
+
+def _compare_others(moved: Floats, took_other: Flags, modes: Modes, row: int) -> float:
+    """How many times as likely as what was chosen it is that all nights that have moved took the other time each.
+
+    0 where it would be a change of the same direction, or they took both: then nothing but the chosen level fits.
+
+    Args:
+        moved: nights over the usual time, NaN where there is none.
+        took_other: which of those that are there took the other time.
+    """
+    if not len(took_other) or took_other.any() != took_other.all():
+        return 0.0
+    over = float(np.nanmedian(moved))
+    level, instead = over, over - modes.other[row]
+    odds = modes.share[row] / (1 - modes.share[row])
+    if took_other.all():
+        level, instead, odds = instead, level, 1 / odds
+    is_same = level * instead > 0 and abs(instead) >= LEAST_APART
+    return 0.0 if is_same else float(odds ** len(took_other))
 
 
 def fold_ratios(ratios: Floats, other: Floats) -> Floats:

@@ -71,8 +71,8 @@ class ReferenceHistories:
     def find_moves(self, series: Sequence[Series], compared: Compared) -> list[dict[str, tuple[Move, ...]]]:
         """How far each reference kernel moved beside each series, by its name; what was not timed is left out.
 
-        From the baseline; and where the machine had never been as it is now, from the last nights before too, and to
-        these from the baseline.
+        From the baseline, and from there to tonight alone; and where the machine had never been as it is now, from the
+        last nights before too, and to these from the baseline.
         """
         found: list[dict[str, tuple[Move, ...]]] = [{} for _ in series]
         known = np.pad(self.values, ((0, 1), (0, 1)), constant_values=np.nan)  # the last row and column: not timed
@@ -84,9 +84,11 @@ class ReferenceHistories:
             late, is_back = find_late(taken, compared)
             until_late = replace(compared, since=late, is_again=np.zeros(len(late), dtype=bool))
             is_known = np.isfinite(measure_moves(taken, compared)[0])
-            for way in (compared, replace(compared, before=late), until_late):
+            is_tonight = np.broadcast_to(np.arange(taken.shape[1]) == taken.shape[1] - 1, taken.shape)
+            ways = compared, replace(compared, since=is_tonight), replace(compared, before=late), until_late
+            for number, way in enumerate(ways):
                 change, since = measure_moves(taken, way)
-                is_told = is_known & np.isfinite(change) & (~is_back | (way is compared))
+                is_told = is_known & np.isfinite(change) & (~is_back | (number < 2))
                 for row in np.flatnonzero(is_told).tolist():
                     move = Move(float(np.expm1(change[row])), int(compared.runs[row, since[row]]))
                     found[row][name] = (*found[row].get(name, ()), move)

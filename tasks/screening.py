@@ -36,6 +36,7 @@ from tasks.spreads import (
     find_beyond,
     find_cautious_medians,
     find_chance,
+    find_common,
     find_excursions,
     find_medians,
     forget_excursions,
@@ -51,11 +52,10 @@ SLOW_SCALE, BEYOND, BEYOND_OF_DRIFT = 5, 0.6, 0.8
 """From so many nights on a change may be but a wandering, unless it goes by this share of it to where so many nights in
 a row have never been."""
 DRIFT_NIGHTS, DRIFT_GAP = 7, 28
-"""A drift: the last 7 nights against those that are at least 28 nights older."""
+"""A drift: the last 7 nights against those that are at least 28 nights older; as evidence they are but one, since what
+wanders slowly wanders for all of them."""
 DRIFT_BASE = 21
 """Nights that it takes to say so."""
-DRIFT_INDEPENDENT = 3.0
-"""Most of those 7 nights that count as independent: what wanders slowly wanders for all of them."""
 STANDING_NIGHTS = 14
 """Most nights that tell how far a change that stands goes."""
 TAIL_PER_NIGHT, LEAST_TAIL = 4.0, 4.0
@@ -143,6 +143,8 @@ class Screening:
     """The same of what was measured again tonight; NaN elsewhere."""
     other: Floats
     """By how much the other of two times is longer; 0 of a series that takes one."""
+    mistaken: Floats
+    """How many times as likely as the change it is that its nights took the other time, and it moved the other way."""
     before: Flags
     """[num_series, num_nights] the nights of the level."""
     since: Flags
@@ -163,6 +165,8 @@ class Known:
     beside: Floats
     other: Floats
     """[num_series] by how much the other of two times is longer; 0 of a series that takes one."""
+    mistaken: Floats
+    """[num_series] how many times as likely as a change it is that it took the other time, and moved the other way."""
     residuals: Floats
     """Each night before tonight around the middle of the BASELINE_NIGHTS that it is among."""
     unfamiliar: Floats
@@ -231,29 +235,36 @@ def learn_noise(recent: Recent) -> tuple[Known, Floats]:
     """What the nights before tell, and what tonight's card adds to each series."""
     offsets = estimate_card_offsets(recent.values, recent.cards, recent.runs, recent.pools)
     values = recent.values - offsets[recent.cards]
-    is_bad, common, lasting = find_bad_nights(values, recent.runs, recent.pools)
+    is_bad, common = find_bad_nights(values, recent.runs, recent.pools)
     is_bad[:, -1] = False
+    followed, _ = follow_machines(recent, values, is_bad)
+    common += find_common(values - followed, recent.runs, recent.pools)  # one alone may take two times
     again = recent.again - offsets[recent.cards[:, -1]]
-    values, again, other = fold_modes(values, again, common, is_bad, recent.first, recent.changed)
+    values, again, other, mistaken = fold_modes(values, again, common, is_bad, recent.first, recent.changed)
     beside = fold_ratios(recent.beside, other)
-    doubts = np.zeros(values.shape)
-    if any(recent.moves):
-        values, doubts = follow_machines(recent, values, is_bad)
-        is_bad, _, lasting = find_bad_nights(values, recent.runs, recent.pools)
-        is_bad[:, -1] = False
+    values, doubts = follow_machines(recent, values, is_bad)
     good = np.where(is_bad, np.nan, values)
     columns = np.arange(values.shape[1])
     is_of_regime = (columns >= recent.first[:, None]) & (columns < recent.changed[:, None])
     regime = np.where(is_of_regime, good, np.nan)
     calm = np.where(find_excursions(regime - find_medians(regime)[:, None]), np.nan, good)
-    residuals = forget_excursions(_center(calm - lasting, recent.first))  # a new driver is no noise
+    residuals = forget_excursions(_center(calm, recent.first))
     suits, unfamiliar = estimate_suits(
         residuals, recent.cards, values[:, -1] - find_medians(good[:, -1 - BASELINE_NIGHTS :])
     )
     added = offsets[recent.cards[:, -1]] + suits[:, -1]
     again = again - suits[:, -1]
     known = Known(
-        values - suits, good - suits, calm - suits, again, beside, other, residuals - suits, unfamiliar, doubts
+        values - suits,
+        good - suits,
+        calm - suits,
+        again,
+        beside,
+        other,
+        mistaken,
+        residuals - suits,
+        unfamiliar,
+        doubts,
     )
     return known, added
 
@@ -304,20 +315,20 @@ def compare_nights(
     of_base = np.where(np.isfinite(base), known.doubts, 0.0).sum(axis=1) / np.maximum(num_base, 1)
     unfamiliar = np.hypot(known.unfamiliar, noise * np.sqrt(of_base))
     correlation = estimate_correlation(before)
+    share = (1 - correlation) / (1 + correlation)
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = (1 - correlation) / (1 + correlation)
-        independent = num_draws * share
-        independent = np.minimum(independent, DRIFT_INDEPENDENT) if is_drift else np.maximum(independent, 1.0)
+        independent = np.ones(len(level)) if is_drift else np.maximum(num_draws * share, 1.0)
         independent = 1 / (1 / independent + 1 / np.maximum(num_base * share, 1.0))
+        spread, error = np.hypot(noise, unfamiliar), np.hypot(noise / np.sqrt(independent), unfamiliar)
         towards = np.minimum(np.sign(change)[:, None] * draws, MOST_OF_MEDIAN * np.abs(change)[:, None])
         tail = (LEAST_TAIL + TAIL_PER_NIGHT * num_draws)[:, None]
-        p_values = special.stdtr(tail, -towards / np.hypot(noise, unfamiliar)[:, None])
-        z = -np.nansum(special.ndtri(np.maximum(p_values, LEAST_P)), axis=1) / num_draws * np.sqrt(independent)
+        p_values = special.stdtr(tail, -towards / spread[:, None])
+        z = -np.nansum(special.ndtri(np.maximum(p_values, LEAST_P)), axis=1) / num_draws * spread / error
         chance = find_chance(draws, before, HABIT * change)
         p_value = 2 * special.ndtr(-z) + chance
         apart = np.sign(change) * known.beside / (math.sqrt(2) * noise)
         p_beside = np.nan_to_num(special.stdtr(LEAST_TAIL + TAIL_PER_NIGHT, -apart), nan=1.0)
-        half = special.ndtri(0.975) * np.sqrt(noise**2 / independent + unfamiliar**2)
+        half = special.ndtri(0.975) * error
     is_known = (num_base >= (DRIFT_BASE if is_drift else 1)) & np.isfinite(change)
     p_value = np.where(is_known, np.minimum(p_value, 1.0), 1.0)
     drift = np.full(len(level), is_drift)
@@ -338,6 +349,7 @@ def compare_nights(
         relative,
         draws[:, -1],
         known.other,
+        known.mistaken,
         np.isfinite(base),
         is_now & np.isfinite(known.good) & (columns >= len(columns) - STANDING_NIGHTS),
     )

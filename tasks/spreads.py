@@ -28,10 +28,8 @@ EXCURSION, EXCURSION_NIGHTS = 4.0, 4
 """How many spreads away so many nights in a row must be to be a change that was taken back."""
 COMMON_MOVE = 0.01
 """How far half of all series must be off together on a night for it to tell nothing of one of them."""
-POLISHES = 3
-"""Times that the middles of the series and what they have in common are set right by each other."""
 COMMON_NIGHTS = 7
-"""Nights on either side that such a night is held against: what lasts longer is no bad night."""
+"""What lasts for so many nights is no bad night: one is held against the 13 around it."""
 LEAST_AROUND = 6
 """Nights, itself among them, that it takes to say which of them is the odd one."""
 LEAST_COMMON = 8
@@ -85,38 +83,32 @@ def find_common(residuals: Floats, runs: Integers, pools: Integers) -> Floats:
     common = np.zeros(residuals.shape)
     for pool in np.unique(pools):
         likes = np.flatnonzero(pools == pool)
-        common[likes] = np.nan_to_num(_take_runs(residuals[likes], runs[likes]))[runs[likes]]
+        there = np.isfinite(residuals[likes])
+        by_run = np.full((int(runs.max(initial=0)) + 1, len(likes)), np.nan)
+        by_run[runs[likes][there], np.nonzero(there)[0]] = residuals[likes][there]
+        is_told = np.isfinite(by_run).sum(axis=1) >= LEAST_COMMON
+        common[likes] = np.where(is_told, find_medians(by_run), 0.0)[runs[likes]]
     return common
 
 
-def find_bad_nights(values: Floats, runs: Integers, pools: Integers) -> tuple[Flags, Floats, Floats]:
-    """Where half of a series' likes were slower, or faster, than on the nights around.
+def find_bad_nights(values: Floats, runs: Integers, pools: Integers) -> tuple[Flags, Floats]:
+    """Where half of a series' likes were slower, or faster, than each of them on the nights around.
 
     Returns:
-        The nights; by how much the likes were slower on each night; and on those around it.
+        The nights; and by how much the likes were slower on each night.
     """
-    flags, common, lasting = np.zeros(values.shape, dtype=bool), np.zeros(values.shape), np.zeros(values.shape)
-    for _ in range(POLISHES):
-        residuals = values - find_medians(values - common)[:, None]
-        common = find_common(residuals, runs, pools)
-    for pool in np.unique(pools):
-        likes = np.flatnonzero(pools == pool)
-        of_runs = _take_runs(residuals[likes], runs[likes])
-        padded = np.pad(of_runs, COMMON_NIGHTS, constant_values=np.nan)
-        around = _roll(padded[None], 2 * COMMON_NIGHTS + 1)[0]
-        num_around = np.lib.stride_tricks.sliding_window_view(np.isfinite(padded), 2 * COMMON_NIGHTS + 1).sum(axis=1)
-        is_bad = (np.abs(np.nan_to_num(of_runs - around)) > COMMON_MOVE) & (num_around >= LEAST_AROUND)
-        flags[likes] = is_bad[runs[likes]] & np.isfinite(values[likes])
-        lasting[likes] = np.nan_to_num(around)[runs[likes]]
-    return flags, common, lasting
+    common = find_common(values - _find_around(values), runs, pools)
+    return (np.abs(common) > COMMON_MOVE) & np.isfinite(values), common
 
 
-def _take_runs(residuals: Floats, runs: Integers) -> Floats:
-    """[num_runs] the median over all series of each run; NaN for a run with few of them."""
-    there = np.isfinite(residuals)
-    by_run = np.full((int(runs.max(initial=0)) + 1, len(residuals)), np.nan)
-    by_run[runs[there], np.nonzero(there)[0]] = residuals[there]
-    return np.where(np.isfinite(by_run).sum(axis=1) >= LEAST_COMMON, find_medians(by_run), np.nan)
+def _find_around(values: Floats) -> Floats:
+    """The median of the nights around each, itself among them, as many at either end; NaN where they are too few."""
+    num_nights = values.shape[1]
+    width = min(2 * COMMON_NIGHTS - 1, num_nights)
+    windows = np.lib.stride_tricks.sliding_window_view(np.isfinite(values), width, axis=1)
+    medians = np.where(windows.sum(axis=2) >= LEAST_AROUND, _roll(values, width), np.nan)
+    around: Floats = medians[:, np.clip(np.arange(num_nights) - width // 2, 0, num_nights - width)]
+    return around
 
 
 def find_excursions(residuals: Floats) -> Flags:

@@ -115,12 +115,14 @@ def decide(finding: Finding) -> tuple[State, str]:
         return State.SAME, ""
     if finding.adjusted_p > DISCOVERY_RATE and not finding.is_proved:
         return State.AMBIGUOUS, "not yet told from noise"
-    if finding.is_machines:
+    if finding.is_machines and not finding.is_proved:
         return State.AMBIGUOUS, f"the machine moved too: {finding.machine.told}"
-    if finding.is_proved:
-        return moved, "the version of before, in turn with it, does without the change"
     if is_back(float(finding.relative_nights[-1]), finding.change):
         return State.AMBIGUOUS, "not seen tonight"
+    if finding.mistaken > DISCOVERY_RATE:
+        return State.AMBIGUOUS, "not yet known which of its two times it took, and so which way it moved"
+    if finding.is_proved:
+        return moved, "the version of before, in turn with it, does without the change"
     if finding.retried.again_us is None and finding.num_nights < 2:
         return State.AMBIGUOUS, "not measured again"
     return moved, ""

@@ -18,7 +18,6 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).glob(
 MOST_LINES = 400
 
 TESTED_ELSEWHERE = {
-    "tasks/findings.py": "test_verdicts.py: every finding, as it is told",
     "tasks/journal_rows.py": "test_journal.py: every record",
     "tasks/nights.py": "test_store.py: every field",
     "flows/attempts.py": "test_nightly.py, test_branch.py: every attempt",

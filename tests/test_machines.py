@@ -71,8 +71,9 @@ def test_what_moved_is_told_in_words() -> None:
     machine = MachineChange("cuda", copy, clock=Clock(1755.0, 1980.0))
     assert machine.told == "reference copy +6.1%, reference gemm +0.0%, SM clock 1755 MHz instead of 1980"
     assert MachineChange("cuda", moves(copy=0.061), clock=USUAL).told == "reference copy +6.1%"
-    lately = MachineChange("cuda", moves(copy=(0.006, 0.032, -0.025), gemm=(0.03, 0.034, -0.004)))
-    assert lately.told == "reference copy +0.6% (+3.2% against the last 3 nights before), reference gemm +3.0%"
+    lately = MachineChange("cuda", moves(copy=(0.006, 0.007, 0.032, -0.025), gemm=(0.03, 0.05, 0.034, -0.004)))
+    copy_told = "reference copy +0.6% (+3.2% against the last 3 nights before)"
+    assert lately.told == f"{copy_told}, reference gemm +3.0% (+5.0% tonight)"
 
 
 def test_a_machine_that_went_one_way_and_then_the_other_explains_both() -> None:

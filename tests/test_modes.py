@@ -24,7 +24,7 @@ def fold(draws: Floats, changed: int = NIGHTS, bad: tuple[int, ...] = ()) -> Flo
     is_bad = np.zeros(shape, dtype=bool)
     is_bad[:, list(bad)] = True
     first, since = np.zeros(len(draws), dtype=np.int64), np.full(len(draws), changed)
-    values, again, other = fold_modes(draws[:, :-1], draws[:, -1], np.zeros(shape), is_bad, first, since)
+    values, again, other, _ = fold_modes(draws[:, :-1], draws[:, -1], np.zeros(shape), is_bad, first, since)
     assert other == pytest.approx(APART, abs=0.01)
     return np.column_stack([values, again])
 
@@ -115,7 +115,7 @@ def test_nights_before_the_first_that_counts_are_left_out() -> None:
     draws[0, :10] += 1.0
     first, since = np.array([10, 0, 0]), np.full(3, NIGHTS)
     nothing = np.zeros((3, NIGHTS))
-    values, _, other = fold_modes(draws[:, :-1], draws[:, -1], nothing, nothing > 0, first, since)
+    values, _, other, _ = fold_modes(draws[:, :-1], draws[:, -1], nothing, nothing > 0, first, since)
     assert other.all()
     assert np.isnan(values).sum(axis=1).tolist() == [10, 0, 0]
 
@@ -126,7 +126,7 @@ def test_what_likes_have_in_common_is_no_time_of_its_own() -> None:
     common[:, -1] = -STEP
     draws[:, -2:] -= STEP
     unmoved = np.zeros(len(draws), dtype=np.int64)
-    values, again, _ = fold_modes(draws[:, :-1], draws[:, -1], common, common > 1, unmoved, unmoved + NIGHTS)
+    values, again, *_ = fold_modes(draws[:, :-1], draws[:, -1], common, common > 1, unmoved, unmoved + NIGHTS)
     expected = draws - APART * is_other
     assert values == pytest.approx(expected[:, :-1], abs=0.01)
     assert again == pytest.approx(expected[:, -1], abs=0.01)

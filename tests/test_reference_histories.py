@@ -87,7 +87,7 @@ def test_a_way_there_and_a_way_on_are_told_apart() -> None:
     values = draw()
     values[:, 34:] -= 0.04
     values[:, 39:] += 0.06
-    [(straight, lately, until_then)] = {
+    [(straight, _, lately, until_then)] = {
         found["copy"]
         for found in make_histories(values).find_moves(SERIES[:1], compare_one(range(9, 33), range(39, 40)))
     }
@@ -101,8 +101,15 @@ def test_a_machine_that_is_back_where_it_was_has_gone_no_way() -> None:
     values[:, 34:] -= 0.04
     values[:, 36:39] += 0.06  # an outage, over tonight
     [found] = make_histories(values).find_moves(SERIES[:1], compare_one(range(9, 33), range(39, 40)))
-    [move] = found["copy"]
-    assert move.change == pytest.approx(np.expm1(-0.04), abs=0.006)
+    assert [move.change for move in found["copy"]] == pytest.approx([np.expm1(-0.04)] * 2, abs=0.006)
+
+
+def test_a_machine_that_moved_in_the_last_of_the_nights_is_seen_by_tonight_alone() -> None:
+    values = draw()
+    values[:, 36:] += 0.05
+    straight, tonight, *_ = make_histories(values).find_moves(SERIES, compare(range(26), range(28, 40)))[0]["copy"]
+    assert (straight.change, tonight.change) == pytest.approx((0.0, np.expm1(0.05)), abs=0.006)
+    assert tonight.since == 36
 
 
 def test_what_cards_add_is_no_move_and_is_another_for_each_reference_kernel() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tasks.lasting_moves import EXPLAINED_SHARE, LastingMove
 from tasks.screening import (
     BASELINE_NIGHTS,
     HABIT,
@@ -150,13 +151,30 @@ def test_a_night_that_was_slow_for_all_is_no_noise_of_any() -> None:
     assert screen(make_recent(values)).noise == pytest.approx(quiet.noise, rel=0.2)
 
 
-def test_a_driver_that_made_all_slower_is_no_noise_of_any() -> None:
+def test_a_driver_is_no_noise_of_any_series_whether_or_not_it_followed() -> None:
     values = draw()
     quiet = screen(make_recent(values))
-    values[:, 45:] += 0.03
-    assert np.median(screen(make_recent(values)).noise / quiet.noise) == pytest.approx(1.0, abs=0.1)
-    values[:25, 45:] -= 0.03
-    assert np.median(screen(make_recent(values)).noise[25:] / quiet.noise[25:]) > 1.2  # of few series it is their own
+    values[25:, 45:] += 0.03
+    driver = LastingMove(45, 0.0, 0.03 / EXPLAINED_SHARE)
+    driven = screen(make_recent(values, moves=[[driver]]))
+    assert np.median(driven.noise[:25] / quiet.noise[:25]) == pytest.approx(1.0, abs=0.1)
+    assert np.median(driven.noise[25:] / quiet.noise[25:]) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("driver", [0.0, 0.03])
+@pytest.mark.parametrize("num_nights", [1, 3, 5])
+def test_two_times_are_told_apart_on_the_nights_after_a_new_library(num_nights: int, driver: float) -> None:
+    rng, begin = np.random.default_rng(5), 90 - num_nights
+    values = draw(400, 90, seed=5)
+    values[:60] = 3.0 + rng.normal(0, 0.002, (60, 90)) + np.where(rng.random((60, 90)) < 0.3, 0.05, 0.0)
+    values[:, 40:] += driver * rng.uniform(0.8, 1.2, (400, 1))
+    values[60:160, 50:] -= 0.033  # another library, weeks ago
+    values[160:330, begin:] -= 0.04
+    values[:, begin - 3 : begin] += 0.07 * rng.uniform(0.7, 1.3, (400, 1))  # an outage right before
+    screening = screen(make_recent(values, moves=[[LastingMove(40, 0.0, driver / EXPLAINED_SHARE)]]))
+    assert screening.other[:60] == pytest.approx(0.05, abs=0.005)
+    assert np.abs(screening.nights[:60, begin:]).max() < 0.02
+    assert (screening.p_value[:60] > 1e-3).all()
 
 
 def test_a_step_of_a_series_that_takes_one_of_two_times_is_found() -> None:

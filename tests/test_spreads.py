@@ -84,19 +84,38 @@ def test_a_night_that_was_bad_for_half_of_all_is_bad_and_one_of_a_single_series_
     values = draw(40, 30) / 10
     values[:25, 20:22] += 0.05
     values[30, 10] += 0.5
-    found, common, lasting = find_bad_nights(values, np.tile(np.arange(30), (40, 1)), np.zeros(40, dtype=np.int64))
+    found, common = find_bad_nights(values, np.tile(np.arange(30), (40, 1)), np.zeros(40, dtype=np.int64))
     assert sorted(set(np.nonzero(found)[1].tolist())) == [20, 21]
-    assert common[:, 20:22] == pytest.approx(0.05, abs=0.005)
-    assert lasting == pytest.approx(0.0, abs=0.005)
+    assert common == pytest.approx(np.where(np.isin(np.arange(30), [20, 21]), 0.05, 0.0) + np.zeros((40, 1)), abs=0.005)
+
+
+@pytest.mark.parametrize("num_nights", [1, 3, 6])
+def test_nights_are_bad_until_they_have_lasted_for_a_week(num_nights: int) -> None:
+    values = draw(40, 60) / 10
+    values[:, -num_nights:] += 0.05
+    found, common = find_bad_nights(values, np.tile(np.arange(60), (40, 1)), np.zeros(40, dtype=np.int64))
+    assert (found == (np.isfinite(values) & (np.arange(60) >= 60 - num_nights))).all()
+    assert common[:, -num_nights:] == pytest.approx(0.05, abs=0.005)
 
 
 def test_what_lasts_is_no_bad_night() -> None:
     values = draw(40, 60) / 10
-    values[:, 30:] += 0.05
-    found, common, lasting = find_bad_nights(values, np.tile(np.arange(60), (40, 1)), np.zeros(40, dtype=np.int64))
+    for first in (30, 53):
+        values[:, first:] += 0.05
+    found, common = find_bad_nights(values, np.tile(np.arange(60), (40, 1)), np.zeros(40, dtype=np.int64))
     assert not found.any()
-    for of_likes in (common, lasting):
-        assert of_likes[:, 30:] - of_likes[:, :30] == pytest.approx(0.05, abs=0.005)
+    assert common == pytest.approx(0.0, abs=0.005)
+
+
+@pytest.mark.parametrize("num_nights", [1, 3, 6, 20])
+def test_what_one_library_did_after_another_is_no_bad_night_of_all(num_nights: int) -> None:
+    values, (first, second) = draw(40, 60) / 10, (25, 60 - num_nights)
+    values[:10, first:] -= 0.033
+    values[10:27, second:] -= 0.04
+    values[:, second - 3 : second] += 0.07  # an outage right before
+    found, common = find_bad_nights(values, np.tile(np.arange(60), (40, 1)), np.zeros(40, dtype=np.int64))
+    assert sorted(set(np.nonzero(found)[1].tolist())) == [second - 3, second - 2, second - 1]
+    assert common[:, second:] == pytest.approx(0.0, abs=0.005)
 
 
 def test_excursions_are_runs_of_far_nights() -> None:

@@ -138,6 +138,26 @@ def test_what_the_version_of_before_does_without_is_told_before_the_nights_prove
         assert is_told is (state is State.SLOW)
 
 
+@pytest.mark.parametrize(
+    ("tonight_us", "before_us", "state"),
+    [
+        pytest.param(111.0, 100.0, State.SLOW, id="the code of before had the same machine"),
+        pytest.param(111.0, 107.0, State.AMBIGUOUS, id="it does without a third of it: the machine did the rest"),
+        pytest.param(103.0, 98.0, State.AMBIGUOUS, id="tonight itself does not show it"),
+    ],
+)
+def test_what_the_version_of_before_proves_is_no_machines_and_is_seen_tonight(
+    tonight_us: float, before_us: float, state: State
+) -> None:
+    slow = (111.0, 111.0) if tonight_us < 105.0 else ()
+    nights = (*NOISY, *NOISY, *slow, tonight_us)
+    tonight, past = make_past(nights, again_us=110.5, moved={"copy": 0.06})
+    of_run = f"night-{len(NOISY) * 2 - 1}"
+    beside = make_retrial(tonight, before_us, Version.PREVIOUS_CODE, of_run)
+    [verdict] = judge_night([tonight], replace(past, retrials=[*past.retrials, beside]))
+    assert verdict.state is state
+
+
 def test_only_tonights_version_confirms() -> None:
     tonight, past = make_past((*QUIET, 120.0))
     others = [make_retrial(tonight, 120.0, v) for v in (Version.LAST_GOOD_CONFIG, Version.PREVIOUS_CODE)]
@@ -172,6 +192,15 @@ def test_a_kernel_that_takes_one_of_two_times_is_judged_by_either(
     verdict = judge_one((*nights, tonight_us), again_us=again_us)
     assert verdict.state is state
     assert ", or +7.7%, process by process: " in verdict.evidence
+
+
+def test_which_way_a_kernel_moved_is_not_told_while_it_may_have_taken_the_other_time() -> None:
+    nights = [us * factor for us, factor in zip(QUIET * 3, [1.0, 1.0, 1.08] * len(QUIET), strict=True)]
+    either = judge_one((*nights, 104.2), again_us=104.0)  # 4 % slower than the one, 3.6 % faster than the other
+    assert either.state is State.AMBIGUOUS
+    assert either.evidence.endswith("; not yet known which of its two times it took, and so which way it moved")
+    assert judge_one((*nights, 104.2, 104.1), again_us=112.4).state is State.SLOW  # 4 % slower than either
+    assert judge_one((*nights, 104.2, 104.1, 104.0, 104.2), again_us=104.1).state is State.SLOW  # hardly the rarer
 
 
 @pytest.mark.parametrize(
