@@ -115,7 +115,7 @@ def decide(finding: Finding) -> tuple[State, str]:
         return State.SAME, ""
     if finding.adjusted_p > DISCOVERY_RATE and not finding.is_proved:
         return State.AMBIGUOUS, "not yet told from noise"
-    if finding.is_machines and not finding.is_proved:
+    if finding.is_machines:
         return State.AMBIGUOUS, f"the machine moved too: {finding.machine.told}"
     if is_back(float(finding.relative_nights[-1]), finding.change):
         return State.AMBIGUOUS, "not seen tonight"

@@ -244,13 +244,13 @@ def test_verdicts_depend_neither_on_the_order_of_the_series_nor_on_the_unit() ->
     plan = replace(QUIET, num_series=40, num_nights=48, num_steps=6, num_swaps=1, step_sizes=(0.04, 0.1))
     plan = replace(plan, num_driver_changes=1)
     history, mixed = make_history(plan, 5), np.random.default_rng(0).permutation(40)
+    of_times = ("values", "again", "beside")
     shuffled = replace(
         history,
         **{name: tuple(getattr(history, name)[row] for row in mixed) for name in ("cases", "providers", "timers")},
-        **{name: getattr(history, name)[:, mixed] for name in ("state", "drivers", "values", "again", "cards")},
+        **{name: getattr(history, name)[:, mixed] for name in (*of_times, "state", "drivers", "code", "cards")},
         units=history.units[mixed],
     )
-    of_times = ("values", "again", "beside")
     nanoseconds = replace(history, **{name: getattr(history, name) + np.log(1000) for name in of_times})
     for plain, *others in zip(replay(history), replay(shuffled), replay(nanoseconds), strict=True):
         told = {verdict.series: verdict for verdict in plain.verdicts}
