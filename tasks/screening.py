@@ -48,7 +48,7 @@ BASELINE_NIGHTS = 30
 """Most nights that make a level: those before the last k."""
 SCALES = (1, 2, 3, 5, 8, 14)
 """How many of the last nights are compared with those before."""
-SLOW_SCALE, BEYOND, BEYOND_OF_DRIFT = 5, 0.6, 0.8
+SLOW_SCALE, BEYOND = 5, 0.6
 """From so many nights on a change may be but a wandering, unless it goes by this share of it to where so many nights in
 a row have never been."""
 DRIFT_NIGHTS, DRIFT_GAP = 7, 28
@@ -233,12 +233,15 @@ def _drop_absurd(values: Floats) -> Floats:
 
 def learn_noise(recent: Recent) -> tuple[Known, Floats]:
     """What the nights before tell, and what tonight's card adds to each series."""
-    offsets = estimate_card_offsets(recent.values, recent.cards, recent.runs, recent.pools)
-    values = recent.values - offsets[recent.cards]
-    is_bad, common = find_bad_nights(values, recent.runs, recent.pools)
-    is_bad[:, -1] = False
-    followed, _ = follow_machines(recent, values, is_bad)
-    common += find_common(values - followed, recent.runs, recent.pools)  # one alone may take two times
+    lasting = np.zeros(recent.values.shape)
+    for _ in range(2 if any(recent.moves) else 1):  # what the machine did for good is nothing that a later card adds
+        offsets = estimate_card_offsets(recent.values - lasting, recent.cards, recent.runs, recent.pools)
+        values = recent.values - offsets[recent.cards]
+        is_bad, common = find_bad_nights(values, recent.runs, recent.pools)
+        is_bad[:, -1] = False
+        followed, _ = follow_machines(recent, values, is_bad)
+        lasting = find_common(values - followed, recent.runs, recent.pools)  # one alone may take two times
+    common += lasting
     again = recent.again - offsets[recent.cards[:, -1]]
     values, again, other, mistaken = fold_modes(values, again, common, is_bad, recent.first, recent.changed)
     beside = fold_ratios(recent.beside, other)
@@ -366,8 +369,7 @@ def _doubt_habits(recent: Recent, known: Known, found: Screening, scale: int, ga
         times, comparisons = count_earlier(past, HABIT * change, scale, HABIT_NIGHTS)
         often = np.where(times >= HABIT_TIMES, times * scale / np.maximum(comparisons, 1), 0.0)
     else:
-        least = BEYOND_OF_DRIFT if gap else BEYOND
-        often = np.where(find_beyond(past - found.level[rows, None], change, scale) < least, 1.0, 0.0)
+        often = np.where(find_beyond(past - found.level[rows, None], change, scale) < BEYOND, 1.0, 0.0)
     found.p_value[rows] = np.maximum(found.p_value[rows], np.minimum(often, 1.0))
 
 

@@ -224,6 +224,16 @@ def test_a_swapped_card_is_no_change() -> None:
     assert (screening.p_value < 0.01).mean() <= 0.013
 
 
+def test_a_card_that_was_swapped_after_a_driver_is_not_taken_for_the_driver() -> None:
+    values, cards = draw(), np.zeros((NUM_SERIES, NUM_NIGHTS), dtype=np.int64)
+    quiet = screen(make_recent(values))
+    values[:, 35:] -= 0.025
+    cards[:, 50:] = 1
+    screening = screen(make_recent(values, cards=cards, moves=[[LastingMove(35, -0.025 / EXPLAINED_SHARE, 0.0)]]))
+    assert np.median(screening.nights[:, 50:]) == pytest.approx(0.0, abs=0.002)
+    assert np.mean(screening.p_value < 0.01) <= np.mean(quiet.p_value < 0.01) + 0.05
+
+
 def test_nothing_depends_on_the_order_of_the_series_nor_on_the_unit() -> None:
     values = draw()
     values[::4, -2:] += 0.03
