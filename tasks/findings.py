@@ -32,6 +32,8 @@ MIN_CHANGE_YOUNG = 0.05
 """Least relative change that counts until then."""
 LEAST_CHANGE = nextafter(-1.0, 0.0)
 """Nothing takes no time at all, whatever is rounded."""
+LEAST_SURE = 1e-9
+"""Of a change that may be none, which still has a direction."""
 CHANGED_P = 0.01
 """A series looks changed where noise alone looks like it in fewer than one of so many."""
 SUSPECT_P = 0.05
@@ -138,9 +140,15 @@ class Finding:
         return self.is_large and not self.is_blurred and (self.p_value < p_value or is_far)
 
     @property
+    def sure_change(self) -> float:
+        """What it has moved by at least: the end of its interval that is nearer to none."""
+        return max(self.low, LEAST_SURE) if self.change > 0 else min(self.high, -LEAST_SURE)
+
+    @property
     def is_machines(self) -> bool:
-        """Whether the machine explains it, or what of it is not the other of two times."""
-        rests = (self.change, (1 + self.change) / (1 + self.other) - 1, (1 + self.change) * (1 + self.other) - 1)
+        """Whether the machine explains what is sure of it, or what of that is not the other of two times."""
+        sure = self.sure_change
+        rests = (sure, (1 + sure) / (1 + self.other) - 1, (1 + sure) * (1 + self.other) - 1)
         return any(self.machine.explains(rest) for rest in (rests if self.other else rests[:1]))
 
     @property

@@ -139,7 +139,7 @@ def find_machine_since(finding: Finding, past: Past) -> str:
 
     By its clock alone it is that of the last verdict, if that said so too, or else tonight.
     """
-    told, since = finding.standing, finding.machine.find_since(finding.change)
+    told, since = finding.standing, finding.machine.find_since(finding.sure_change)
     if since is not None:
         return list(past.runs)[since]
     was_so = told.state is State.AMBIGUOUS and (told.relative_change or 0.0) * finding.change > 0

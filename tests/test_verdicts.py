@@ -224,6 +224,16 @@ def test_a_kernel_is_not_blamed_for_its_machine(moved: dict[str, float], clock: 
     assert ("; the machine moved too: " in verdict.evidence) is is_machine
 
 
+@pytest.mark.parametrize(("nights", "is_machine"), [(QUIET * 2, False), (NOISY * 2, True)])
+def test_a_machine_explains_a_noisy_kernel_by_what_is_sure_of_its_change(
+    nights: tuple[float, ...], is_machine: bool
+) -> None:
+    verdict = judge_one((*nights, 112.0), again_us=112.0, moved={"copy": 0.043})  # 36 % as much, or more
+    assert verdict.is_machine is is_machine
+    assert verdict.state is (State.AMBIGUOUS if is_machine else State.SLOW)
+    assert verdict.since_run == f"night-{len(nights)}"
+
+
 def test_a_machine_that_moved_beside_a_quiet_kernel_is_nothing_to_tell() -> None:
     verdict = judge_one((*QUIET, 100.1), moved={"copy": 0.3})
     assert (verdict.state, verdict.is_machine) == (State.SAME, False)
