@@ -238,7 +238,7 @@ def screen_night(measurements: Sequence[Measurement], past: Past) -> dict[Series
     runs = np.where(np.isfinite(recent.values), recent.runs, -1)
     compared = Compared(runs, screened.before, screened.since, np.isfinite(screened.again))
     moves = past.references.find_moves(series, compared)
-    findings: dict[int, Finding] = {}
+    findings = {}
     for row, measurement in enumerate(timed):
         if not screened.num_baseline[row]:
             continue
@@ -265,12 +265,21 @@ def screen_night(measurements: Sequence[Measurement], past: Past) -> dict[Series
             retried=retried.get(series[row], NOT_RETRIED),
             adjusted_beside=float(screened.p_beside[row] * num_beside + screened.chance[row] * len(timed)),
         )
-    likely = np.flatnonzero(searched & (screened.p_value <= DISCOVERY_RATE)).tolist()
-    told = np.isin(np.arange(len(series)), [row for row in likely if row in findings and findings[row].may_be_told])
-    among_told = adjust_for_many(screened.p_value, searched, told, kinds)
-    for row in np.flatnonzero(told).tolist():
-        findings[row] = replace(findings[row], adjusted_p=float(among_told[row]))
-    return {series[row]: finding for row, finding in findings.items()}
+    return {series[row]: one for row, one in credit_told(findings, screened.p_value, searched, kinds).items()}
+
+
+def credit_told(
+    findings: Mapping[int, Finding], p_values: Floats, searched: Flags, kinds: Sequence[Hashable]
+) -> dict[int, Finding]:
+    """The findings, by row, with the p-values of those that could be told adjusted among them alone."""
+    told = np.zeros(len(p_values), dtype=bool)
+    likely = np.flatnonzero(searched & (p_values <= DISCOVERY_RATE)).tolist()
+    told[[row for row in likely if row in findings and findings[row].may_be_told]] = True
+    adjusted = adjust_for_many(p_values, searched, told, kinds)
+    return {
+        row: replace(finding, adjusted_p=float(adjusted[row])) if told[row] else finding
+        for row, finding in findings.items()
+    }
 
 
 def adjust_for_many(p_values: Floats, searched: Flags, counted: Flags, groups: Sequence[Hashable]) -> Floats:
