@@ -103,6 +103,37 @@ def test_nights_of_a_change_that_stands_are_told_by_it_and_those_that_are_back_b
     assert np.mean(np.abs(folded[:, -2:][~is_other[:, -2:]] - 3.0) < 0.015) >= 0.97
 
 
+def find_mistaken(draws: Floats) -> Floats:
+    """How likely it is of each that the nights of its change took the other time, and it moved the other way."""
+    nothing, none = np.zeros(draws[:, :-1].shape), np.zeros(len(draws), dtype=np.int64)
+    return fold_modes(draws[:, :-1], draws[:, -1], nothing, nothing > 0, none, none + NIGHTS)[3]
+
+
+@pytest.mark.parametrize(
+    ("took_other", "size", "is_doubtful"),
+    [
+        pytest.param(False, 0.04, True, id="slower than the one or faster than the other"),
+        pytest.param(True, -0.04, True, id="which may be the other way round"),
+        pytest.param(False, -0.04, False, id="faster than both"),
+        pytest.param(True, 0.04, False, id="slower than both"),
+    ],
+)
+def test_a_change_of_nights_of_one_time_may_be_one_the_other_way(
+    took_other: bool, size: float, is_doubtful: bool
+) -> None:
+    draws, is_other = draw()
+    draws[:, -2:] += size + APART * (np.full((200, 2), took_other) * 1.0 - is_other[:, -2:])
+    assert np.mean((find_mistaken(draws) > 0.05) == is_doubtful) >= 0.98
+    draws[:, -1] += APART * (1 - 2 * took_other)  # measured again, it took the other one
+    assert np.mean(find_mistaken(draws) > 0.05) <= 0.02
+
+
+def test_the_rarer_of_two_times_is_not_taken_many_times_in_a_row() -> None:
+    draws, is_other = draw()
+    draws[:, -NEW_NIGHTS:] += 0.04 - APART * is_other[:, -NEW_NIGHTS:]
+    assert np.mean(find_mistaken(draws) > 0.05) <= 0.02
+
+
 def test_bad_nights_do_not_tell_of_a_change() -> None:
     draws, is_other = draw()
     draws[:, -5:-2] += STEP
