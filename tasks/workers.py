@@ -39,6 +39,8 @@ ray.cloudpickle.register_pickle_by_value(committed)  # it runs where our code is
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """For records only: tensors never leave their worker."""
+PROCESSES_AT_ONCE = 64
+"""That may be starting on a machine: a cluster without CPUs would start them one by one, and warn of their number."""
 START_SECONDS = 180.0
 """Longest a new worker process may take to import torch and open its device."""
 START_ATTEMPTS = 2
@@ -319,7 +321,10 @@ def start_ray(address: str, num_cpus: int | None = None) -> None:
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
         "num_cpus": num_cpus,
-        "_system_config": {"worker_niceness": 0},  # with Ray's own 15 a busy machine starves what is timed
+        "_system_config": {
+            "worker_niceness": 0,  # with Ray's own 15 a busy machine starves what is timed
+            "worker_maximum_startup_concurrency": PROCESSES_AT_ONCE,
+        },
     }
     try:
         if not address:
