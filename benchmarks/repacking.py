@@ -61,15 +61,11 @@ def measure(provider: Provider, case: Case, weights: Tensors, inputs: Tensors) -
     return Cost(seconds, kept, peak)
 
 
-def measure_often(provider: str, case: Case, times: int) -> list[Cost]:
-    """Fresh weights each time; the first time compiles and is left out."""
-    kernel, device = find_kernel(case.layer.kernel), torch.device("cuda")
+def measure_often(provider: Provider, case: Case, weights: Tensors, inputs: Tensors, times: int) -> list[Cost]:
+    """A copy of the weights each time, which nobody has prepared; the first time compiles and is left out."""
     costs = []
     for _ in range(times + 1):
-        weights = kernel.make_weights(case.layer, SEED, device)
-        inputs = kernel.make_inputs(case, weights, seed_of_inputs(SEED), device)
-        costs.append(measure(kernel.providers[provider], case, weights, inputs))
-        del weights, inputs
+        costs.append(measure(provider, case, {name: tensor.clone() for name, tensor in weights.items()}, inputs))
         torch.cuda.empty_cache()
     return costs[1:]
 
@@ -80,13 +76,16 @@ def main() -> None:
     times = parser.parse_args().times
     print("| layer | provider | weights, MiB | seconds (least to most) | kept beside them, MiB | most at once, MiB |")
     print("|---|---|--:|--:|--:|--:|")
+    device = torch.device("cuda")
     for unit in list_units():
         kernel, case = find_kernel(unit.layer.kernel), unit.cases[len(unit.cases) // 2]
-        size = weights_footprint(unit.layer).size_bytes / MIB
+        weights = kernel.make_weights(unit.layer, SEED, device)
+        inputs = kernel.make_inputs(case, weights, seed_of_inputs(SEED), device)
+        size = sum(tensor.nbytes for tensor in weights.values()) / MIB
         for name in unit.providers:
-            if kernel.providers[name].unsupported(case, device_of(torch.device("cuda"))):
+            if kernel.providers[name].unsupported(case, device_of(device)):
                 continue
-            costs = measure_often(name, case, times)
+            costs = measure_often(kernel.providers[name], case, weights, inputs, times)
             seconds = [cost.seconds for cost in costs]
             print(
                 f"| {kernel.name} {unit.layer.label} {unit.layer.scheme} | {name} | {size:.0f} | "
