@@ -43,7 +43,7 @@ def list_units() -> Iterator[WorkUnit]:
     """Units of the suite that have weights."""
     selection = Selection(providers=tuple(list_providers()))
     suite = find_suite(SUITE)
-    for unit in plan_units(suite, selection, resolve_shapes(suite, selection), "cuda").units:
+    for unit in plan_units(suite, resolve_shapes(suite, selection), selection, "cuda").units:
         if weights_footprint(unit.layer).size_bytes:
             yield unit
 
