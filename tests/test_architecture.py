@@ -64,6 +64,7 @@ TESTED_ELSEWHERE = {
     "kernels/moe/columns.py": "test_words_gluon.py: on a GPU, before every product by lanes",
     "kernels/moe/gemm_hopper.py": "test_fused_gluon.py: compiled, and on a GPU",
     "kernels/moe/gemm_int4_hopper.py": "test_int4_gluon.py: compiled, and on a GPU",
+    "kernels/moe/halves_hopper.py": "test_int4_gluon.py: compiled, and on a GPU",
     "kernels/moe/gemm_words.py": "test_moe_schemes.py, test_{mxfp4,nvfp4,w4a8}_moe.py; test_words_triton.py: compiled",
     "kernels/moe/words_hopper.py": "test_words_gluon.py: compiled, and on a GPU",
     "kernels/moe/vllm_cutlass_fp4.py": "test_vllm_w4.py",
