@@ -20,6 +20,7 @@ MOST_LINES = 400
 TESTED_ELSEWHERE = {
     "tasks/findings.py": "test_verdicts.py: every finding, as it is told",
     "tasks/journal_rows.py": "test_journal.py: every record",
+    "tasks/knocking.py": "test_workers.py: ports that are nobody's, and not Ray's",
     "tasks/nights.py": "test_store.py: every field",
     "flows/attempts.py": "test_nightly.py, test_branch.py: every attempt",
     "flows/bisect.py": "test_branch.py: the command, on a planted slow commit",

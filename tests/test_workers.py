@@ -17,7 +17,8 @@ import ray
 from benches import NeverStartingBench, TestBench
 
 from tasks.errors import WorkerCrashed, WorkerError, WorkerHung, WorkerLost, WorkerRaised
-from tasks.workers import ADDRESS_SECONDS, Worker, start_ray
+from tasks.knocking import ADDRESS_SECONDS
+from tasks.workers import Worker, start_ray
 
 pytestmark = pytest.mark.timeout(90)
 
