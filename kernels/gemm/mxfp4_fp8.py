@@ -20,6 +20,7 @@ from kernels.errors import ConfigError
 from kernels.gemm.mxfp4_fp8_kernels import (
     LARGEST_SHIFT,
     LEAST_SHIFT,
+    NUM_ARRIVED,
     mxfp4_fp8_gemm_kernel,
     rotate_to_fp8_kernel,
     rows_to_fp8_kernel,
@@ -28,8 +29,10 @@ from kernels.gemm.mxfp4_fp8_kernels import (
 )
 from kernels.gemm.mxfp4_hopper import STEP, mxfp4_hopper_gemm_kernel
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
+from kernels.gemm.mxfp4_rotate_hopper import ROWS, rotate_to_fp8_hopper_kernel
 from kernels.gemm.mxfp4_triton import sum_splits_triton
 from kernels.gemm.once import OncePerTensor
+from kernels.gemm.stream_k import Division, divide_tiles
 from kernels.quantize.fp4 import E8M0_NAN, MXFP4_GROUP_SIZE, e8m0_values
 from kernels.quantize.fp8 import FP8_DTYPE
 from kernels.requirements import missing_family
@@ -44,19 +47,15 @@ limit then, and unpacking takes power. On an H200 it lost at 2048 and won at 409
 """
 FEATURES = 128
 """Output features of a tile of "specialized"."""
-LEAST_SHARE = 0.5
-LEAST_SHARE_OF_FEW = 0.75
-"""Of SMs that have a tile, from which on "specialized" is taken: for up to 128 tokens it gains less."""
-REGISTERS = {1: 168, 2: 96}
-"""Of a thread of "specialized", by turns, before the warps that multiply take those that the warps that load give."""
-ROWS_TO_UNPACK = 64
+REGISTERS = {8: 168, 16: 96}
+"""Of a thread of "specialized", by warps, before those that multiply take what those that load give."""
+STEPS = {8: 4, 16: 2}
+"""That its warps take at a time."""
+ROWS_TO_UNPACK = 32
 """A program's, of one step."""
 LONGEST_ROW = 8192
-"""That is rotated as a whole, however many rows there are."""
-PART_OF_ROW = 4096
-"""Columns. A long row as a whole leaves an SM's registers to it alone: no other is loaded meanwhile."""
-LEAST_ROWS_IN_PARTS = 1024
-"""So many long rows are rotated in parts, twice; on an H200 that lost at 256 rows of 28672 columns and won at 1024."""
+LEAST_LONG_ROWS = 256
+"""Where rows are longer, and so many, they are rotated in shared memory: a row in registers leaves an SM to itself."""
 PROGRAMS_PER_TILE = 16
 """That share the wide rows of a tile of tokens: few, since there are mostly none."""
 WIDEST_SPAN_OF_WEIGHTS = LARGEST_SHIFT.value - LEAST_SHIFT.value
@@ -74,6 +73,8 @@ class Fp8Rows:
     """[M, k] bfloat16, written where is_wide."""
     is_wide: torch.Tensor
     """[M] int32."""
+    arrived: torch.Tensor
+    """[NUM_ARRIVED] int32, zeros."""
 
 
 def empty_rows(m: int, k: int, device: torch.device) -> Fp8Rows:
@@ -83,20 +84,33 @@ def empty_rows(m: int, k: int, device: torch.device) -> Fp8Rows:
         scale=torch.empty(m, device=device),
         values=torch.empty(m, k, dtype=torch.bfloat16, device=device),
         is_wide=torch.empty(m, dtype=torch.int32, device=device),
+        arrived=torch.empty(NUM_ARRIVED.value, dtype=torch.int32, device=device),
     )
 
 
 def rotate_to_fp8(x: torch.Tensor, hadamard_size: int) -> Fp8Rows:
     """What quantize_mxfp4(rotate_hadamard(x, hadamard_size)) stands for; x [M, k] bfloat16 or float16, contiguous."""
     m, k = x.shape
+    if k > LONGEST_ROW and m >= LEAST_LONG_ROWS:
+        return rotate_long_rows(x, hadamard_size)
     rows, groups = empty_rows(m, k, x.device), max(triton.next_power_of_2(k // hadamard_size), 16)
-    at_once = k <= LONGEST_ROW or m < LEAST_ROWS_IN_PARTS
-    if not at_once:
-        groups = PART_OF_ROW // hadamard_size
     rotate_to_fp8_kernel[(m,)](
-        x, rows.codes, rows.scale, rows.values, rows.is_wide, k,
-        HADAMARD_SIZE=hadamard_size, RSQRT_SIZE=hadamard_size**-0.5, GROUPS=groups, AT_ONCE=at_once, STAGES=2,
+        x, rows.codes, rows.scale, rows.values, rows.is_wide, rows.arrived, k,
+        HADAMARD_SIZE=hadamard_size, RSQRT_SIZE=hadamard_size**-0.5, GROUPS=groups,
         num_warps=min(max(groups * hadamard_size // 2048, 4), 16),
+    )  # fmt: skip
+    return rows
+
+
+def rotate_long_rows(x: torch.Tensor, hadamard_size: int) -> Fp8Rows:
+    """The same, with rows in shared memory."""
+    m, k = x.shape
+    rows = empty_rows(m, k, x.device)
+    dtype = gl.bfloat16 if x.dtype == torch.bfloat16 else gl.float16
+    rotate_to_fp8_hopper_kernel[(m,)](
+        in_tiles(x.view(-1, hadamard_size), [ROWS.value, hadamard_size], dtype),
+        rows.codes, rows.scale, rows.values, rows.is_wide, rows.arrived, k,
+        RSQRT_SIZE=hadamard_size**-0.5, PARTS=triton.cdiv(k, ROWS.value * hadamard_size), num_warps=8,
     )  # fmt: skip
     return rows
 
@@ -106,7 +120,7 @@ def rows_to_fp8(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Rows:
     m, k = codes.shape[0], 2 * codes.shape[1]
     rows = empty_rows(m, k, codes.device)
     rows_to_fp8_kernel[(m,)](
-        codes, scales, rows.codes, rows.scale, rows.values, rows.is_wide, k,
+        codes, scales, rows.codes, rows.scale, rows.values, rows.is_wide, rows.arrived, k,
         GROUPS=triton.next_power_of_2(k // MXFP4_GROUP_SIZE),
     )  # fmt: skip
     return rows
@@ -207,10 +221,8 @@ def default_fp8_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
     if m >= LEAST_TOKENS_TO_UNPACK and n % 16 == 0 == k % 16:
         return Mxfp4Fp8Config(256, 128, 8, 1, PROMOTE=False, PRODUCT="unpacked", num_warps=8, num_stages=4)
     if m > 32:
-        config = specialized_config(m, n, k)
-        num_programs = triton.cdiv(m, config.BLOCK_SIZE_M) * triton.cdiv(n, FEATURES) * config.SPLIT_K
-        share = num_programs / (triton.cdiv(num_programs, DEFAULT_NUM_SMS) * DEFAULT_NUM_SMS)
-        if share >= (LEAST_SHARE_OF_FEW if m <= 128 else LEAST_SHARE):
+        config = specialized_config(m)
+        if 2 * divide_steps(m, n, k, config, DEFAULT_NUM_SMS).num_programs >= DEFAULT_NUM_SMS:
             return config
     block_m = min(max(triton.next_power_of_2(m), 16), 128)
     block_n = 128 if m <= 32 else 64
@@ -230,25 +242,25 @@ def default_fp8_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
     )
 
 
-def specialized_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
-    """Tiles of as many tokens as there are; between 129 and 256, of 128 where that fills more SMs."""
-    num_tiles_n = triton.cdiv(n, FEATURES)
+def specialized_config(m: int) -> Mxfp4Fp8Config:
+    """Tiles of as many tokens as there are."""
     block_m = min(max(triton.next_power_of_2(m), 64), 256)
-    if 128 < m <= 256 and DEFAULT_NUM_SMS // 2 < 2 * num_tiles_n <= DEFAULT_NUM_SMS and k < 16384:
-        block_m = 128
-    num_tiles, split_k = triton.cdiv(m, block_m) * num_tiles_n, 1
-    while split_k < 8 and 2 * split_k * num_tiles <= DEFAULT_NUM_SMS and k >= 2048 * split_k:
-        split_k *= 2
     return Mxfp4Fp8Config(
         BLOCK_SIZE_M=block_m,
         BLOCK_SIZE_N=FEATURES,
         GROUP_SIZE_M=8,
-        SPLIT_K=split_k,
+        SPLIT_K=1,
         PROMOTE=False,
         PRODUCT="specialized",
         num_warps=8 if block_m == 256 else 16,
-        num_stages={64: 10, 128: 6, 256: 5}[block_m] - (split_k > 1 and block_m > 64),  # float32 takes more room
+        num_stages={64: 10, 128: 6, 256: 5}[block_m],
     )
+
+
+def divide_steps(m: int, n: int, k: int, config: Mxfp4Fp8Config, num_sms: int) -> Division:
+    """Who computes what of "specialized"."""
+    num_tiles = triton.cdiv(m, config.BLOCK_SIZE_M) * triton.cdiv(n, config.BLOCK_SIZE_N)
+    return divide_tiles(num_tiles, triton.cdiv(k, STEP.value * STEPS[config.num_warps]), num_sms)
 
 
 def prepare_fp8(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
@@ -256,7 +268,7 @@ def prepare_fp8(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     m, n, k = case.num_tokens, case.layer.sizes["n"], case.layer.sizes["k"]
     config = default_fp8_config(m, n, k)
     if config.PRODUCT == "unpacked" and case.layer.dtype != "bfloat16":
-        config = specialized_config(m, n, k)
+        config = specialized_config(m)
     return launch_fp8(case, weights, inputs, config)
 
 
@@ -313,21 +325,18 @@ def multiply_fp8(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mxfp4Fp8Co
 
 def multiply_specialized(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mxfp4Fp8Config) -> torch.Tensor:
     """x @ w.T [M, n], weights unpacked in registers of warps that multiply while others load."""
-    (m, k), n, split_k = x.codes.shape, w.words.shape[1], config.SPLIT_K
+    (m, k), n = x.codes.shape, w.words.shape[1]
     block_m, block_n, turns = config.BLOCK_SIZE_M, config.BLOCK_SIZE_N, config.num_warps // 8
-    unroll = 4 if turns == 1 else 1
+    steps, work = STEPS[config.num_warps], divide_steps(m, n, k, config, count_sms(x.codes.device))
     out = torch.empty(m, n, dtype=dtype, device=x.codes.device)
-    parts = out if split_k == 1 else torch.empty(split_k, m, n, device=out.device)
-    num_tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n) * split_k
-    mxfp4_hopper_gemm_kernel[(min(num_tiles, count_sms(out.device)),)](
+    parts = torch.empty(work.num_programs if work.in_parts else 0, block_n, block_m, device=out.device)
+    mxfp4_hopper_gemm_kernel[(work.num_programs,)](
         in_tiles(x.codes, [block_m, STEP.value], gl.float8e4nv), x.scale, x.values, x.is_wide,
-        in_tiles(w.words.view(-1, 64), [block_n, 64], gl.int8), w.words, w.shifts, w.factor, parts,
-        m, n, k, triton.cdiv(len(w.words), split_k * unroll * turns) * unroll * turns,
-        GROUP_SIZE_M=config.GROUP_SIZE_M, SPLIT_K=split_k, TURNS=turns, UNROLL=unroll, STAGES=config.num_stages,
-        num_warps=4, maxnreg=REGISTERS[turns],
+        in_tiles(w.words.view(-1, 64), [block_n, 64], gl.int8), w.words, w.shifts, w.factor, out, parts, x.arrived,
+        m, n, k, work.num_whole, work.units_per_tile * steps, work.share * steps,
+        GROUP_SIZE_M=config.GROUP_SIZE_M, TURNS=turns, UNROLL=steps // turns, STAGES=config.num_stages,
+        num_warps=4, maxnreg=REGISTERS[config.num_warps],
     )  # fmt: skip
-    if split_k > 1:
-        sum_splits_triton(parts, out)
     return out
 
 
@@ -340,7 +349,7 @@ def multiply_unpacked(x: Fp8Rows, w: Fp8Words) -> torch.Tensor:
     """x @ w.T [M, n] bfloat16, weights unpacked into memory; torch sums on tensor cores alone."""
     (_, k), n = x.codes.shape, w.words.shape[1]
     codes = torch.empty(n, k, dtype=FP8_DTYPE, device=x.codes.device)
-    unpack_words_kernel[(triton.cdiv(n, ROWS_TO_UNPACK), len(w.words))](
+    unpack_words_kernel[(len(w.words), triton.cdiv(n, ROWS_TO_UNPACK))](
         w.words, w.shifts, codes, n, k, ROWS=ROWS_TO_UNPACK
     )
     out: torch.Tensor = torch._scaled_mm(

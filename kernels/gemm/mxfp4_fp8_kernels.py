@@ -45,6 +45,8 @@ EIGHT_CODES: tl.constexpr = tl.constexpr(
 LARGEST_SHIFT: tl.constexpr = tl.constexpr(6)
 """6 * 2**6 is 384, and e4m3 ends at 448."""
 WIDEST_SPAN: tl.constexpr = tl.constexpr(14)
+NUM_ARRIVED: tl.constexpr = tl.constexpr(512)
+"""Two for each program of mxfp4_hopper_gemm_kernel, of which an SM has one: zeroed by the launch before it."""
 
 
 @triton.jit
@@ -56,7 +58,7 @@ def power_of_two(exponent):
 
 
 @triton.jit
-def store_scale(largest, least, scale_ptr, is_wide_ptr, row):
+def store_scale(largest, least, scale_ptr, is_wide_ptr, arrived_ptr, row):
     """Write a row's scale and whether FP8 is too narrow for it, given its largest scale and the least that is not 0.
 
     The least of all, 2**-127, is that of zeros: beside larger groups, what else it holds counts as zero.
@@ -68,6 +70,8 @@ def store_scale(largest, least, scale_ptr, is_wide_ptr, row):
     is_wide = (largest < 255) & (least < largest - WIDEST_SPAN)
     tl.store(scale_ptr + row, tl.where(largest == 255, float("nan"), power_of_two(row_scale - 127)))
     tl.store(is_wide_ptr + row, is_wide.to(tl.int32))
+    if row == 0:
+        tl.store(arrived_ptr + tl.arange(0, NUM_ARRIVED), 0)
     return row_scale, is_wide
 
 
@@ -78,52 +82,35 @@ def least_scale(scale):
 
 
 @triton.jit
-def load_groups(x_ptrs, column, K, GROUPS: tl.constexpr, HADAMARD_SIZE: tl.constexpr, RSQRT_SIZE: tl.constexpr):
-    """Values [GROUPS, HADAMARD_SIZE], their hadamard_sums in groups of 32, and the scales of these."""
-    x = tl.load(x_ptrs + column, mask=column < K, other=0.0)
-    sums = tl.reshape(hadamard_sums(x, HADAMARD_SIZE), (GROUPS * (HADAMARD_SIZE // GROUP_SIZE), GROUP_SIZE))
-    return x, sums, group_scales(sums, RSQRT_SIZE)
-
-
-@triton.jit
 def rotate_to_fp8_kernel(
     x_ptr,  # [M, K] values
     codes_ptr,  # [M, K] float8_e4m3fn
     scale_ptr,  # [M] float32, a power of two
     values_ptr,  # [M, K] bfloat16, written where is_wide
     is_wide_ptr,  # [M] int32
+    arrived_ptr,  # [NUM_ARRIVED] int32, zeroed
     K,
     HADAMARD_SIZE: tl.constexpr,
     RSQRT_SIZE: tl.constexpr,
     GROUPS: tl.constexpr,
-    AT_ONCE: tl.constexpr,
-    STAGES: tl.constexpr,
 ):
-    """codes * scale = dequantize_mxfp4(*quantize_mxfp4(rotate_hadamard(x))), of a row; AT_ONCE if it has GROUPS groups.
+    """codes * scale = dequantize_mxfp4(*quantize_mxfp4(rotate_hadamard(x))), of a row of GROUPS Hadamard groups.
 
-    A longer row is rotated twice, for its scale and for its codes: less has to be kept, so more rows are under way.
     It rounds x / scale: there a group's e2m1 values are 2**shift times what they are in MXFP4.
     """
-    COLUMNS: tl.constexpr = GROUPS * HADAMARD_SIZE
     row = tl.program_id(0).to(tl.int64)
-    x_ptr += row * K
     column = tl.arange(0, GROUPS)[:, None] * HADAMARD_SIZE + tl.arange(0, HADAMARD_SIZE)[None, :]
-    x, sums, scale = load_groups(x_ptr, column, K, GROUPS, HADAMARD_SIZE, RSQRT_SIZE)
-    largest, least = tl.max(scale, 0), least_scale(scale)
-    for first in tl.range(COLUMNS, COLUMNS if AT_ONCE else K, COLUMNS, num_stages=STAGES):
-        _, _, scale = load_groups(x_ptr, first + column, K, GROUPS, HADAMARD_SIZE, RSQRT_SIZE)
-        largest, least = tl.maximum(largest, tl.max(scale, 0)), tl.minimum(least, least_scale(scale))
-    row_scale, is_wide = store_scale(largest, least, scale_ptr, is_wide_ptr, row)
-    factor = power_of_two(127 - row_scale) * RSQRT_SIZE
-    for first in tl.range(0, COLUMNS if AT_ONCE else K, COLUMNS, num_stages=STAGES):
-        if not AT_ONCE:
-            x, sums, scale = load_groups(x_ptr, first + column, K, GROUPS, HADAMARD_SIZE, RSQRT_SIZE)
-        unit = tl.maximum(127 + scale - row_scale, 1)[:, None] << 23  # bits of 2**shift
-        codes = tl.reshape(nearest_in_units(sums * factor, unit), (GROUPS, HADAMARD_SIZE)).to(tl.float8e4nv)
-        tl.store(codes_ptr + row * K + first + column, codes, mask=first + column < K)
-        if is_wide:
-            values = rotate_and_round(x, HADAMARD_SIZE, RSQRT_SIZE, GROUPS)
-            tl.store(values_ptr + row * K + first + column, values.to(tl.bfloat16), mask=first + column < K)
+    x = tl.load(x_ptr + row * K + column, mask=column < K, other=0.0)
+    sums = tl.reshape(hadamard_sums(x, HADAMARD_SIZE), (GROUPS * (HADAMARD_SIZE // GROUP_SIZE), GROUP_SIZE))
+    scale = group_scales(sums, RSQRT_SIZE)
+    row_scale, is_wide = store_scale(tl.max(scale, 0), least_scale(scale), scale_ptr, is_wide_ptr, arrived_ptr, row)
+    unit = tl.maximum(127 + scale - row_scale, 1)[:, None] << 23  # bits of 2**shift
+    codes = nearest_in_units(sums * (power_of_two(127 - row_scale) * RSQRT_SIZE), unit)
+    codes = tl.reshape(codes, (GROUPS, HADAMARD_SIZE)).to(tl.float8e4nv)
+    tl.store(codes_ptr + row * K + column, codes, mask=column < K)
+    if is_wide:
+        values = rotate_and_round(x, HADAMARD_SIZE, RSQRT_SIZE, GROUPS)
+        tl.store(values_ptr + row * K + column, values.to(tl.bfloat16), mask=column < K)
 
 
 @triton.jit
@@ -163,10 +150,11 @@ def unpack_group(packed, shift, GROUPS: tl.constexpr):
 def rows_to_fp8_kernel(
     e2m1_ptr,  # [M, K / 2] e2m1 codes
     e8m0_ptr,  # [M, K / 32]
-    codes_ptr,  # this and the next three: see rotate_to_fp8_kernel
+    codes_ptr,  # this and the next four: see rotate_to_fp8_kernel
     scale_ptr,
     values_ptr,
     is_wide_ptr,
+    arrived_ptr,
     K,
     GROUPS: tl.constexpr,
 ):
@@ -176,7 +164,7 @@ def rows_to_fp8_kernel(
     byte = group[:, None] * (GROUP_SIZE // 2) + tl.arange(0, GROUP_SIZE // 2)[None, :]
     packed = tl.load(e2m1_ptr + row * (K // 2) + byte, mask=byte < K // 2, other=0)
     scale = tl.load(e8m0_ptr + row * (K // GROUP_SIZE) + group, mask=group < K // GROUP_SIZE, other=0).to(tl.int32)
-    row_scale, is_wide = store_scale(tl.max(scale, 0), least_scale(scale), scale_ptr, is_wide_ptr, row)
+    row_scale, is_wide = store_scale(tl.max(scale, 0), least_scale(scale), scale_ptr, is_wide_ptr, arrived_ptr, row)
     column = group[:, None] * GROUP_SIZE + tl.arange(0, GROUP_SIZE)[None, :]
     codes = unpack_group(packed, scale - row_scale, GROUPS)
     tl.store(codes_ptr + row * K + column, codes, mask=column < K)
@@ -222,9 +210,9 @@ def unpack_words_kernel(
     K,
     ROWS: tl.constexpr,
 ):
-    """The e4m3 codes of ROWS rows of one step."""
-    step = tl.program_id(1)
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    """The e4m3 codes of ROWS rows of one step; programs of neighbouring steps follow each other, and fill rows."""
+    step = tl.program_id(0)
+    row = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, 64)
     exists = row < N
     words = tl.load(words_ptr + (step * N + row)[:, None] * 64 + column[None, :], mask=exists[:, None], other=0)
