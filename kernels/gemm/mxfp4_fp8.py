@@ -333,7 +333,7 @@ def multiply_specialized(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mx
     mxfp4_hopper_gemm_kernel[(work.num_programs,)](
         in_tiles(x.codes, [block_m, STEP.value], gl.float8e4nv), x.scale, x.values, x.is_wide,
         in_tiles(w.words.view(-1, 64), [block_n, 64], gl.int8), w.words, w.shifts, w.factor, out, parts, x.arrived,
-        m, n, k, work.num_whole, work.units_per_tile * steps, work.share * steps,
+        m, n, k, work.num_whole, work.units_per_tile * steps, work.share * steps, work.programs_per_tile,
         GROUP_SIZE_M=config.GROUP_SIZE_M, TURNS=turns, UNROLL=steps // turns, STAGES=config.num_stages,
         num_warps=4, maxnreg=REGISTERS[config.num_warps],
     )  # fmt: skip

@@ -32,29 +32,32 @@ UNPACK_WORD: gl.constexpr = gl.constexpr(
 
 
 @gluon.jit
-def steps_of_program(num_tiles, num_whole, steps_per_tile, share):
-    """A program's steps of all those of the tiles that are shared, counted through."""
-    num_steps = (num_tiles - num_whole) * steps_per_tile
-    return gl.minimum(gl.program_id(0) * share, num_steps), gl.minimum((gl.program_id(0) + 1) * share, num_steps)
+def place_of_program(programs_per_tile):
+    """Which share is a program's. Programs with the same part of their tiles are neighbours: they read the same tokens.
+
+    What comes before a share in its tile is of programs of lower numbers, which the GPU starts before.
+    """
+    num_tiles = gl.num_programs(0) // programs_per_tile
+    return gl.program_id(0) % num_tiles * programs_per_tile + gl.program_id(0) // num_tiles
 
 
 @gluon.jit
-def count_jobs(num_tiles, num_whole, steps_per_tile, share):
+def count_jobs(place, num_tiles, num_whole, steps_per_tile, share):
     """How many tiles a program takes part in: those that it computes alone, then those in its share of the others."""
-    first, end = steps_of_program(num_tiles, num_whole, steps_per_tile, share)
-    return num_whole // gl.num_programs(0) + gl.where(
-        end > first, gl.cdiv(end, steps_per_tile) - first // steps_per_tile, 0
-    )
+    first = gl.minimum(place * share, (num_tiles - num_whole) * steps_per_tile)
+    end = gl.minimum(first + share, (num_tiles - num_whole) * steps_per_tile)
+    num_shared = gl.where(end > first, gl.cdiv(end, steps_per_tile) - first // steps_per_tile, 0)
+    return num_whole // gl.num_programs(0) + num_shared
 
 
 @gluon.jit
-def find_job(job, num_tiles, num_whole, steps_per_tile, share):
+def find_job(job, place, num_tiles, num_whole, steps_per_tile, share):
     """A program's tile and its steps of it. Of its share it takes the last tile first.
 
-    So the first steps of a tile are done early, and the program that does its last ones, and adds up, waits for
-    programs of lower numbers alone, which the GPU starts before it.
+    So the first steps of a tile are done early, and who does its last ones, and adds up, hardly waits.
     """
-    first, end = steps_of_program(num_tiles, num_whole, steps_per_tile, share)
+    first = place * share
+    end = gl.minimum(first + share, (num_tiles - num_whole) * steps_per_tile)
     job_of_share = job - num_whole // gl.num_programs(0)
     shared = gl.cdiv(end, steps_per_tile) - 1 - job_of_share
     is_alone = job_of_share < 0
@@ -66,7 +69,7 @@ def find_job(job, num_tiles, num_whole, steps_per_tile, share):
 
 @gluon.jit
 def tile_of(tile, num_tiles_m, num_tiles_n, GROUP_SIZE_M: gl.constexpr):
-    """A tile's place among tokens and output features. Tiles of the same weights follow each other."""
+    """Where a tile is among tokens and output features. Tiles of the same weights follow each other."""
     first_m = tile // (GROUP_SIZE_M * num_tiles_n) * GROUP_SIZE_M
     group_rows = gl.minimum(num_tiles_m - first_m, GROUP_SIZE_M)
     in_group = tile % (GROUP_SIZE_M * num_tiles_n)
@@ -111,11 +114,11 @@ def copy(
     ROWS: gl.constexpr, TOKENS: gl.constexpr, GROUP_SIZE_M: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """Four warps, of which one thread asks the copy engine for everything."""
-    _, N, _, num_tiles_m, num_tiles_n, num_whole, steps_per_tile, share = sizes
+    _, N, _, num_tiles_m, num_tiles_n, place, num_whole, steps_per_tile, share = sizes
     x_bufs, words_bufs, full, empty = ring
     step, num_tiles = 0, num_tiles_m * num_tiles_n
-    for job in range(count_jobs(num_tiles, num_whole, steps_per_tile, share)):
-        tile, first, end = find_job(job, num_tiles, num_whole, steps_per_tile, share)
+    for job in range(count_jobs(place, num_tiles, num_whole, steps_per_tile, share)):
+        tile, first, end = find_job(job, place, num_tiles, num_whole, steps_per_tile, share)
         tile_m, tile_n = tile_of(tile, num_tiles_m, num_tiles_n, GROUP_SIZE_M)
         for k in range(first, end):
             stage = step % STAGES
@@ -136,10 +139,10 @@ def by_threads(acc, ROWS: gl.constexpr, TOKENS: gl.constexpr):
 
 
 @gluon.jit
-def store_part(acc, parts_ptr, arrived_ptr, half: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr):
+def store_part(acc, parts_ptr, arrived_ptr, place, half: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr):
     """Write sums of a tile's first steps for the program that does its last ones, and report: every thread does."""
     sums = by_threads(acc, ROWS, TOKENS)
-    part = (gl.program_id(0) * 2 + half).to(gl.int64)
+    part = (place * 2 + half).to(gl.int64)
     gl.store(parts_ptr + part * ROWS * TOKENS + gl.arange(0, ROWS * TOKENS, layout=sums.type.layout), sums)
     zeros = gl.zeros([128], gl.int32, layout=gl.BlockedLayout([1], [32], [4], [0]))
     gl.atomic_add(arrived_ptr + part + zeros, zeros + 1, sem="release")
@@ -147,15 +150,15 @@ def store_part(acc, parts_ptr, arrived_ptr, half: gl.constexpr, ROWS: gl.constex
 
 @gluon.jit
 def add_parts(
-    acc, parts_ptr, arrived_ptr, first_program, half: gl.constexpr,
+    acc, parts_ptr, arrived_ptr, first_place, place, half: gl.constexpr,
     ROWS: gl.constexpr, TOKENS: gl.constexpr, TURN: gl.constexpr, TURNS: gl.constexpr,
 ):  # fmt: skip
-    """acc and this turn's share of what programs from the first to the one before this have summed of the tile."""
+    """acc and this turn's share of what programs from the first place to this have summed of the tile."""
     sums = by_threads(acc, ROWS, TOKENS)
     index = gl.arange(0, ROWS * TOKENS, layout=sums.type.layout)
     zeros = gl.zeros([128], gl.int32, layout=gl.BlockedLayout([1], [32], [4], [0]))
-    for program in range(first_program, gl.program_id(0)):
-        part = (program * 2 + half).to(gl.int64)
+    for other in range(first_place, place):
+        part = (other * 2 + half).to(gl.int64)
         gl.inline_asm_elementwise(
             "{ .reg .pred p; again: ld.acquire.gpu.global.b32 $0, [$1]; setp.lt.s32 p, $0, 128; @p bra again; }",
             "=r,l", [arrived_ptr + part + zeros], dtype=gl.int32, is_pure=False, pack=1,
@@ -223,7 +226,7 @@ def multiply(
 ):  # fmt: skip
     """Four warps: ROWS output features of each tile, every TURNS-th step."""
     x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, parts_ptr, arrived_ptr = tensors
-    M, N, K, num_tiles_m, num_tiles_n, num_whole, steps_per_tile, share = sizes
+    M, N, K, num_tiles_m, num_tiles_n, place, num_whole, steps_per_tile, share = sizes
     x_bufs, words_bufs, full, empty = ring
     sums_bufs, has_sums, no_sums = handover
     SUMMED: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TOKENS, 32])
@@ -234,8 +237,8 @@ def multiply(
     zeros = gl.zeros([ROWS, TOKENS], gl.float32, layout=SUMMED)
     step, tile_parity, num_tiles = TURN, 0, num_tiles_m * num_tiles_n
     last_step = gl.cdiv(K, STEP) - 1
-    for job in range(count_jobs(num_tiles, num_whole, steps_per_tile, share)):
-        tile, first, end = find_job(job, num_tiles, num_whole, steps_per_tile, share)
+    for job in range(count_jobs(place, num_tiles, num_whole, steps_per_tile, share)):
+        tile, first, end = find_job(job, place, num_tiles, num_whole, steps_per_tile, share)
         tile_m, tile_n = tile_of(tile, num_tiles_m, num_tiles_n, GROUP_SIZE_M)
         first_token, first_row = tile_m * TOKENS, (2 * tile_n + HALF) * ROWS
         shift_ptrs = shifts_ptr + gl.minimum(first_row + left_row, N - 1)
@@ -259,8 +262,8 @@ def multiply(
             mbarrier.arrive(empty.index((step + STAGES - TURNS) % STAGES), count=1)
         is_last = end == steps_per_tile
         if is_last & (first > 0):
-            first_program = (tile - num_whole) * steps_per_tile // share
-            acc = add_parts(acc, parts_ptr, arrived_ptr, first_program, HALF, ROWS, TOKENS, TURN, TURNS)
+            first_place = (tile - num_whole) * steps_per_tile // share
+            acc = add_parts(acc, parts_ptr, arrived_ptr, first_place, place, HALF, ROWS, TOKENS, TURN, TURNS)
         if TURN > 0:
             mbarrier.wait(no_sums.index(HALF), tile_parity ^ 1)
             sums_bufs.index(HALF).store(acc)
@@ -276,11 +279,11 @@ def multiply(
                     first_token, first_row, steps_per_tile, M, N, K, ROWS, TOKENS,
                 )  # fmt: skip
             else:
-                store_part(acc, parts_ptr, arrived_ptr, HALF, ROWS, TOKENS)
+                store_part(acc, parts_ptr, arrived_ptr, place, HALF, ROWS, TOKENS)
         tile_parity ^= 1
 
 
-@gluon.jit(do_not_specialize=["num_whole", "steps_per_tile", "share"])
+@gluon.jit(do_not_specialize=["num_whole", "steps_per_tile", "share", "programs_per_tile"])
 def mxfp4_hopper_gemm_kernel(
     x_desc,  # [M, K] float8_e4m3fn in tiles of TOKENS x 128
     x_scale_ptr,  # [M] float32
@@ -299,6 +302,7 @@ def mxfp4_hopper_gemm_kernel(
     num_whole,  # tiles that one program each computes, as many for every program; the others are shared
     steps_per_tile,  # a multiple of UNROLL * TURNS; the last ones may have no columns left
     share,  # steps of a program of the shared tiles, likewise a multiple
+    programs_per_tile,  # of shared tiles whose programs have equal parts, else 1
     GROUP_SIZE_M: gl.constexpr,
     TURNS: gl.constexpr,
     UNROLL: gl.constexpr,
@@ -323,7 +327,8 @@ def mxfp4_hopper_gemm_kernel(
         mbarrier.init(has_sums.index(half), count=1)
         mbarrier.init(no_sums.index(half), count=1)
     tensors = (x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, parts_ptr, arrived_ptr)
-    sizes = (M, N, K, num_tiles_m, num_tiles_n, num_whole, steps_per_tile, share)
+    place = place_of_program(programs_per_tile)
+    sizes = (M, N, K, num_tiles_m, num_tiles_n, place, num_whole, steps_per_tile, share)
     ring = (x_bufs, words_bufs, full, empty)
     handover = (sums_bufs, has_sums, no_sums)
     if TURNS == 1:

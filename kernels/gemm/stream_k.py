@@ -23,6 +23,11 @@ class Division:
     """Units of a program of the shared tiles, counted through."""
 
     @property
+    def programs_per_tile(self) -> int:
+        """Of shared tiles whose programs have equal parts, else 1; the same parts of all tiles are neighbours then."""
+        return self.units_per_tile // self.share if self.units_per_tile % self.share == 0 else 1
+
+    @property
     def in_parts(self) -> bool:
         """Whether some tile has several programs."""
         return self.share % self.units_per_tile != 0
@@ -37,6 +42,6 @@ def divide_tiles(num_tiles: int, units_per_tile: int, num_sms: int) -> Division:
         in_line = units_per_tile * -(-rest // num_sms)
     else:
         in_line = -(-units_per_tile // min(num_sms // rest, MOST_PROGRAMS_OF_A_TILE))
-    if in_line <= MOST_LONGER * share:
+    if in_line <= MOST_LONGER * share and max(in_line, units_per_tile) % min(in_line, units_per_tile) == 0:
         share = in_line
     return Division(num_sms if num_whole else -(-rest * units_per_tile // share), num_whole, units_per_tile, share)
