@@ -1,8 +1,8 @@
 """MXFP4 x MXFP4 as a product on FP8 tensor cores, which loses nothing: see kernels/gemm/mxfp4_fp8_kernels.py.
 
 Weights stay in 4 bits. Launches: rotate and round activations, or unpack prequantized ones; the product, with weights
-unpacked in registers, by Triton for a few tokens and by kernels/gemm/mxfp4_hopper.py for more; the sum over its splits
-(few tiles). With very many tokens weights are unpacked into memory that is free again after the product, torch's
+unpacked in registers, by Triton for a few tokens, and the sum over its splits, or by kernels/gemm/mxfp4_hopper.py for
+more. With very many tokens weights are unpacked into memory that is free again after the product, torch's
 row-wise scaled GEMM multiplies. There, and after Triton's tiles of more than 64 tokens, a last launch computes rows of
 activations that FP8 cannot hold: it looks at a flag for each row and mostly returns.
 """
@@ -29,7 +29,7 @@ from kernels.gemm.mxfp4_fp8_kernels import (
 )
 from kernels.gemm.mxfp4_hopper import STEP, mxfp4_hopper_gemm_kernel
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
-from kernels.gemm.mxfp4_rotate_hopper import ROWS, rotate_to_fp8_hopper_kernel
+from kernels.gemm.mxfp4_rotate_hopper import LINES, rotate_to_fp8_hopper_kernel
 from kernels.gemm.mxfp4_triton import sum_splits_triton
 from kernels.gemm.once import OncePerTensor
 from kernels.gemm.stream_k import Division, divide_tiles
@@ -54,8 +54,9 @@ STEPS = {8: 4, 16: 2}
 ROWS_TO_UNPACK = 32
 """A program's, of one step."""
 LONGEST_ROW = 8192
+LONGEST_SHARED_ROW = 65536
 LEAST_LONG_ROWS = 256
-"""Where rows are longer, and so many, they are rotated in shared memory: a row in registers leaves an SM to itself."""
+"""Rows between these lengths, if there are so many, are rotated in shared memory: in registers one fills an SM."""
 PROGRAMS_PER_TILE = 16
 """That share the wide rows of a tile of tokens: few, since there are mostly none."""
 WIDEST_SPAN_OF_WEIGHTS = LARGEST_SHIFT.value - LEAST_SHIFT.value
@@ -91,7 +92,7 @@ def empty_rows(m: int, k: int, device: torch.device) -> Fp8Rows:
 def rotate_to_fp8(x: torch.Tensor, hadamard_size: int) -> Fp8Rows:
     """What quantize_mxfp4(rotate_hadamard(x, hadamard_size)) stands for; x [M, k] bfloat16 or float16, contiguous."""
     m, k = x.shape
-    if k > LONGEST_ROW and m >= LEAST_LONG_ROWS:
+    if LONGEST_ROW < k <= LONGEST_SHARED_ROW and m >= LEAST_LONG_ROWS:
         return rotate_long_rows(x, hadamard_size)
     rows, groups = empty_rows(m, k, x.device), max(triton.next_power_of_2(k // hadamard_size), 16)
     rotate_to_fp8_kernel[(m,)](
@@ -108,9 +109,9 @@ def rotate_long_rows(x: torch.Tensor, hadamard_size: int) -> Fp8Rows:
     rows = empty_rows(m, k, x.device)
     dtype = gl.bfloat16 if x.dtype == torch.bfloat16 else gl.float16
     rotate_to_fp8_hopper_kernel[(m,)](
-        in_tiles(x.view(-1, hadamard_size), [ROWS.value, hadamard_size], dtype),
+        in_tiles(x.view(-1, hadamard_size), [LINES.value, hadamard_size], dtype),
         rows.codes, rows.scale, rows.values, rows.is_wide, rows.arrived, k,
-        RSQRT_SIZE=hadamard_size**-0.5, PARTS=triton.cdiv(k, ROWS.value * hadamard_size), num_warps=8,
+        RSQRT_SIZE=hadamard_size**-0.5, PARTS=triton.cdiv(k, LINES.value * hadamard_size), num_warps=8,
     )  # fmt: skip
     return rows
 
@@ -197,7 +198,7 @@ class Mxfp4Fp8Config:
     GROUP_SIZE_M: int
     """Tiles of tokens that share a tile of weights in L2."""
     SPLIT_K: int
-    """Programs that share the sum of a tile; another launch adds their parts."""
+    """Programs of "pipelined" that share the sum of a tile; another launch adds their parts."""
     PROMOTE: bool
     """Add the sum over each 128 columns to a float32 sum outside of the tensor core; only "pipelined" does."""
     PRODUCT: str

@@ -3,7 +3,7 @@
 What mxfp4_fp8_gemm_kernel computes. A program is groups of four warps that meet at barriers in shared memory: one
 copies FP8 tokens and words of weights into a ring of STAGES, two or four multiply. One that multiplies unpacks half of
 a step while the tensor core works on the other half. A program takes tile after tile, so that the next one's loads run
-under the last one's stores.
+under the last one's stores. Programs share tiles where that gives each as many steps (kernels/gemm/stream_k.py).
 
 The product is computed transposed, weights on the left: a tile is 2 * ROWS output features by TOKENS tokens, a step 128
 columns of both. Two groups share a tile by its features; of four, two take the even steps and two the odd ones, and

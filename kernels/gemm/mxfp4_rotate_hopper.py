@@ -14,8 +14,8 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 from kernels.gemm.mxfp4_fp8_kernels import LARGEST_SHIFT, NUM_ARRIVED, WIDEST_SPAN, power_of_two
 from kernels.gemm.mxfp4_kernels import GROUP_SIZE, nearest_in_units
 
-ROWS: gl.constexpr = gl.constexpr(128)
-"""Hadamard groups of a part: two warpgroups multiply 64 each."""
+LINES: gl.constexpr = gl.constexpr(128)
+"""Hadamard groups of a part of a row: two warpgroups multiply 64 each."""
 
 
 @gluon.jit
@@ -53,11 +53,11 @@ def groups_layout(size):
 
 @gluon.jit
 def rotate_part(x, signs, SIZE: gl.constexpr):
-    """Groups of 32 of x @ signs [ROWS, SIZE], float32, their columns in order."""
+    """Groups of 32 of x @ signs [LINES, SIZE], float32, their columns in order."""
     SUMMED: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [8, 1], [16, SIZE, 16])
-    sums = warpgroup_mma(x, signs, gl.zeros([ROWS, SIZE], gl.float32, layout=SUMMED), use_acc=False)
-    sums = sums.reshape([ROWS, SIZE // 8, 4, 2]).permute((0, 2, 1, 3))
-    return gl.convert_layout(sums.reshape([ROWS * (SIZE // GROUP_SIZE), GROUP_SIZE]), groups_layout(SIZE))
+    sums = warpgroup_mma(x, signs, gl.zeros([LINES, SIZE], gl.float32, layout=SUMMED), use_acc=False)
+    sums = sums.reshape([LINES, SIZE // 8, 4, 2]).permute((0, 2, 1, 3))
+    return gl.convert_layout(sums.reshape([LINES * (SIZE // GROUP_SIZE), GROUP_SIZE]), groups_layout(SIZE))
 
 
 @gluon.jit
@@ -70,7 +70,7 @@ def scales_of(sums, group, num_groups, RSQRT_SIZE: gl.constexpr):
 
 @gluon.jit
 def rotate_to_fp8_hopper_kernel(
-    x_desc,  # [M * K / HADAMARD_SIZE, HADAMARD_SIZE] values in tiles of ROWS
+    x_desc,  # [M * K / HADAMARD_SIZE, HADAMARD_SIZE] values in tiles of LINES
     codes_ptr,  # [M, K] float8_e4m3fn
     scale_ptr,  # [M] float32, a power of two
     values_ptr,  # [M, K] bfloat16, written where is_wide
@@ -82,10 +82,10 @@ def rotate_to_fp8_hopper_kernel(
 ):
     """codes * scale = dequantize_mxfp4(*quantize_mxfp4(rotate_hadamard(x))), of a row."""
     SIZE: gl.constexpr = x_desc.block_shape[1]
-    GROUPS: gl.constexpr = ROWS * (SIZE // GROUP_SIZE)
+    GROUPS: gl.constexpr = LINES * (SIZE // GROUP_SIZE)
     LAYOUT: gl.constexpr = groups_layout(SIZE)
     row, num_groups = gl.program_id(0), K // GROUP_SIZE
-    x_bufs = gl.allocate_shared_memory(x_desc.dtype, [PARTS, ROWS, SIZE], x_desc.layout)
+    x_bufs = gl.allocate_shared_memory(x_desc.dtype, [PARTS, LINES, SIZE], x_desc.layout)
     scale_bufs = gl.allocate_shared_memory(gl.int32, [PARTS, GROUPS], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     full = gl.allocate_shared_memory(gl.int64, [PARTS, 1], mbarrier.MBarrierLayout())
     for part in gl.static_range(PARTS):
@@ -93,7 +93,7 @@ def rotate_to_fp8_hopper_kernel(
     for part in gl.static_range(PARTS):
         mbarrier.expect(full.index(part), x_desc.block_type.nbytes)
         tma.async_copy_global_to_shared(
-            x_desc, [row * (K // SIZE) + part * ROWS, 0], full.index(part), x_bufs.index(part)
+            x_desc, [row * (K // SIZE) + part * LINES, 0], full.index(part), x_bufs.index(part)
         )
     signs = make_signs(x_desc.dtype, SIZE)
     fence_async_shared()
