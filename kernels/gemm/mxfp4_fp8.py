@@ -27,6 +27,7 @@ from kernels.gemm.mxfp4_fp8_kernels import (
     wide_rows_kernel,
 )
 from kernels.gemm.mxfp4_hopper import STEP, mxfp4_hopper_gemm_kernel
+from kernels.gemm.mxfp4_resident import mxfp4_resident_gemm_kernel
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
 from kernels.gemm.mxfp4_triton import sum_splits_triton
 from kernels.gemm.once import OncePerTensor
@@ -193,7 +194,7 @@ class Mxfp4Fp8Config:
     num_stages: int
 
 
-PRODUCTS = ("pipelined", "specialized", "unpacked")
+PRODUCTS = ("pipelined", "resident", "specialized", "unpacked")
 """Weights are unpacked in registers by mxfp4_fp8_gemm_kernel; by mxfp4_hopper_gemm_kernel; into memory, and torch
 multiplies: nothing else of the configuration is read then."""
 
@@ -278,14 +279,16 @@ def launch_fp8(case: Case, weights: Tensors, inputs: Tensors, config: Mxfp4Fp8Co
         raise ConfigError(f"PRODUCT='unpacked': torch's row-wise product gives bfloat16 (this is {case.layer.dtype})")
 
     def run() -> Outputs:
+        if config.PRODUCT == "resident" and "x_codes" not in inputs and case.num_tokens == 1:
+            return (multiply_resident(inputs["x"], w, dtype, config),)
         if "x_codes" in inputs:
             x = rows_to_fp8(inputs["x_codes"], inputs["x_scale"])
         else:
             x = rotate_to_fp8(inputs["x"], hadamard_size)
         if config.PRODUCT == "unpacked":
             return (multiply_unpacked(x, w),)
-        multiply = multiply_specialized if config.PRODUCT == "specialized" else multiply_fp8
-        return (multiply(x, w, dtype, config),)
+        multiply = {"specialized": multiply_specialized, "resident": multiply_resident, "pipelined": multiply_fp8}
+        return (multiply[config.PRODUCT](x, w, dtype, config),)
 
     return Launch(run, asdict(config))
 
@@ -328,6 +331,23 @@ def multiply_specialized(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mx
     )  # fmt: skip
     if split_k > 1:
         sum_splits_triton(parts, out)
+    return out
+
+
+def multiply_resident(x: Fp8Rows | torch.Tensor, w: Fp8Words, dtype: torch.dtype, config: Mxfp4Fp8Config) -> torch.Tensor:
+    """x @ w.T [M, n], of few tokens; x of one token may be a tensor [1, k], which is rotated and rounded then."""
+    rotated = isinstance(x, Fp8Rows)
+    (m, k), n = (x.codes if rotated else x).shape, w.words.shape[1]
+    out = torch.empty(m, n, dtype=dtype, device=w.words.device)
+    values = x.values if rotated else torch.empty(m, k, dtype=torch.bfloat16, device=out.device)
+    mxfp4_resident_gemm_kernel[(min(triton.cdiv(n, 64), count_sms(out.device)),)](
+        None if rotated else x, in_tiles(x.codes, [config.BLOCK_SIZE_M, STEP.value], gl.float8e4nv) if rotated else None,
+        x.scale if rotated else None, values, x.is_wide if rotated else None,
+        in_tiles(w.words.view(-1, 64), [64, 64], gl.int8), w.words, in_tiles(w.shifts.view(-1), [64], gl.int32),
+        w.shifts, w.factor, out, m, n, k,
+        RSQRT_SIZE=32**-0.5, TOKENS=config.BLOCK_SIZE_M, PART=triton.cdiv(k, 512) if rotated else 16,
+        STAGES=config.num_stages, num_warps=4, maxnreg=96,
+    )  # fmt: skip
     return out
 
 

@@ -61,7 +61,7 @@ def unpack_words(words, shift0, shift1):
 @gluon.jit
 def unpack_quarters(words, shifts, quarter: gl.constexpr):
     """e4m3 codes of columns 32 * quarter and 64 + 32 * quarter on, [ROWS, 32] each; words likewise, shifts [ROWS]."""
-    shift0, shift1 = (shifts >> 8 * quarter) & 15, (shifts >> 16 + 8 * quarter) & 15
+    shift0, shift1 = (shifts >> 8 * quarter) & 255, (shifts >> 16 + 8 * quarter) & 255
     return unpack_words(words, shift0[:, None], shift1[:, None])
 
 
@@ -94,28 +94,39 @@ def copy(
 
 
 @gluon.jit
-def multiply_wide_rows(
-    values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, first_token, first_row, first, end, M, N, K,
-    ROWS: gl.constexpr, TOKENS: gl.constexpr,
+def multiply_rows(
+    values_ptr, words_ptr, shifts_ptr, first_row, first, end, every, N, K, ROWS: gl.constexpr
 ):  # fmt: skip
-    """Write the tile's rows of tokens that FP8 cannot hold, one by one, without tensor cores: they are rare."""
+    """Sums [ROWS] over every so many steps of one row of 16-bit values, without tensor cores and factors of rows."""
     READ: gl.constexpr = gl.BlockedLayout([1, 16], [8, 4], [4, 1], [1, 0])
     row = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, READ))
     column = gl.arange(0, HALF_STEP, layout=gl.SliceLayout(0, READ))
     rows = gl.minimum(row, N - 1).to(gl.int64)
+    acc = gl.zeros([ROWS], gl.float32, layout=gl.SliceLayout(1, READ))
+    for step in range(first, gl.minimum(end, gl.cdiv(K, STEP)), every):
+        words = gl.load(words_ptr + ((step * N + rows) * HALF_STEP)[:, None] + column[None, :])
+        shifts = gl.load(shifts_ptr + step * N + rows)[:, None] >> (column // 32 * 8)[None, :]
+        codes = unpack_words(words, shifts & 15, (shifts >> 16) & 15)
+        for half in gl.static_range(2):
+            columns = step * STEP + half * HALF_STEP + column
+            x = gl.load(values_ptr + columns, mask=columns < K, other=0.0)
+            acc += gl.sum(codes[half].to(gl.float32) * x.to(gl.float32)[None, :], 1)
+    return acc
+
+
+@gluon.jit
+def multiply_wide_rows(
+    values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, first_token, first_row, first, end, M, N, K,
+    ROWS: gl.constexpr, TOKENS: gl.constexpr,
+):  # fmt: skip
+    """Write the tile's rows of tokens that FP8 cannot hold, one by one: they are rare."""
     for token in range(first_token, gl.minimum(first_token + TOKENS, M)):
         if gl.load(is_wide_ptr + token) != 0:
-            acc = gl.zeros([ROWS], gl.float32, layout=gl.SliceLayout(1, READ))
-            for step in range(first, gl.minimum(end, gl.cdiv(K, STEP))):
-                words = gl.load(words_ptr + ((step * N + rows) * HALF_STEP)[:, None] + column[None, :])
-                shifts = gl.load(shifts_ptr + step * N + rows)[:, None] >> (column // 32 * 8)[None, :]
-                codes = unpack_words(words, shifts & 15, (shifts >> 16) & 15)
-                for half in gl.static_range(2):
-                    columns = step * STEP + half * HALF_STEP + column
-                    x = gl.load(values_ptr + gl.cast(token, gl.int64) * K + columns, mask=columns < K, other=0.0)
-                    acc += gl.sum(codes[half].to(gl.float32) * x.to(gl.float32)[None, :], 1)
-            acc *= gl.load(factor_ptr + rows)
-            gl.store(out_ptr + gl.cast(token, gl.int64) * N + row, acc.to(out_ptr.dtype.element_ty), mask=row < N)
+            start = gl.cast(token, gl.int64)
+            acc = multiply_rows(values_ptr + start * K, words_ptr, shifts_ptr, first_row, first, end, 1, N, K, ROWS)
+            row = first_row + gl.arange(0, ROWS, layout=acc.type.layout)
+            acc *= gl.load(factor_ptr + gl.minimum(row, N - 1))
+            gl.store(out_ptr + start * N + row, acc.to(out_ptr.dtype.element_ty), mask=row < N)
 
 
 @gluon.jit
