@@ -15,6 +15,7 @@ from kernels.gemm.mxfp4_fp8 import (
     pack_fp8_words,
     rotate_to_fp8,
     rows_to_fp8,
+    size_of_split,
 )
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES
 from kernels.mxfp4_gemm import KERNEL
@@ -38,8 +39,10 @@ def uneven(rows: int, columns: int, span: int) -> torch.Tensor:
 
 
 def values_of(rows: Fp8Rows) -> torch.Tensor:
-    exact = rows.codes.float() * rows.scale[:, None]
-    return torch.where(rows.is_wide[:, None] != 0, rows.values.float(), exact)
+    k = rows.codes.shape[1]
+    of_split = torch.arange(k) // size_of_split(k, len(rows.scale))
+    exact = rows.codes.float() * rows.scale.T[:, of_split]
+    return torch.where(rows.is_wide.T[:, of_split] != 0, rows.values.float(), exact)
 
 
 @pytest.mark.parametrize("size", HADAMARD_SIZES.values())
@@ -63,10 +66,26 @@ def test_many_long_rows_are_rotated_in_parts_to_the_same_codes(size: int, monkey
     monkeypatch.setattr(mxfp4_fp8, "LEAST_ROWS_IN_PARTS", 5)
     monkeypatch.setattr(mxfp4_fp8, "PART_OF_ROW", 512)
     parts = rotate_to_fp8(x, size)
-    assert whole.is_wide.tolist() == parts.is_wide.tolist() == [0, 1, 0, 0, 0]
+    assert whole.is_wide.tolist() == parts.is_wide.tolist() == [[0, 1, 0, 0, 0]]
     assert torch.equal(whole.scale.nan_to_num(-1.0), parts.scale.nan_to_num(-1.0))
     others = torch.tensor([0, 1, 3, 4])
     assert torch.equal(values_of(whole)[others], values_of(parts)[others])
+
+
+@pytest.mark.parametrize("splits", [2, 3])
+def test_splits_of_a_row_have_scales_of_their_own(splits: int) -> None:
+    x = uneven(5, 1152, 6).bfloat16()
+    x[1, :384] *= 2.0**-30
+    x[2, 700] = torch.nan
+    rows = rotate_to_fp8(x, 128, splits)
+    assert rows.is_wide.tolist() == {2: [[0, 1, 0, 0, 0], [0] * 5], 3: [[0] * 5] * 3}[splits]
+    assert rows.scale.isnan().sum(0).tolist() == [0, 0, 1, 0, 0]
+    codes, scales = quantize_mxfp4(rotate_hadamard(x, 128))
+    others, expected = torch.tensor([0, 1, 3, 4]), dequantize_mxfp4(codes, scales)
+    assert (values_of(rows)[others] != expected[others]).sum() <= 3
+    unpacked = rows_to_fp8(codes, scales, splits)
+    assert torch.equal(unpacked.is_wide, rows.is_wide)
+    assert torch.equal(values_of(unpacked)[others], expected[others])
 
 
 def test_codes_are_exact_in_fp8_up_to_the_widest_span() -> None:
@@ -84,19 +103,19 @@ def test_a_wider_row_is_flagged_and_kept_in_16_bits_and_zeros_are_never_wide() -
     scales[1, 4], scales[2, 4] = 105, 0
     codes[2, 64:80] = 0
     rows = rows_to_fp8(codes, scales)
-    assert rows.is_wide.tolist() == [0, 1, 0]
+    assert rows.is_wide.tolist() == [[0, 1, 0]]
     assert torch.equal(values_of(rows), dequantize_mxfp4(codes, scales))
     x = torch.randn(2, 384, generator=torch.Generator().manual_seed(3))
     x[1, :32] *= 2.0**-30
-    assert rotate_to_fp8(x.bfloat16(), 32).is_wide.tolist() == [0, 1]
+    assert rotate_to_fp8(x.bfloat16(), 32).is_wide.tolist() == [[0, 1]]
 
 
 def test_nan_stays_in_its_row() -> None:
     x = torch.ones(3, 384, dtype=torch.bfloat16)
     x[1, 40] = torch.nan
-    assert rotate_to_fp8(x, 32).scale.isnan().tolist() == [False, True, False]
+    assert rotate_to_fp8(x, 32).scale.isnan().tolist() == [[False, True, False]]
     codes, scales = quantize_mxfp4(x.float())
-    assert rows_to_fp8(codes, scales).scale.isnan().tolist() == [False, True, False]
+    assert rows_to_fp8(codes, scales).scale.isnan().tolist() == [[False, True, False]]
 
 
 def test_weights_whose_scales_span_too_much_are_refused() -> None:

@@ -58,6 +58,8 @@ PART_OF_ROW = 4096
 """Columns. A long row as a whole leaves an SM's registers to it alone: no other is loaded meanwhile."""
 LEAST_ROWS_IN_PARTS = 1024
 """So many long rows are rotated in parts, twice; on an H200 that lost at 256 rows of 28672 columns and won at 1024."""
+MOST_TOKENS_WITH_WIDE = 64
+"""Of tiles of "pipelined" that compute wide rows too: larger ones have no registers for that code."""
 PROGRAMS_PER_TILE = 16
 """That share the wide rows of a tile of tokens: few, since there are mostly none."""
 WIDEST_SPAN_OF_WEIGHTS = LARGEST_SHIFT.value - LEAST_SHIFT.value
@@ -70,45 +72,51 @@ class Fp8Rows:
     codes: torch.Tensor
     """[M, k] float8_e4m3fn."""
     scale: torch.Tensor
-    """[M] float32."""
+    """[splits, M] float32."""
     values: torch.Tensor
     """[M, k] bfloat16, written where is_wide."""
     is_wide: torch.Tensor
-    """[M] int32."""
+    """[splits, M] int32."""
 
 
-def empty_rows(m: int, k: int, device: torch.device) -> Fp8Rows:
-    """Room for m rows of k columns."""
+def empty_rows(m: int, k: int, splits: int, device: torch.device) -> Fp8Rows:
+    """Room for m rows of k columns, whose splits have scales of their own."""
     return Fp8Rows(
         codes=torch.empty(m, k, dtype=FP8_DTYPE, device=device),
-        scale=torch.empty(m, device=device),
+        scale=torch.empty(splits, m, device=device),
         values=torch.empty(m, k, dtype=torch.bfloat16, device=device),
-        is_wide=torch.empty(m, dtype=torch.int32, device=device),
+        is_wide=torch.empty(splits, m, dtype=torch.int32, device=device),
     )
 
 
-def rotate_to_fp8(x: torch.Tensor, hadamard_size: int) -> Fp8Rows:
+def size_of_split(k: int, splits: int) -> int:
+    """Columns that a split of the sum has: whole steps."""
+    return STEP.value * triton.cdiv(k, STEP.value * splits)
+
+
+def rotate_to_fp8(x: torch.Tensor, hadamard_size: int, splits: int = 1) -> Fp8Rows:
     """What quantize_mxfp4(rotate_hadamard(x, hadamard_size)) stands for; x [M, k] bfloat16 or float16, contiguous."""
     m, k = x.shape
-    rows, groups = empty_rows(m, k, x.device), max(triton.next_power_of_2(k // hadamard_size), 16)
-    at_once = k <= LONGEST_ROW or m < LEAST_ROWS_IN_PARTS
+    size = size_of_split(k, splits)
+    rows, groups = empty_rows(m, k, splits, x.device), max(triton.next_power_of_2(size // hadamard_size), 16)
+    at_once = size <= LONGEST_ROW or m < LEAST_ROWS_IN_PARTS
     if not at_once:
         groups = PART_OF_ROW // hadamard_size
-    rotate_to_fp8_kernel[(m,)](
-        x, rows.codes, rows.scale, rows.values, rows.is_wide, k,
+    rotate_to_fp8_kernel[(m, splits)](
+        x, rows.codes, rows.scale, rows.values, rows.is_wide, k, size,
         HADAMARD_SIZE=hadamard_size, RSQRT_SIZE=hadamard_size**-0.5, GROUPS=groups, AT_ONCE=at_once, STAGES=2,
         num_warps=min(max(groups * hadamard_size // 2048, 4), 16),
     )  # fmt: skip
     return rows
 
 
-def rows_to_fp8(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Rows:
+def rows_to_fp8(codes: torch.Tensor, scales: torch.Tensor, splits: int = 1) -> Fp8Rows:
     """What codes [M, k / 2] with scales [M, k / 32] stand for."""
     m, k = codes.shape[0], 2 * codes.shape[1]
-    rows = empty_rows(m, k, codes.device)
-    rows_to_fp8_kernel[(m,)](
-        codes, scales, rows.codes, rows.scale, rows.values, rows.is_wide, k,
-        GROUPS=triton.next_power_of_2(k // MXFP4_GROUP_SIZE),
+    rows, size = empty_rows(m, k, splits, codes.device), size_of_split(k, splits)
+    rows_to_fp8_kernel[(m, splits)](
+        codes, scales, rows.codes, rows.scale, rows.values, rows.is_wide, k, size,
+        GROUPS=triton.next_power_of_2(size // MXFP4_GROUP_SIZE),
     )  # fmt: skip
     return rows
 
@@ -278,13 +286,16 @@ def launch_fp8(case: Case, weights: Tensors, inputs: Tensors, config: Mxfp4Fp8Co
     if config.PRODUCT == "unpacked" and dtype != torch.bfloat16:
         raise ConfigError(f"PRODUCT='unpacked': torch's row-wise product gives bfloat16 (this is {case.layer.dtype})")
 
+    splits_rows = config.PRODUCT == "pipelined" and config.BLOCK_SIZE_M <= MOST_TOKENS_WITH_WIDE
+    splits = config.SPLIT_K if splits_rows else 1
+
     def run() -> Outputs:
         if config.PRODUCT == "resident" and "x_codes" not in inputs and case.num_tokens == 1:
             return (multiply_resident(inputs["x"], w, dtype, config),)
         if "x_codes" in inputs:
-            x = rows_to_fp8(inputs["x_codes"], inputs["x_scale"])
+            x = rows_to_fp8(inputs["x_codes"], inputs["x_scale"], splits)
         else:
-            x = rotate_to_fp8(inputs["x"], hadamard_size)
+            x = rotate_to_fp8(inputs["x"], hadamard_size, splits)
         if config.PRODUCT == "unpacked":
             return (multiply_unpacked(x, w),)
         multiply = {"specialized": multiply_specialized, "resident": multiply_resident, "pipelined": multiply_fp8}
@@ -297,12 +308,12 @@ def multiply_fp8(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mxfp4Fp8Co
     """x @ w.T [M, n], weights unpacked in registers."""
     (m, k), n, split_k = x.codes.shape, w.words.shape[1], config.SPLIT_K
     block_m, block_n = config.BLOCK_SIZE_M, config.BLOCK_SIZE_N
-    wide_too = block_m <= 64  # larger tiles have no registers for the code that this takes
+    wide_too = block_m <= MOST_TOKENS_WITH_WIDE
     out = torch.empty(m, n, dtype=dtype, device=x.codes.device)
     parts = out if split_k == 1 else torch.empty(split_k, m, n, device=out.device)
     mxfp4_fp8_gemm_kernel[(triton.cdiv(m, block_m) * triton.cdiv(n, block_n), split_k)](
         x.codes, x.scale, x.values, x.is_wide if wide_too else None, w.words, w.shifts, w.factor, parts,
-        m, n, k, triton.cdiv(k, 128 * split_k),
+        m, n, k, triton.cdiv(k, 128 * split_k), 0 if len(x.scale) == 1 else m,
         EVEN_N=n % block_n == 0, EVEN_K=k % 128 == 0, BLOCK_SIZE_M=block_m, BLOCK_SIZE_N=block_n,
         GROUP_SIZE_M=config.GROUP_SIZE_M, PROMOTE=config.PROMOTE, STAGES=config.num_stages,
         num_warps=config.num_warps, num_stages=config.num_stages,
@@ -364,7 +375,7 @@ def multiply_unpacked(x: Fp8Rows, w: Fp8Words) -> torch.Tensor:
         w.words, w.shifts, codes, n, k, ROWS=ROWS_TO_UNPACK
     )
     out: torch.Tensor = torch._scaled_mm(
-        x.codes, codes.T, x.scale[:, None], w.factor[None, :], out_dtype=torch.bfloat16, use_fast_accum=True
+        x.codes, codes.T, x.scale.view(-1, 1), w.factor[None, :], out_dtype=torch.bfloat16, use_fast_accum=True
     )
     multiply_wide_rows(x, w, out)
     return out

@@ -56,7 +56,7 @@ def power_of_two(exponent):
 
 
 @triton.jit
-def store_scale(largest, least, scale_ptr, is_wide_ptr, row):
+def store_scale(largest, least, scale_ptr, is_wide_ptr):
     """Write a row's scale and whether FP8 is too narrow for it, given its largest scale and the least that is not 0.
 
     The least of all, 2**-127, is that of zeros: beside larger groups, what else it holds counts as zero.
@@ -66,9 +66,17 @@ def store_scale(largest, least, scale_ptr, is_wide_ptr, row):
     """
     row_scale = tl.maximum(largest, LARGEST_SHIFT) - LARGEST_SHIFT
     is_wide = (largest < 255) & (least < largest - WIDEST_SPAN)
-    tl.store(scale_ptr + row, tl.where(largest == 255, float("nan"), power_of_two(row_scale - 127)))
-    tl.store(is_wide_ptr + row, is_wide.to(tl.int32))
+    place = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    tl.store(scale_ptr + place, tl.where(largest == 255, float("nan"), power_of_two(row_scale - 127)))
+    tl.store(is_wide_ptr + place, is_wide.to(tl.int32))
     return row_scale, is_wide
+
+
+@triton.jit
+def find_split(K, split_size):
+    """Where the part of a row starts that a split of the sum multiplies, and its columns."""
+    first = tl.program_id(1) * split_size
+    return tl.program_id(0).to(tl.int64) * K + first, tl.minimum(split_size, K - first)
 
 
 @triton.jit
@@ -89,41 +97,44 @@ def load_groups(x_ptrs, column, K, GROUPS: tl.constexpr, HADAMARD_SIZE: tl.const
 def rotate_to_fp8_kernel(
     x_ptr,  # [M, K] values
     codes_ptr,  # [M, K] float8_e4m3fn
-    scale_ptr,  # [M] float32, a power of two
+    scale_ptr,  # [SPLITS, M] float32, a power of two
     values_ptr,  # [M, K] bfloat16, written where is_wide
-    is_wide_ptr,  # [M] int32
+    is_wide_ptr,  # [SPLITS, M] int32
     K,
+    split_size,
     HADAMARD_SIZE: tl.constexpr,
     RSQRT_SIZE: tl.constexpr,
     GROUPS: tl.constexpr,
     AT_ONCE: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """codes * scale = dequantize_mxfp4(*quantize_mxfp4(rotate_hadamard(x))), of a row; AT_ONCE if it has GROUPS groups.
+    """codes * scale = dequantize_mxfp4(*quantize_mxfp4(rotate_hadamard(x))), of split_size columns of a row.
+
+    AT_ONCE if they are GROUPS groups at most.
 
     A longer row is rotated twice, for its scale and for its codes: less has to be kept, so more rows are under way.
     It rounds x / scale: there a group's e2m1 values are 2**shift times what they are in MXFP4.
     """
     COLUMNS: tl.constexpr = GROUPS * HADAMARD_SIZE
-    row = tl.program_id(0).to(tl.int64)
-    x_ptr += row * K
+    start, size = find_split(K, split_size)
+    x_ptr, codes_ptr, values_ptr = x_ptr + start, codes_ptr + start, values_ptr + start
     column = tl.arange(0, GROUPS)[:, None] * HADAMARD_SIZE + tl.arange(0, HADAMARD_SIZE)[None, :]
-    x, sums, scale = load_groups(x_ptr, column, K, GROUPS, HADAMARD_SIZE, RSQRT_SIZE)
+    x, sums, scale = load_groups(x_ptr, column, size, GROUPS, HADAMARD_SIZE, RSQRT_SIZE)
     largest, least = tl.max(scale, 0), least_scale(scale)
-    for first in tl.range(COLUMNS, COLUMNS if AT_ONCE else K, COLUMNS, num_stages=STAGES):
-        _, _, scale = load_groups(x_ptr, first + column, K, GROUPS, HADAMARD_SIZE, RSQRT_SIZE)
+    for first in tl.range(COLUMNS, COLUMNS if AT_ONCE else size, COLUMNS, num_stages=STAGES):
+        _, _, scale = load_groups(x_ptr, first + column, size, GROUPS, HADAMARD_SIZE, RSQRT_SIZE)
         largest, least = tl.maximum(largest, tl.max(scale, 0)), tl.minimum(least, least_scale(scale))
-    row_scale, is_wide = store_scale(largest, least, scale_ptr, is_wide_ptr, row)
+    row_scale, is_wide = store_scale(largest, least, scale_ptr, is_wide_ptr)
     factor = power_of_two(127 - row_scale) * RSQRT_SIZE
-    for first in tl.range(0, COLUMNS if AT_ONCE else K, COLUMNS, num_stages=STAGES):
+    for first in tl.range(0, COLUMNS if AT_ONCE else size, COLUMNS, num_stages=STAGES):
         if not AT_ONCE:
-            x, sums, scale = load_groups(x_ptr, first + column, K, GROUPS, HADAMARD_SIZE, RSQRT_SIZE)
+            x, sums, scale = load_groups(x_ptr, first + column, size, GROUPS, HADAMARD_SIZE, RSQRT_SIZE)
         unit = tl.maximum(127 + scale - row_scale, 1)[:, None] << 23  # bits of 2**shift
         codes = tl.reshape(nearest_in_units(sums * factor, unit), (GROUPS, HADAMARD_SIZE)).to(tl.float8e4nv)
-        tl.store(codes_ptr + row * K + first + column, codes, mask=first + column < K)
+        tl.store(codes_ptr + first + column, codes, mask=first + column < size)
         if is_wide:
             values = rotate_and_round(x, HADAMARD_SIZE, RSQRT_SIZE, GROUPS)
-            tl.store(values_ptr + row * K + first + column, values.to(tl.bfloat16), mask=first + column < K)
+            tl.store(values_ptr + first + column, values.to(tl.bfloat16), mask=first + column < size)
 
 
 @triton.jit
@@ -168,22 +179,24 @@ def rows_to_fp8_kernel(
     values_ptr,
     is_wide_ptr,
     K,
+    split_size,
     GROUPS: tl.constexpr,
 ):
-    """codes * scale = dequantize_mxfp4(e2m1, e8m0), a row of GROUPS groups of 32."""
-    row = tl.program_id(0).to(tl.int64)
+    """codes * scale = dequantize_mxfp4(e2m1, e8m0), of split_size columns of a row: GROUPS groups of 32 at most."""
+    start, size = find_split(K, split_size)
     group = tl.arange(0, GROUPS)
     byte = group[:, None] * (GROUP_SIZE // 2) + tl.arange(0, GROUP_SIZE // 2)[None, :]
-    packed = tl.load(e2m1_ptr + row * (K // 2) + byte, mask=byte < K // 2, other=0)
-    scale = tl.load(e8m0_ptr + row * (K // GROUP_SIZE) + group, mask=group < K // GROUP_SIZE, other=0).to(tl.int32)
-    row_scale, is_wide = store_scale(tl.max(scale, 0), least_scale(scale), scale_ptr, is_wide_ptr, row)
+    packed = tl.load(e2m1_ptr + start // 2 + byte, mask=byte < size // 2, other=0)
+    exists = group < size // GROUP_SIZE
+    scale = tl.load(e8m0_ptr + start // GROUP_SIZE + group, mask=exists, other=0).to(tl.int32)
+    row_scale, is_wide = store_scale(tl.max(scale, 0), least_scale(scale), scale_ptr, is_wide_ptr)
     column = group[:, None] * GROUP_SIZE + tl.arange(0, GROUP_SIZE)[None, :]
     codes = unpack_group(packed, scale - row_scale, GROUPS)
-    tl.store(codes_ptr + row * K + column, codes, mask=column < K)
+    tl.store(codes_ptr + start + column, codes, mask=column < size)
     if is_wide:
         e2m1 = tl.reshape(tl.join(e2m1_values(packed & 15), e2m1_values(packed >> 4)), (GROUPS, GROUP_SIZE))
         exact = e2m1 * e8m0_values(scale)[:, None]
-        tl.store(values_ptr + row * K + column, exact.to(tl.bfloat16), mask=column < K)
+        tl.store(values_ptr + start + column, exact.to(tl.bfloat16), mask=column < size)
 
 
 @triton.jit
@@ -288,9 +301,9 @@ def multiply_wide(
 @triton.jit
 def mxfp4_fp8_gemm_kernel(
     x_ptr,  # [M, K] float8_e4m3fn
-    x_scale_ptr,  # [M] float32
+    x_scale_ptr,  # [SPLIT_K, M] float32; [1, M] with stride_split 0
     values_ptr,  # [M, K] bfloat16, of rows that are wide
-    is_wide_ptr,  # [M] int32; None: such rows are left wrong
+    is_wide_ptr,  # likewise, int32; None: such rows are left wrong
     words_ptr,  # [K / 128, N, 64] int8
     shifts_ptr,  # [K / 128, N] int32
     factor_ptr,  # [N] float32
@@ -299,6 +312,7 @@ def mxfp4_fp8_gemm_kernel(
     N,
     K,
     steps_per_split,
+    stride_split,
     EVEN_N: tl.constexpr,
     EVEN_K: tl.constexpr,
     BLOCK_SIZE_M: tl.constexpr,
@@ -315,9 +329,9 @@ def mxfp4_fp8_gemm_kernel(
         x_ptr + rows_x[:, None] * K, words_ptr + rows_w[:, None] * 64, shifts_ptr + rows_w,
         first_step, end_step, N, K, BLOCK_SIZE_N, EVEN_K, BLOCK_SIZE_M, PROMOTE, STAGES,
     )  # fmt: skip
-    acc *= tl.load(x_scale_ptr + rows_x)[None, :]
+    acc *= tl.load(x_scale_ptr + tl.program_id(1) * stride_split + rows_x)[None, :]
     if is_wide_ptr is not None:
-        is_wide = tl.load(is_wide_ptr + offs_m, mask=offs_m < M, other=0) != 0
+        is_wide = tl.load(is_wide_ptr + tl.program_id(1) * stride_split + offs_m, mask=offs_m < M, other=0) != 0
         if tl.max(is_wide.to(tl.int32), 0) != 0:
             wide = multiply_wide(
                 values_ptr, words_ptr, shifts_ptr, rows_x, rows_w, first_step, end_step, N, K,
