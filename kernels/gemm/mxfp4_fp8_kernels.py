@@ -26,14 +26,11 @@ from kernels.gemm.w4_tile import HAS_ASM
 
 LEAST_SHIFT: tl.constexpr = tl.constexpr(-5)
 """Of weights: 0.5 * 2**-5 is e4m3's least normal value, so that a shift adds to the exponents of a table."""
-FIRST_HALF: tl.constexpr = tl.constexpr(
-    "{ .reg .b32 m; and.b32 m, $1, 0x77777777; prmt.b32 m, $2, $6, m; lop3.b32 $0, $1, 0x80808080, m, 0xEA; }"
+BOTH_HALVES: tl.constexpr = tl.constexpr(
+    "{ .reg .b32 m, h, s; and.b32 m, $2, 0x77777777; prmt.b32 h, $3, $7, m; lop3.b32 $0, $2, 0x80808080, h, 0xEA; "
+    "shr.b32 m, m, 16; prmt.b32 h, $11, $15, m; shl.b32 s, $2, 4; lop3.b32 $1, s, 0x80808080, h, 0xEA; }"
 )
-"""Four e4m3 codes: magnitudes out of a table of eight bytes, signs from where they are in the word."""
-SECOND_HALF: tl.constexpr = tl.constexpr(
-    "{ .reg .b32 m, s; shr.b32 m, $1, 16; and.b32 m, m, 0x7777; prmt.b32 m, $2, $6, m; shl.b32 s, $1, 4; "
-    "lop3.b32 $0, s, 0x80808080, m, 0xEA; }"
-)
+"""Four e4m3 codes of each half: magnitudes out of a table of eight bytes, signs from where they are in the word."""
 EIGHT_CODES: tl.constexpr = tl.constexpr(
     "{ .reg .b32 m, s; and.b32 m, $2, 0x77777777; prmt.b32 s, 0x80808080, 0x80808080, $2; prmt.b32 $0, $3, $7, m; "
     "shl.b32 s, s, 7; lop3.b32 $0, s, 0x80808080, $0, 0xEA; shr.b32 m, m, 16; shr.b32 s, $2, 16; "
@@ -200,30 +197,39 @@ def rows_to_fp8_kernel(
 
 
 @triton.jit
-def unpack_half(words, shifts, half: tl.constexpr, ROWS: tl.constexpr):
-    """e4m3 codes [ROWS, 64] of one half of a step; words [ROWS, 64] int8, shifts [ROWS] int32 of four bytes."""
-    both = shifts >> 16 * half
-    shift = tl.join(both & 15, (both >> 8) & 15)[:, :, None]  # [ROWS, 2, 1], of groups of 32
+def unpack_step(words, shifts, ROWS: tl.constexpr):
+    """e4m3 codes [ROWS, 64] of each half of a step; words [ROWS, 64] int8, shifts [ROWS] int32 of four bytes."""
+    shift0 = tl.join(shifts & 255, (shifts >> 8) & 255)[:, :, None]  # [ROWS, 2, 1], of groups of 32
+    shift1 = tl.join((shifts >> 16) & 255, shifts >> 24)[:, :, None]
     if HAS_ASM:
         packed = tl.reshape(words, (ROWS, 2, GROUP_SIZE))
-        packed, low = tl.broadcast(packed, 0x14100800 + shift * 0x08080800)  # 0, 0.5, 1 and 1.5 times 2**(shift - 5)
-        packed, high = tl.broadcast(packed, 0x24201C18 + shift * 0x08080808)  # 2, 3, 4 and 6
-        codes = tl.inline_asm_elementwise(
-            FIRST_HALF if half == 0 else SECOND_HALF,
-            "=r,r,r,r,r,r,r,r,r,r",
-            [packed, low, high],
-            dtype=tl.float8e4nv,
+        packed, low0 = tl.broadcast(packed, 0x14100800 + shift0 * 0x08080800)  # 0, 0.5, 1, 1.5 times 2**(shift - 5)
+        packed, high0 = tl.broadcast(packed, 0x24201C18 + shift0 * 0x08080808)  # 2, 3, 4 and 6
+        packed, low1 = tl.broadcast(packed, 0x14100800 + shift1 * 0x08080800)
+        packed, high1 = tl.broadcast(packed, 0x24201C18 + shift1 * 0x08080808)
+        first, second = tl.inline_asm_elementwise(
+            BOTH_HALVES,
+            "=r,=r,r,r,r,r,r,r,r,r,r,r,r,r,r,r,r,r,r",
+            [packed, low0, high0, low1, high1],
+            dtype=(tl.float8e4nv, tl.float8e4nv),
             is_pure=True,
             pack=4,
         )
     else:
-        first, second = tl.split(tl.permute(tl.reshape(words, (ROWS, 16, 2, 2)), (0, 1, 3, 2)))
-        nibbles = (first if half == 0 else second).to(tl.int32)  # [ROWS, 16, 2]
-        magnitudes = tl.reshape(e2m1_values(tl.join(nibbles & 7, (nibbles >> 4) & 7)), (ROWS, 64))
-        is_negative = words.to(tl.int32) & (128 if half == 0 else 8)
-        values = tl.where(is_negative != 0, -magnitudes, magnitudes)
-        codes = (tl.reshape(values, (ROWS, 2, GROUP_SIZE)) * power_of_two(shift + LEAST_SHIFT)).to(tl.float8e4nv)
-    return tl.reshape(codes, (ROWS, 2 * GROUP_SIZE))
+        low, high = tl.split(tl.permute(tl.reshape(words, (ROWS, 16, 2, 2)), (0, 1, 3, 2)))
+        signs = tl.reshape(words, (ROWS, 2, GROUP_SIZE)).to(tl.int32)
+        first = values_of_nibbles(low, signs & 128, shift0, ROWS)
+        second = values_of_nibbles(high, signs & 8, shift1, ROWS)
+    return tl.reshape(first, (ROWS, 2 * GROUP_SIZE)), tl.reshape(second, (ROWS, 2 * GROUP_SIZE))
+
+
+@triton.jit
+def values_of_nibbles(nibbles, signs, shift, ROWS: tl.constexpr):
+    """e4m3 codes [ROWS, 2, 32] of magnitudes in nibbles [ROWS, 16, 2], negative where signs are not 0."""
+    nibbles = nibbles.to(tl.int32)
+    values = e2m1_values(tl.join(nibbles & 7, (nibbles >> 4) & 7))
+    values = tl.reshape(values, (ROWS, 2, GROUP_SIZE)) * power_of_two(shift + LEAST_SHIFT)
+    return tl.where(signs != 0, -values, values).to(tl.float8e4nv)
 
 
 @triton.jit
@@ -242,10 +248,11 @@ def unpack_words_kernel(
     exists = row < N
     words = tl.load(words_ptr + (step * N + row)[:, None] * 64 + column[None, :], mask=exists[:, None], other=0)
     shifts = tl.load(shifts_ptr + step * N + row, mask=exists, other=0)
+    codes = unpack_step(words, shifts, ROWS)
     for half in tl.static_range(2):
         columns = step * 128 + half * 64 + column
         mask = exists[:, None] & (columns < K)[None, :]
-        tl.store(out_ptr + row[:, None] * K + columns[None, :], unpack_half(words, shifts, half, ROWS), mask=mask)
+        tl.store(out_ptr + row[:, None] * K + columns[None, :], codes[half], mask=mask)
 
 
 @triton.jit
@@ -272,13 +279,14 @@ def multiply_shifted(
     for step in tl.range(first_step, end_step, num_stages=STAGES):
         words = tl.load(w_ptrs)
         shifts = tl.load(shift_ptrs)
+        codes = unpack_step(words, shifts, ROWS)
         part = tl.zeros((ROWS, BLOCK_SIZE_M), dtype=tl.float32) if PROMOTE else acc
         for half in tl.static_range(2):
             if EVEN_K:
                 x = tl.load(x_ptrs + half * 64)
             else:
                 x = tl.load(x_ptrs + half * 64, mask=column[None, :] < K - step * 128 - half * 64, other=0.0)
-            part = tl.dot(unpack_half(words, shifts, half, ROWS).to(x.dtype), tl.trans(x), part)
+            part = tl.dot(codes[half].to(x.dtype), tl.trans(x), part)
         acc = acc + part if PROMOTE else part
         x_ptrs += 128
         w_ptrs += num_rows_w * 64
