@@ -135,7 +135,7 @@ def test_every_code_under_every_shift_is_exact() -> None:
     scales = torch.full((256, 8), 120, dtype=torch.uint8)
     scales[:, 1:7] -= (torch.arange(6) * 2)[None].to(torch.uint8) + (torch.arange(256) % 2)[:, None].to(torch.uint8)
     words = pack_fp8_words(codes, scales)
-    x = Fp8Rows(torch.eye(256).to(torch.float8_e4m3fn), torch.ones(256), torch.empty(0), torch.zeros(256).int())
+    x = Fp8Rows(torch.eye(256).to(torch.float8_e4m3fn), torch.ones(1, 256), torch.empty(0), torch.zeros(1, 256).int())
     out = multiply_fp8(x, words, torch.float32, replace(CONFIG, BLOCK_SIZE_M=128))
     assert torch.equal(out.T, dequantize_mxfp4(codes, scales))
 
@@ -209,3 +209,19 @@ def test_many_tokens_unpack_first_and_few_split_the_sum() -> None:
     assert [default_fp8_config(m, 8192, 8192).SPLIT_K for m in (1, 64, 128, 256)] == [4, 2, 2, 1]
     assert default_fp8_config(256, 8192, 28672).SPLIT_K == 2
     assert default_fp8_config(4096, 8200, 8192).PRODUCT == "specialized", "torch wants multiples of 16"
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "expected"),
+    [
+        pytest.param(8192, 8192, 4, id="two programs an SM"),
+        pytest.param(10240, 8192, 3, id="four would leave some SMs a third program"),
+        pytest.param(57344, 8192, 1, id="tiles enough"),
+        pytest.param(8192, 28672, 4, id="long rows"),
+        pytest.param(1024, 8192, 8, id="too few tiles for every SM"),
+        pytest.param(1024, 1024, 2, id="short rows"),
+        pytest.param(128, 96, 1, id="less than a step"),
+    ],
+)
+def test_few_tokens_split_the_sum_so_that_no_sm_waits_for_another(n: int, k: int, expected: int) -> None:
+    assert {default_fp8_config(m, n, k).SPLIT_K for m in (1, 16, 32)} == {expected}

@@ -27,7 +27,6 @@ from kernels.gemm.mxfp4_fp8_kernels import (
     wide_rows_kernel,
 )
 from kernels.gemm.mxfp4_hopper import STEP, mxfp4_hopper_gemm_kernel
-from kernels.gemm.mxfp4_resident import mxfp4_resident_gemm_kernel
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
 from kernels.gemm.mxfp4_triton import sum_splits_triton
 from kernels.gemm.once import OncePerTensor
@@ -38,7 +37,14 @@ from kernels.sms import DEFAULT_NUM_SMS, count_sms
 from kernels.spec import Case, Device, Launch, Outputs, Tensors
 
 ENOUGH_PROGRAMS = 192
-"""With fewer of them the sum is split."""
+"""With fewer of them the sum is split, for more than FEW_TOKENS."""
+FEW_TOKENS = 32
+MOST_SPLITS = 8
+LEAST_COLUMNS_OF_SPLIT = 512
+PROGRAMS_PER_SM = 2
+"""Of "pipelined" with FEW_TOKENS, by their 170 registers a thread; 128 would let four run, and were slower."""
+STEPS_TO_BEGIN = 4
+"""Beginning and ending a program takes about as long: that ranks the splits tried on an H200 as they were measured."""
 LEAST_TOKENS_TO_UNPACK = 3072
 """From so many on, unpacked weights are read often enough to be written to memory once: the chip is at its power
 limit then, and unpacking takes power. On an H200 it lost at 2048 and won at 4096; nothing between was measured.
@@ -91,7 +97,8 @@ def empty_rows(m: int, k: int, splits: int, device: torch.device) -> Fp8Rows:
 
 def size_of_split(k: int, splits: int) -> int:
     """Columns that a split of the sum has: whole steps."""
-    return STEP.value * triton.cdiv(k, STEP.value * splits)
+    columns: int = STEP.value * triton.cdiv(k, STEP.value * splits)
+    return columns
 
 
 def rotate_to_fp8(x: torch.Tensor, hadamard_size: int, splits: int = 1) -> Fp8Rows:
@@ -202,7 +209,7 @@ class Mxfp4Fp8Config:
     num_stages: int
 
 
-PRODUCTS = ("pipelined", "resident", "specialized", "unpacked")
+PRODUCTS = ("pipelined", "specialized", "unpacked")
 """Weights are unpacked in registers by mxfp4_fp8_gemm_kernel; by mxfp4_hopper_gemm_kernel; into memory, and torch
 multiplies: nothing else of the configuration is read then."""
 
@@ -215,28 +222,41 @@ def default_fp8_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
     """
     if m >= LEAST_TOKENS_TO_UNPACK and n % 16 == 0 == k % 16:
         return Mxfp4Fp8Config(256, 128, 8, 1, PROMOTE=False, PRODUCT="unpacked", num_warps=8, num_stages=4)
-    if m > 32:
+    if m > FEW_TOKENS:
         config = specialized_config(m, n, k)
         num_programs = triton.cdiv(m, config.BLOCK_SIZE_M) * triton.cdiv(n, FEATURES) * config.SPLIT_K
         share = num_programs / (triton.cdiv(num_programs, DEFAULT_NUM_SMS) * DEFAULT_NUM_SMS)
         if share >= (LEAST_SHARE_OF_FEW if m <= 128 else LEAST_SHARE):
             return config
     block_m = min(max(triton.next_power_of_2(m), 16), 128)
-    block_n = 128 if m <= 32 else 64
-    num_tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n)
-    split_k = 1
-    while split_k < 8 and num_tiles * split_k < ENOUGH_PROGRAMS and k >= 1024 * split_k:
-        split_k *= 2
+    block_n = 128 if m <= FEW_TOKENS else 64
+    num_tiles, split_k = triton.cdiv(m, block_m) * triton.cdiv(n, block_n), 1
+    if m <= FEW_TOKENS:
+        split_k = count_splits(num_tiles, k)
+    else:
+        while split_k < MOST_SPLITS and num_tiles * split_k < ENOUGH_PROGRAMS and k >= 1024 * split_k:
+            split_k *= 2
     return Mxfp4Fp8Config(
         BLOCK_SIZE_M=block_m,
         BLOCK_SIZE_N=block_n,
         GROUP_SIZE_M=8,
-        SPLIT_K=max(split_k, 2 if m <= 32 and k >= 1024 else 1),
+        SPLIT_K=split_k,
         PROMOTE=True,
         PRODUCT="pipelined",
         num_warps=4,
         num_stages=5 if m <= 64 else 4,
     )
+
+
+def count_splits(num_tiles: int, k: int) -> int:
+    """How many programs share the sum of a tile of few tokens, so that the last of them ends soonest."""
+
+    def steps_until_end(split_k: int) -> int:
+        waves = triton.cdiv(num_tiles * split_k, PROGRAMS_PER_SM * DEFAULT_NUM_SMS)
+        steps: int = waves * (triton.cdiv(k, STEP.value * split_k) + STEPS_TO_BEGIN)
+        return steps
+
+    return min(range(1, max(min(k // LEAST_COLUMNS_OF_SPLIT, MOST_SPLITS), 1) + 1), key=steps_until_end)
 
 
 def specialized_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
@@ -290,16 +310,14 @@ def launch_fp8(case: Case, weights: Tensors, inputs: Tensors, config: Mxfp4Fp8Co
     splits = config.SPLIT_K if splits_rows else 1
 
     def run() -> Outputs:
-        if config.PRODUCT == "resident" and "x_codes" not in inputs and case.num_tokens == 1:
-            return (multiply_resident(inputs["x"], w, dtype, config),)
         if "x_codes" in inputs:
             x = rows_to_fp8(inputs["x_codes"], inputs["x_scale"], splits)
         else:
             x = rotate_to_fp8(inputs["x"], hadamard_size, splits)
         if config.PRODUCT == "unpacked":
             return (multiply_unpacked(x, w),)
-        multiply = {"specialized": multiply_specialized, "resident": multiply_resident, "pipelined": multiply_fp8}
-        return (multiply[config.PRODUCT](x, w, dtype, config),)
+        multiply = multiply_specialized if config.PRODUCT == "specialized" else multiply_fp8
+        return (multiply(x, w, dtype, config),)
 
     return Launch(run, asdict(config))
 
@@ -342,23 +360,6 @@ def multiply_specialized(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mx
     )  # fmt: skip
     if split_k > 1:
         sum_splits_triton(parts, out)
-    return out
-
-
-def multiply_resident(x: Fp8Rows | torch.Tensor, w: Fp8Words, dtype: torch.dtype, config: Mxfp4Fp8Config) -> torch.Tensor:
-    """x @ w.T [M, n], of few tokens; x of one token may be a tensor [1, k], which is rotated and rounded then."""
-    rotated = isinstance(x, Fp8Rows)
-    (m, k), n = (x.codes if rotated else x).shape, w.words.shape[1]
-    out = torch.empty(m, n, dtype=dtype, device=w.words.device)
-    values = x.values if rotated else torch.empty(m, k, dtype=torch.bfloat16, device=out.device)
-    mxfp4_resident_gemm_kernel[(min(triton.cdiv(n, 64), count_sms(out.device)),)](
-        None if rotated else x, in_tiles(x.codes, [config.BLOCK_SIZE_M, STEP.value], gl.float8e4nv) if rotated else None,
-        x.scale if rotated else None, values, x.is_wide if rotated else None,
-        in_tiles(w.words.view(-1, 64), [64, 64], gl.int8), w.words, in_tiles(w.shifts.view(-1), [64], gl.int32),
-        w.shifts, w.factor, out, m, n, k,
-        RSQRT_SIZE=32**-0.5, TOKENS=config.BLOCK_SIZE_M, PART=triton.cdiv(k, 512) if rotated else 16,
-        STAGES=config.num_stages, num_warps=4, maxnreg=96,
-    )  # fmt: skip
     return out
 
 

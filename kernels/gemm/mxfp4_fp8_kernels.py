@@ -26,11 +26,11 @@ from kernels.gemm.w4_tile import HAS_ASM
 
 LEAST_SHIFT: tl.constexpr = tl.constexpr(-5)
 """Of weights: 0.5 * 2**-5 is e4m3's least normal value, so that a shift adds to the exponents of a table."""
-BOTH_HALVES: tl.constexpr = tl.constexpr(
+UNPACK_WORD: tl.constexpr = tl.constexpr(
     "{ .reg .b32 m, h, s; and.b32 m, $2, 0x77777777; prmt.b32 h, $3, $7, m; lop3.b32 $0, $2, 0x80808080, h, 0xEA; "
     "shr.b32 m, m, 16; prmt.b32 h, $11, $15, m; shl.b32 s, $2, 4; lop3.b32 $1, s, 0x80808080, h, 0xEA; }"
 )
-"""Four e4m3 codes of each half: magnitudes out of a table of eight bytes, signs from where they are in the word."""
+"""Eight e4m3 codes, four of each half of a step: magnitudes out of tables of eight bytes, signs from their places."""
 EIGHT_CODES: tl.constexpr = tl.constexpr(
     "{ .reg .b32 m, s; and.b32 m, $2, 0x77777777; prmt.b32 s, 0x80808080, 0x80808080, $2; prmt.b32 $0, $3, $7, m; "
     "shl.b32 s, s, 7; lop3.b32 $0, s, 0x80808080, $0, 0xEA; shr.b32 m, m, 16; shr.b32 s, $2, 16; "
@@ -208,7 +208,7 @@ def unpack_step(words, shifts, ROWS: tl.constexpr):
         packed, low1 = tl.broadcast(packed, 0x14100800 + shift1 * 0x08080800)
         packed, high1 = tl.broadcast(packed, 0x24201C18 + shift1 * 0x08080808)
         first, second = tl.inline_asm_elementwise(
-            BOTH_HALVES,
+            UNPACK_WORD,
             "=r,=r,r,r,r,r,r,r,r,r,r,r,r,r,r,r,r,r,r",
             [packed, low0, high0, low1, high1],
             dtype=(tl.float8e4nv, tl.float8e4nv),

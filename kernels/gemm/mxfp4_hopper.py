@@ -22,13 +22,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from kernels.gemm.mxfp4_fp8_kernels import UNPACK_WORD
+
 STEP: gl.constexpr = gl.constexpr(128)
 HALF_STEP: gl.constexpr = gl.constexpr(64)
-UNPACK_WORD: gl.constexpr = gl.constexpr(
-    "{ .reg .b32 m, h, s; and.b32 m, $2, 0x77777777; prmt.b32 h, $3, $7, m; lop3.b32 $0, $2, 0x80808080, h, 0xEA; "
-    "shr.b32 m, m, 16; prmt.b32 h, $11, $15, m; shl.b32 s, $2, 4; lop3.b32 $1, s, 0x80808080, h, 0xEA; }"
-)
-"""Eight e4m3 codes, four of each half of a step: magnitudes out of tables of eight bytes, signs from their places."""
 
 
 @gluon.jit
@@ -94,39 +91,28 @@ def copy(
 
 
 @gluon.jit
-def multiply_rows(
-    values_ptr, words_ptr, shifts_ptr, first_row, first, end, every, N, K, ROWS: gl.constexpr
-):  # fmt: skip
-    """Sums [ROWS] over every so many steps of one row of 16-bit values, without tensor cores and factors of rows."""
-    READ: gl.constexpr = gl.BlockedLayout([1, 16], [8, 4], [4, 1], [1, 0])
-    row = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, READ))
-    column = gl.arange(0, HALF_STEP, layout=gl.SliceLayout(0, READ))
-    rows = gl.minimum(row, N - 1).to(gl.int64)
-    acc = gl.zeros([ROWS], gl.float32, layout=gl.SliceLayout(1, READ))
-    for step in range(first, gl.minimum(end, gl.cdiv(K, STEP)), every):
-        words = gl.load(words_ptr + ((step * N + rows) * HALF_STEP)[:, None] + column[None, :])
-        shifts = gl.load(shifts_ptr + step * N + rows)[:, None] >> (column // 32 * 8)[None, :]
-        codes = unpack_words(words, shifts & 15, (shifts >> 16) & 15)
-        for half in gl.static_range(2):
-            columns = step * STEP + half * HALF_STEP + column
-            x = gl.load(values_ptr + columns, mask=columns < K, other=0.0)
-            acc += gl.sum(codes[half].to(gl.float32) * x.to(gl.float32)[None, :], 1)
-    return acc
-
-
-@gluon.jit
 def multiply_wide_rows(
     values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, first_token, first_row, first, end, M, N, K,
     ROWS: gl.constexpr, TOKENS: gl.constexpr,
 ):  # fmt: skip
-    """Write the tile's rows of tokens that FP8 cannot hold, one by one: they are rare."""
+    """Write the tile's rows of tokens that FP8 cannot hold, one by one, without tensor cores: they are rare."""
+    READ: gl.constexpr = gl.BlockedLayout([1, 16], [8, 4], [4, 1], [1, 0])
+    row = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, READ))
+    column = gl.arange(0, HALF_STEP, layout=gl.SliceLayout(0, READ))
+    rows = gl.minimum(row, N - 1).to(gl.int64)
     for token in range(first_token, gl.minimum(first_token + TOKENS, M)):
         if gl.load(is_wide_ptr + token) != 0:
-            start = gl.cast(token, gl.int64)
-            acc = multiply_rows(values_ptr + start * K, words_ptr, shifts_ptr, first_row, first, end, 1, N, K, ROWS)
-            row = first_row + gl.arange(0, ROWS, layout=acc.type.layout)
-            acc *= gl.load(factor_ptr + gl.minimum(row, N - 1))
-            gl.store(out_ptr + start * N + row, acc.to(out_ptr.dtype.element_ty), mask=row < N)
+            acc = gl.zeros([ROWS], gl.float32, layout=gl.SliceLayout(1, READ))
+            for step in range(first, gl.minimum(end, gl.cdiv(K, STEP))):
+                words = gl.load(words_ptr + ((step * N + rows) * HALF_STEP)[:, None] + column[None, :])
+                shifts = gl.load(shifts_ptr + step * N + rows)[:, None] >> (column // 32 * 8)[None, :]
+                codes = unpack_words(words, shifts & 15, (shifts >> 16) & 15)
+                for half in gl.static_range(2):
+                    columns = step * STEP + half * HALF_STEP + column
+                    x = gl.load(values_ptr + gl.cast(token, gl.int64) * K + columns, mask=columns < K, other=0.0)
+                    acc += gl.sum(codes[half].to(gl.float32) * x.to(gl.float32)[None, :], 1)
+            acc *= gl.load(factor_ptr + rows)
+            gl.store(out_ptr + gl.cast(token, gl.int64) * N + row, acc.to(out_ptr.dtype.element_ty), mask=row < N)
 
 
 @gluon.jit
