@@ -9,14 +9,13 @@ from kernels.errors import ConfigError
 from kernels.gemm import mxfp4_fp8
 from kernels.gemm.mxfp4_fp8 import (
     Fp8Rows,
-    Mxfp4Fp8Config,
-    default_fp8_config,
     multiply_fp8,
     pack_fp8_words,
     rotate_to_fp8,
     rows_to_fp8,
     size_of_split,
 )
+from kernels.gemm.mxfp4_fp8_configs import Mxfp4Fp8Config, default_fp8_config
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES
 from kernels.mxfp4_gemm import KERNEL
 from kernels.quantize.fp4 import E8M0_NAN, dequantize_mxfp4, quantize_mxfp4

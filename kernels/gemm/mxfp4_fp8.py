@@ -17,6 +17,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from kernels.configs import read_config
 from kernels.errors import ConfigError
+from kernels.gemm.mxfp4_fp8_configs import PRODUCTS, Mxfp4Fp8Config, default_fp8_config, specialized_config
 from kernels.gemm.mxfp4_fp8_kernels import (
     LARGEST_SHIFT,
     LEAST_SHIFT,
@@ -33,27 +34,9 @@ from kernels.gemm.once import OncePerTensor
 from kernels.quantize.fp4 import E8M0_NAN, MXFP4_GROUP_SIZE, e8m0_values
 from kernels.quantize.fp8 import FP8_DTYPE
 from kernels.requirements import missing_family
-from kernels.sms import DEFAULT_NUM_SMS, count_sms
+from kernels.sms import count_sms
 from kernels.spec import Case, Device, Launch, Outputs, Tensors
 
-ENOUGH_PROGRAMS = 192
-"""With fewer of them the sum is split, for more than FEW_TOKENS."""
-FEW_TOKENS = 32
-MOST_SPLITS = 8
-LEAST_COLUMNS_OF_SPLIT = 512
-PROGRAMS_PER_SM = 2
-"""Of "pipelined" with FEW_TOKENS, by their 170 registers a thread; 128 would let four run, and were slower."""
-STEPS_TO_BEGIN = 4
-"""Beginning and ending a program takes about as long: that ranks the splits tried on an H200 as they were measured."""
-LEAST_TOKENS_TO_UNPACK = 3072
-"""From so many on, unpacked weights are read often enough to be written to memory once: the chip is at its power
-limit then, and unpacking takes power. On an H200 it lost at 2048 and won at 4096; nothing between was measured.
-"""
-FEATURES = 128
-"""Output features of a tile of "specialized"."""
-LEAST_SHARE = 0.5
-LEAST_SHARE_OF_FEW = 0.75
-"""Of SMs that have a tile, from which on "specialized" is taken: for up to 128 tokens it gains less."""
 REGISTERS = {1: 168, 2: 96}
 """Of a thread of "specialized", by turns, before the warps that multiply take those that the warps that load give."""
 ROWS_TO_UNPACK = 64
@@ -186,98 +169,6 @@ def pack_fp8_words(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Words:
     shifts = torch.nn.functional.pad(shifts, (0, 4 * steps - shifts.shape[1])).view(torch.int32)
     factor = e8m0_values(largest) * 2.0**-LARGEST_SHIFT.value
     return Fp8Words(words, shifts.T.contiguous(), torch.where(is_nan.any(1), torch.nan, factor))
-
-
-@dataclass(frozen=True, slots=True)
-class Mxfp4Fp8Config:
-    """Launch configuration of the FP8 product."""
-
-    BLOCK_SIZE_M: int
-    """Tokens of a tile."""
-    BLOCK_SIZE_N: int
-    """Output features of a tile."""
-    GROUP_SIZE_M: int
-    """Tiles of tokens that share a tile of weights in L2."""
-    SPLIT_K: int
-    """Programs that share the sum of a tile; another launch adds their parts."""
-    PROMOTE: bool
-    """Add the sum over each 128 columns to a float32 sum outside of the tensor core; only "pipelined" does."""
-    PRODUCT: str
-    """One of PRODUCTS."""
-    num_warps: int
-    """Of "specialized" those that multiply: 8, or 16 that take every other step each."""
-    num_stages: int
-
-
-PRODUCTS = ("pipelined", "specialized", "unpacked")
-"""Weights are unpacked in registers by mxfp4_fp8_gemm_kernel; by mxfp4_hopper_gemm_kernel; into memory, and torch
-multiplies: nothing else of the configuration is read then."""
-
-
-def default_fp8_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
-    """By tokens: the best of those tried on an H200, at the sizes of Llama-3.3-70B.
-
-    Args:
-        m, n, k: tokens, output features, input features.
-    """
-    if m >= LEAST_TOKENS_TO_UNPACK and n % 16 == 0 == k % 16:
-        return Mxfp4Fp8Config(256, 128, 8, 1, PROMOTE=False, PRODUCT="unpacked", num_warps=8, num_stages=4)
-    if m > FEW_TOKENS:
-        config = specialized_config(m, n, k)
-        num_programs = triton.cdiv(m, config.BLOCK_SIZE_M) * triton.cdiv(n, FEATURES) * config.SPLIT_K
-        share = num_programs / (triton.cdiv(num_programs, DEFAULT_NUM_SMS) * DEFAULT_NUM_SMS)
-        if share >= (LEAST_SHARE_OF_FEW if m <= 128 else LEAST_SHARE):
-            return config
-    block_m = min(max(triton.next_power_of_2(m), 16), 128)
-    block_n = 128 if m <= FEW_TOKENS else 64
-    num_tiles, split_k = triton.cdiv(m, block_m) * triton.cdiv(n, block_n), 1
-    if m <= FEW_TOKENS:
-        split_k = count_splits(num_tiles, k)
-    else:
-        while split_k < MOST_SPLITS and num_tiles * split_k < ENOUGH_PROGRAMS and k >= 1024 * split_k:
-            split_k *= 2
-    return Mxfp4Fp8Config(
-        BLOCK_SIZE_M=block_m,
-        BLOCK_SIZE_N=block_n,
-        GROUP_SIZE_M=8,
-        SPLIT_K=split_k,
-        PROMOTE=True,
-        PRODUCT="pipelined",
-        num_warps=4,
-        num_stages=5 if m <= 64 else 4,
-    )
-
-
-def count_splits(num_tiles: int, k: int) -> int:
-    """How many programs share the sum of a tile of few tokens, so that the last of them ends soonest."""
-
-    def steps_until_end(split_k: int) -> int:
-        waves = triton.cdiv(num_tiles * split_k, PROGRAMS_PER_SM * DEFAULT_NUM_SMS)
-        steps: int = waves * (triton.cdiv(k, STEP.value * split_k) + STEPS_TO_BEGIN)
-        return steps
-
-    return min(range(1, max(min(k // LEAST_COLUMNS_OF_SPLIT, MOST_SPLITS), 1) + 1), key=steps_until_end)
-
-
-def specialized_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
-    """Tiles of as many tokens as there are; between 129 and 256, of 128 where that fills more SMs."""
-    num_tiles_n = triton.cdiv(n, FEATURES)
-    block_m = min(max(triton.next_power_of_2(m), 64), 256)
-    if 128 < m <= 256 and DEFAULT_NUM_SMS // 2 < 2 * num_tiles_n <= DEFAULT_NUM_SMS and k < 16384:
-        block_m = 128
-    num_tiles, split_k = triton.cdiv(m, block_m) * num_tiles_n, 1
-    while split_k < 8 and 2 * split_k * num_tiles <= DEFAULT_NUM_SMS and k >= 2048 * split_k:
-        split_k *= 2
-    return Mxfp4Fp8Config(
-        BLOCK_SIZE_M=block_m,
-        BLOCK_SIZE_N=FEATURES,
-        GROUP_SIZE_M=8,
-        SPLIT_K=split_k,
-        PROMOTE=False,
-        PRODUCT="specialized",
-        num_warps=8 if block_m == 256 else 16,
-        num_stages={64: 10, 128: 6, 256: 5}[block_m] - (split_k > 1 and block_m > 64),  # float32 takes more room
-    )
 
 
 def prepare_fp8(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
