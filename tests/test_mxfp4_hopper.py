@@ -9,7 +9,7 @@ import torch
 from compilations import assert_fits, compile_for
 
 from kernels.errors import ConfigError
-from kernels.gemm.mxfp4_fp8 import PRODUCTS, default_fp8_config, specialized_config
+from kernels.gemm.mxfp4_fp8_configs import PRODUCTS, default_fp8_config, specialized_config
 from kernels.mxfp4_gemm import KERNEL
 from kernels.quantize.fp4 import E8M0_NAN
 from kernels.spec import Case, Layer, Tensors

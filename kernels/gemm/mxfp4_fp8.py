@@ -17,6 +17,14 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from kernels.configs import read_config
 from kernels.errors import ConfigError
+from kernels.gemm.mxfp4_fp8_configs import (
+    PRODUCTS,
+    STEPS,
+    Mxfp4Fp8Config,
+    default_fp8_config,
+    divide_steps,
+    specialized_config,
+)
 from kernels.gemm.mxfp4_fp8_kernels import (
     LARGEST_SHIFT,
     LEAST_SHIFT,
@@ -32,31 +40,22 @@ from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
 from kernels.gemm.mxfp4_rotate_hopper import LINES, rotate_to_fp8_hopper_kernel
 from kernels.gemm.mxfp4_triton import sum_splits_triton
 from kernels.gemm.once import OncePerTensor
-from kernels.gemm.stream_k import Division, divide_tiles
 from kernels.quantize.fp4 import E8M0_NAN, MXFP4_GROUP_SIZE, e8m0_values
 from kernels.quantize.fp8 import FP8_DTYPE
 from kernels.requirements import missing_family
-from kernels.sms import DEFAULT_NUM_SMS, count_sms
+from kernels.sms import count_sms
 from kernels.spec import Case, Device, Launch, Outputs, Tensors
 
-ENOUGH_PROGRAMS = 192
-"""With fewer of them the sum is split."""
-LEAST_TOKENS_TO_UNPACK = 3072
-"""From so many on, unpacked weights are read often enough to be written to memory once: the chip is at its power
-limit then, and unpacking takes power. On an H200 it lost at 2048 and won at 4096; nothing between was measured.
-"""
-FEATURES = 128
-"""Output features of a tile of "specialized"."""
 REGISTERS = {8: 168, 16: 96}
 """Of a thread of "specialized", by warps, before those that multiply take what those that load give."""
-STEPS = {8: 4, 16: 2}
-"""That its warps take at a time."""
 ROWS_TO_UNPACK = 32
 """A program's, of one step."""
 LONGEST_ROW = 8192
 LONGEST_SHARED_ROW = 65536
 LEAST_LONG_ROWS = 256
 """Rows between these lengths, if there are so many, are rotated in shared memory: in registers one fills an SM."""
+MOST_TOKENS_WITH_WIDE = 64
+"""Of tiles of "pipelined" that compute wide rows too: larger ones have no registers for that code."""
 PROGRAMS_PER_TILE = 16
 """That share the wide rows of a tile of tokens: few, since there are mostly none."""
 WIDEST_SPAN_OF_WEIGHTS = LARGEST_SHIFT.value - LEAST_SHIFT.value
@@ -69,34 +68,41 @@ class Fp8Rows:
     codes: torch.Tensor
     """[M, k] float8_e4m3fn."""
     scale: torch.Tensor
-    """[M] float32."""
+    """[splits, M] float32."""
     values: torch.Tensor
     """[M, k] bfloat16, written where is_wide."""
     is_wide: torch.Tensor
-    """[M] int32."""
+    """[splits, M] int32."""
     arrived: torch.Tensor
     """[NUM_ARRIVED] int32, zeros."""
 
 
-def empty_rows(m: int, k: int, device: torch.device) -> Fp8Rows:
-    """Room for m rows of k columns."""
+def empty_rows(m: int, k: int, splits: int, device: torch.device) -> Fp8Rows:
+    """Room for m rows of k columns, whose splits have scales of their own."""
     return Fp8Rows(
         codes=torch.empty(m, k, dtype=FP8_DTYPE, device=device),
-        scale=torch.empty(m, device=device),
+        scale=torch.empty(splits, m, device=device),
         values=torch.empty(m, k, dtype=torch.bfloat16, device=device),
-        is_wide=torch.empty(m, dtype=torch.int32, device=device),
+        is_wide=torch.empty(splits, m, dtype=torch.int32, device=device),
         arrived=torch.empty(NUM_ARRIVED.value, dtype=torch.int32, device=device),
     )
 
 
-def rotate_to_fp8(x: torch.Tensor, hadamard_size: int) -> Fp8Rows:
+def size_of_split(k: int, splits: int) -> int:
+    """Columns that a split of the sum has: whole steps."""
+    columns: int = STEP.value * triton.cdiv(k, STEP.value * splits)
+    return columns
+
+
+def rotate_to_fp8(x: torch.Tensor, hadamard_size: int, splits: int = 1) -> Fp8Rows:
     """What quantize_mxfp4(rotate_hadamard(x, hadamard_size)) stands for; x [M, k] bfloat16 or float16, contiguous."""
     m, k = x.shape
-    if LONGEST_ROW < k <= LONGEST_SHARED_ROW and m >= LEAST_LONG_ROWS:
+    if splits == 1 and LONGEST_ROW < k <= LONGEST_SHARED_ROW and m >= LEAST_LONG_ROWS:
         return rotate_long_rows(x, hadamard_size)
-    rows, groups = empty_rows(m, k, x.device), max(triton.next_power_of_2(k // hadamard_size), 16)
-    rotate_to_fp8_kernel[(m,)](
-        x, rows.codes, rows.scale, rows.values, rows.is_wide, rows.arrived, k,
+    size = size_of_split(k, splits)
+    rows, groups = empty_rows(m, k, splits, x.device), max(triton.next_power_of_2(size // hadamard_size), 16)
+    rotate_to_fp8_kernel[(m, splits)](
+        x, rows.codes, rows.scale, rows.values, rows.is_wide, rows.arrived, k, size,
         HADAMARD_SIZE=hadamard_size, RSQRT_SIZE=hadamard_size**-0.5, GROUPS=groups,
         num_warps=min(max(groups * hadamard_size // 2048, 4), 16),
     )  # fmt: skip
@@ -104,9 +110,9 @@ def rotate_to_fp8(x: torch.Tensor, hadamard_size: int) -> Fp8Rows:
 
 
 def rotate_long_rows(x: torch.Tensor, hadamard_size: int) -> Fp8Rows:
-    """The same, with rows in shared memory."""
+    """The same, with rows in shared memory, not split."""
     m, k = x.shape
-    rows = empty_rows(m, k, x.device)
+    rows = empty_rows(m, k, 1, x.device)
     dtype = gl.bfloat16 if x.dtype == torch.bfloat16 else gl.float16
     rotate_to_fp8_hopper_kernel[(m,)](
         in_tiles(x.view(-1, hadamard_size), [LINES.value, hadamard_size], dtype),
@@ -116,13 +122,13 @@ def rotate_long_rows(x: torch.Tensor, hadamard_size: int) -> Fp8Rows:
     return rows
 
 
-def rows_to_fp8(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Rows:
+def rows_to_fp8(codes: torch.Tensor, scales: torch.Tensor, splits: int = 1) -> Fp8Rows:
     """What codes [M, k / 2] with scales [M, k / 32] stand for."""
     m, k = codes.shape[0], 2 * codes.shape[1]
-    rows = empty_rows(m, k, codes.device)
-    rows_to_fp8_kernel[(m,)](
-        codes, scales, rows.codes, rows.scale, rows.values, rows.is_wide, rows.arrived, k,
-        GROUPS=triton.next_power_of_2(k // MXFP4_GROUP_SIZE),
+    rows, size = empty_rows(m, k, splits, codes.device), size_of_split(k, splits)
+    rows_to_fp8_kernel[(m, splits)](
+        codes, scales, rows.codes, rows.scale, rows.values, rows.is_wide, rows.arrived, k, size,
+        GROUPS=triton.next_power_of_2(size // MXFP4_GROUP_SIZE),
     )  # fmt: skip
     return rows
 
@@ -187,83 +193,6 @@ def pack_fp8_words(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Words:
     return Fp8Words(words, shifts.T.contiguous(), torch.where(is_nan.any(1), torch.nan, factor))
 
 
-@dataclass(frozen=True, slots=True)
-class Mxfp4Fp8Config:
-    """Launch configuration of the FP8 product."""
-
-    BLOCK_SIZE_M: int
-    """Tokens of a tile."""
-    BLOCK_SIZE_N: int
-    """Output features of a tile."""
-    GROUP_SIZE_M: int
-    """Tiles of tokens that share a tile of weights in L2."""
-    SPLIT_K: int
-    """Programs of "pipelined" that share the sum of a tile; another launch adds their parts."""
-    PROMOTE: bool
-    """Add the sum over each 128 columns to a float32 sum outside of the tensor core; only "pipelined" does."""
-    PRODUCT: str
-    """One of PRODUCTS."""
-    num_warps: int
-    """Of "specialized" those that multiply: 8, or 16 that take every other step each."""
-    num_stages: int
-
-
-PRODUCTS = ("pipelined", "specialized", "unpacked")
-"""Weights are unpacked in registers by mxfp4_fp8_gemm_kernel; by mxfp4_hopper_gemm_kernel; into memory, and torch
-multiplies: nothing else of the configuration is read then."""
-
-
-def default_fp8_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
-    """By tokens: the best of those tried on an H200, at the sizes of Llama-3.3-70B.
-
-    Args:
-        m, n, k: tokens, output features, input features.
-    """
-    if m >= LEAST_TOKENS_TO_UNPACK and n % 16 == 0 == k % 16:
-        return Mxfp4Fp8Config(256, 128, 8, 1, PROMOTE=False, PRODUCT="unpacked", num_warps=8, num_stages=4)
-    if m > 32:
-        config = specialized_config(m)
-        if 2 * divide_steps(m, n, k, config, DEFAULT_NUM_SMS).num_programs >= DEFAULT_NUM_SMS:
-            return config
-    block_m = min(max(triton.next_power_of_2(m), 16), 128)
-    block_n = 128 if m <= 32 else 64
-    num_tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n)
-    split_k = 1
-    while split_k < 8 and num_tiles * split_k < ENOUGH_PROGRAMS and k >= 1024 * split_k:
-        split_k *= 2
-    return Mxfp4Fp8Config(
-        BLOCK_SIZE_M=block_m,
-        BLOCK_SIZE_N=block_n,
-        GROUP_SIZE_M=8,
-        SPLIT_K=max(split_k, 2 if m <= 32 and k >= 1024 else 1),
-        PROMOTE=True,
-        PRODUCT="pipelined",
-        num_warps=4,
-        num_stages=5 if m <= 64 else 4,
-    )
-
-
-def specialized_config(m: int) -> Mxfp4Fp8Config:
-    """Tiles of as many tokens as there are."""
-    block_m = min(max(triton.next_power_of_2(m), 64), 256)
-    return Mxfp4Fp8Config(
-        BLOCK_SIZE_M=block_m,
-        BLOCK_SIZE_N=FEATURES,
-        GROUP_SIZE_M=8,
-        SPLIT_K=1,
-        PROMOTE=False,
-        PRODUCT="specialized",
-        num_warps=8 if block_m == 256 else 16,
-        num_stages={64: 10, 128: 6, 256: 5}[block_m],
-    )
-
-
-def divide_steps(m: int, n: int, k: int, config: Mxfp4Fp8Config, num_sms: int) -> Division:
-    """Who computes what of "specialized"."""
-    num_tiles = triton.cdiv(m, config.BLOCK_SIZE_M) * triton.cdiv(n, config.BLOCK_SIZE_N)
-    return divide_tiles(num_tiles, triton.cdiv(k, STEP.value * STEPS[config.num_warps]), num_sms)
-
-
 def prepare_fp8(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     """Pick the default configuration."""
     m, n, k = case.num_tokens, case.layer.sizes["n"], case.layer.sizes["k"]
@@ -290,11 +219,14 @@ def launch_fp8(case: Case, weights: Tensors, inputs: Tensors, config: Mxfp4Fp8Co
     if config.PRODUCT == "unpacked" and dtype != torch.bfloat16:
         raise ConfigError(f"PRODUCT='unpacked': torch's row-wise product gives bfloat16 (this is {case.layer.dtype})")
 
+    splits_rows = config.PRODUCT == "pipelined" and config.BLOCK_SIZE_M <= MOST_TOKENS_WITH_WIDE
+    splits = config.SPLIT_K if splits_rows else 1
+
     def run() -> Outputs:
         if "x_codes" in inputs:
-            x = rows_to_fp8(inputs["x_codes"], inputs["x_scale"])
+            x = rows_to_fp8(inputs["x_codes"], inputs["x_scale"], splits)
         else:
-            x = rotate_to_fp8(inputs["x"], hadamard_size)
+            x = rotate_to_fp8(inputs["x"], hadamard_size, splits)
         if config.PRODUCT == "unpacked":
             return (multiply_unpacked(x, w),)
         multiply = multiply_specialized if config.PRODUCT == "specialized" else multiply_fp8
@@ -307,12 +239,12 @@ def multiply_fp8(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mxfp4Fp8Co
     """x @ w.T [M, n], weights unpacked in registers."""
     (m, k), n, split_k = x.codes.shape, w.words.shape[1], config.SPLIT_K
     block_m, block_n = config.BLOCK_SIZE_M, config.BLOCK_SIZE_N
-    wide_too = block_m <= 64  # larger tiles have no registers for the code that this takes
+    wide_too = block_m <= MOST_TOKENS_WITH_WIDE
     out = torch.empty(m, n, dtype=dtype, device=x.codes.device)
     parts = out if split_k == 1 else torch.empty(split_k, m, n, device=out.device)
     mxfp4_fp8_gemm_kernel[(triton.cdiv(m, block_m) * triton.cdiv(n, block_n), split_k)](
         x.codes, x.scale, x.values, x.is_wide if wide_too else None, w.words, w.shifts, w.factor, parts,
-        m, n, k, triton.cdiv(k, 128 * split_k),
+        m, n, k, triton.cdiv(k, 128 * split_k), 0 if len(x.scale) == 1 else m,
         EVEN_N=n % block_n == 0, EVEN_K=k % 128 == 0, BLOCK_SIZE_M=block_m, BLOCK_SIZE_N=block_n,
         GROUP_SIZE_M=config.GROUP_SIZE_M, PROMOTE=config.PROMOTE, STAGES=config.num_stages,
         num_warps=config.num_warps, num_stages=config.num_stages,
@@ -354,7 +286,7 @@ def multiply_unpacked(x: Fp8Rows, w: Fp8Words) -> torch.Tensor:
         w.words, w.shifts, codes, n, k, ROWS=ROWS_TO_UNPACK
     )
     out: torch.Tensor = torch._scaled_mm(
-        x.codes, codes.T, x.scale[:, None], w.factor[None, :], out_dtype=torch.bfloat16, use_fast_accum=True
+        x.codes, codes.T, x.scale.view(-1, 1), w.factor[None, :], out_dtype=torch.bfloat16, use_fast_accum=True
     )
     multiply_wide_rows(x, w, out)
     return out

@@ -22,13 +22,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from kernels.gemm.mxfp4_fp8_kernels import UNPACK_WORD
+
 STEP: gl.constexpr = gl.constexpr(128)
 HALF_STEP: gl.constexpr = gl.constexpr(64)
-UNPACK_WORD: gl.constexpr = gl.constexpr(
-    "{ .reg .b32 m, h, s; and.b32 m, $2, 0x77777777; prmt.b32 h, $3, $7, m; lop3.b32 $0, $2, 0x80808080, h, 0xEA; "
-    "shr.b32 m, m, 16; prmt.b32 h, $11, $15, m; shl.b32 s, $2, 4; lop3.b32 $1, s, 0x80808080, h, 0xEA; }"
-)
-"""Eight e4m3 codes, four of each half of a step: magnitudes out of tables of eight bytes, signs from their places."""
 
 
 @gluon.jit
@@ -96,7 +93,7 @@ def unpack_words(words, shift0, shift1):
 @gluon.jit
 def unpack_quarters(words, shifts, quarter: gl.constexpr):
     """e4m3 codes of columns 32 * quarter and 64 + 32 * quarter on, [ROWS, 32] each; words likewise, shifts [ROWS]."""
-    shift0, shift1 = (shifts >> 8 * quarter) & 15, (shifts >> 16 + 8 * quarter) & 15
+    shift0, shift1 = (shifts >> 8 * quarter) & 255, (shifts >> 16 + 8 * quarter) & 255
     return unpack_words(words, shift0[:, None], shift1[:, None])
 
 
