@@ -204,7 +204,6 @@ def test_many_tokens_unpack_first_and_few_split_the_sum() -> None:
     [
         pytest.param(8192, 8192, 4, id="two programs an SM"),
         pytest.param(10240, 8192, 3, id="four would leave some SMs a third program"),
-        pytest.param(57344, 8192, 1, id="tiles enough"),
         pytest.param(8192, 28672, 4, id="long rows"),
         pytest.param(1024, 8192, 8, id="too few tiles for every SM"),
         pytest.param(1024, 1024, 2, id="short rows"),
@@ -213,3 +212,43 @@ def test_many_tokens_unpack_first_and_few_split_the_sum() -> None:
 )
 def test_few_tokens_split_the_sum_so_that_no_sm_waits_for_another(n: int, k: int, expected: int) -> None:
     assert {default_fp8_config(m, n, k).SPLIT_K for m in (1, 16, 32)} == {expected}
+
+
+def test_tiles_enough_are_split_in_two_only_where_four_programs_fit_an_sm() -> None:
+    assert [default_fp8_config(m, 57344, 8192).SPLIT_K for m in (1, 16, 17, 32)] == [2, 2, 1, 1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("activations", ["dynamic", "prequantized"])
+@pytest.mark.parametrize("num_tokens", [1, 2, 5, 16, 32, 64, 100, 3100])
+def test_on_a_gpu_every_product_keeps_wide_rows_right_and_nan_in_its_row(num_tokens: int, activations: str) -> None:
+    device, layer = torch.device("cuda"), case_of(n=1008, k=2720).layer
+    case = Case(layer, num_tokens, {"activations": activations})
+    weights = KERNEL.make_weights(layer, 0, device)
+    inputs = KERNEL.make_inputs(case, weights, 1, device)
+    weights["w"][:, :16] = 0  # what is small beside the first group of a row is then all that counts
+    wide, nan = 0, num_tokens - 1
+    if activations == "dynamic":
+        inputs["x"][wide, :32] *= 2.0**30
+        inputs["x"][nan, 2000] = torch.nan if nan != wide else 1.0
+    else:
+        inputs["x_scale"][wide, 0] += 30
+        inputs["x_scale"][nan, 70] = E8M0_NAN if nan != wide else 125
+    (output,) = KERNEL.providers["triton-exact-fp8"].prepare(case, weights, inputs).run()
+    reference = KERNEL.reference(case, weights, inputs)
+    assert output[nan].isnan().all() or nan == wide
+    errors = ((output - reference).norm(dim=1) / reference.norm(dim=1))[: max(nan, 1)]
+    assert (errors < 0.003).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("num_tokens", [1, 16, 32])
+@pytest.mark.parametrize("sizes", [{"n": 10240, "k": 8192}, {"n": 1000, "k": 736}, {"n": 24, "k": 96}])
+def test_on_a_gpu_few_tokens_are_multiplied_by_the_formula(num_tokens: int, sizes: dict[str, int]) -> None:
+    device, case = torch.device("cuda"), Case(case_of(**sizes).layer, num_tokens)
+    weights = KERNEL.make_weights(case.layer, 0, device)
+    inputs = KERNEL.make_inputs(case, weights, 1, device)
+    reference = KERNEL.reference(case, weights, inputs)
+    for _ in range(3):  # a race would not lose every time
+        (output,) = KERNEL.providers["triton-exact-fp8"].prepare(case, weights, inputs).run()
+        assert (output - reference).norm() / reference.norm() < 0.004

@@ -1,9 +1,10 @@
 """The Triton MXFP4 linear layer compiles for Hopper and Blackwell at the sizes that matter, without spilling."""
 
+import re
 from typing import Any
 
 import pytest
-from compilations import assert_fits, compile_everywhere
+from compilations import assert_fits, compile_everywhere, compile_for
 
 SCRIPT = """
 import json, sys
@@ -62,3 +63,36 @@ def test_nothing_spills_at_8192_by_8192_for_decode_and_prefill(compiled, arch):
     }
     for record in records:
         assert_fits(record, MAX_SPILL_BYTES)
+
+
+ASSEMBLY = """
+import json, sys
+import torch
+from kernels.compile import intercepted_launches
+from kernels.gemm.mxfp4_fp8 import prepare_fp8
+from kernels.spec import Case, Layer
+
+n, k, found = 1024, 1184, []
+weights = {"w": torch.zeros(n, k // 2, dtype=torch.uint8), "w_scale": torch.zeros(n, k // 32, dtype=torch.uint8)}
+torch._scaled_mm = lambda a, b, *scales, out_dtype, use_fast_accum: torch.empty(len(a), b.shape[1], dtype=out_dtype)
+for m in (5, 32, 64, 4096):
+    case = Case(Layer("mxfp4_gemm", "grid", 1, 1, "mxfp4_w4a4_hadamard32", "bfloat16", {"n": n, "k": k}), m)
+    launch = prepare_fp8(case, weights, {"x": torch.zeros(m, k, dtype=torch.bfloat16)})
+    with intercepted_launches(sys.argv[1]) as compiled:
+        launch.run()
+    found += [{"name": kernel.metadata.name, "ttgir": kernel.asm["ttgir"]} for kernel in compiled.values()]
+print(json.dumps(found))
+"""
+
+
+def test_assembly_that_unpacks_words_has_the_four_bytes_of_a_word_in_one_thread():
+    layouts = []
+    for kernel in compile_for("sm_90", ASSEMBLY):
+        if kernel["name"] in ("mxfp4_fp8_gemm_kernel", "wide_rows_kernel", "unpack_words_kernel"):
+            for layout in re.findall(r"elementwise_inline_asm .* : tensor<\w+xi8, (#\w+)>", kernel["ttgir"]):
+                layouts.append((kernel["name"], re.search(rf"^{layout} = (.*)$", kernel["ttgir"], re.M)[1]))
+    assert {name for name, _ in layouts} == {"mxfp4_fp8_gemm_kernel", "wide_rows_kernel", "unpack_words_kernel"}
+    for name, layout in layouts:
+        linear = re.search(r"register = \[\[0, 0, 1\], \[0, 0, 2\]", layout)
+        blocked = re.search(r"sizePerThread = \[\d+, \d+, (4|8|16)\].*order = \[2,", layout)
+        assert linear or blocked, (name, layout)

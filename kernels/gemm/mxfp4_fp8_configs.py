@@ -11,11 +11,13 @@ from kernels.sms import DEFAULT_NUM_SMS
 ENOUGH_PROGRAMS = 192
 """With fewer of them the sum is split, for more than FEW_TOKENS."""
 FEW_TOKENS = 32
+TOKENS_TO_SPLIT = 16
+"""Up to so many, where an SM has registers for four programs, the sum of even the largest matrix is split in two."""
 MOST_SPLITS = 8
 LEAST_COLUMNS_OF_SPLIT = 512
-PROGRAMS_PER_SM = 2
-"""Of "pipelined" with FEW_TOKENS, by their 170 registers a thread; 128 would let four run, and were slower."""
-STEPS_TO_BEGIN = 4
+PROGRAMS_AT_ONCE = 2
+"""Of an SM, of few tokens, that load enough: what comes after them waits."""
+STEPS_TO_BEGIN = 6
 """Beginning and ending a program takes about as long: that ranks the splits tried on an H200 as they were measured."""
 LEAST_TOKENS_TO_UNPACK = 3072
 """From so many on, unpacked weights are read often enough to be written to memory once: the chip is at its power
@@ -69,7 +71,7 @@ def default_fp8_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
     block_n = 128 if m <= FEW_TOKENS else 64
     num_tiles, split_k = triton.cdiv(m, block_m) * triton.cdiv(n, block_n), 1
     if m <= FEW_TOKENS:
-        split_k = count_splits(num_tiles, k)
+        split_k = count_splits(m, num_tiles, k)
     else:
         while split_k < MOST_SPLITS and num_tiles * split_k < ENOUGH_PROGRAMS and k >= 1024 * split_k:
             split_k *= 2
@@ -85,15 +87,17 @@ def default_fp8_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
     )
 
 
-def count_splits(num_tiles: int, k: int) -> int:
+def count_splits(m: int, num_tiles: int, k: int) -> int:
     """How many programs share the sum of a tile of few tokens, so that the last of them ends soonest."""
 
     def steps_until_end(split_k: int) -> int:
-        waves = triton.cdiv(num_tiles * split_k, PROGRAMS_PER_SM * DEFAULT_NUM_SMS)
+        waves = triton.cdiv(num_tiles * split_k, PROGRAMS_AT_ONCE * DEFAULT_NUM_SMS)
         steps: int = waves * (triton.cdiv(k, STEP.value * split_k) + STEPS_TO_BEGIN)
         return steps
 
-    return min(range(1, max(min(k // LEAST_COLUMNS_OF_SPLIT, MOST_SPLITS), 1) + 1), key=steps_until_end)
+    most = max(min(k // LEAST_COLUMNS_OF_SPLIT, MOST_SPLITS), 1)
+    least = min(2 if m <= TOKENS_TO_SPLIT else 1, most)
+    return min(range(least, most + 1), key=steps_until_end)
 
 
 def specialized_config(m: int) -> Mxfp4Fp8Config:

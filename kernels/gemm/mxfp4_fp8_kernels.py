@@ -185,8 +185,12 @@ def rows_to_fp8_kernel(
 
 
 @triton.jit
-def unpack_step(words, shifts, ROWS: tl.constexpr):
-    """e4m3 codes [ROWS, 64] of each half of a step; words [ROWS, 64] int8, shifts [ROWS] int32 of four bytes."""
+def unpack_step(words, shifts, ROWS: tl.constexpr, IN_FP8: tl.constexpr):
+    """e4m3 codes [ROWS, 64] of each half of a step; words [ROWS, 64] int8, shifts [ROWS] int32 of four bytes.
+
+    The assembly wants the four bytes of a word in one thread, as the left operand of a product IN_FP8 has them. That
+    of a product in 16 bits has two, and Triton would move its layout up to before assembly that is pure.
+    """
     shift0 = tl.join(shifts & 255, (shifts >> 8) & 255)[:, :, None]  # [ROWS, 2, 1], of groups of 32
     shift1 = tl.join((shifts >> 16) & 255, shifts >> 24)[:, :, None]
     if HAS_ASM:
@@ -200,7 +204,7 @@ def unpack_step(words, shifts, ROWS: tl.constexpr):
             "=r,=r,r,r,r,r,r,r,r,r,r,r,r,r,r,r,r,r,r",
             [packed, low0, high0, low1, high1],
             dtype=(tl.float8e4nv, tl.float8e4nv),
-            is_pure=True,
+            is_pure=IN_FP8,
             pack=4,
         )
     else:
@@ -236,7 +240,7 @@ def unpack_words_kernel(
     exists = row < N
     words = tl.load(words_ptr + (step * N + row)[:, None] * 64 + column[None, :], mask=exists[:, None], other=0)
     shifts = tl.load(shifts_ptr + step * N + row, mask=exists, other=0)
-    codes = unpack_step(words, shifts, ROWS)
+    codes = unpack_step(words, shifts, ROWS, True)
     for half in tl.static_range(2):
         columns = step * 128 + half * 64 + column
         mask = exists[:, None] & (columns < K)[None, :]
@@ -267,7 +271,7 @@ def multiply_shifted(
     for step in tl.range(first_step, end_step, num_stages=STAGES):
         words = tl.load(w_ptrs)
         shifts = tl.load(shift_ptrs)
-        codes = unpack_step(words, shifts, ROWS)
+        codes = unpack_step(words, shifts, ROWS, x_ptrs.dtype.element_ty == tl.float8e4nv)
         part = tl.zeros((ROWS, BLOCK_SIZE_M), dtype=tl.float32) if PROMOTE else acc
         for half in tl.static_range(2):
             if EVEN_K:
