@@ -86,12 +86,14 @@ print(json.dumps(found))
 
 
 def test_assembly_that_unpacks_words_has_the_four_bytes_of_a_word_in_one_thread():
-    layouts = []
-    for kernel in compile_for("sm_90", ASSEMBLY):
-        if kernel["name"] in ("mxfp4_fp8_gemm_kernel", "wide_rows_kernel", "unpack_words_kernel"):
-            for layout in re.findall(r"elementwise_inline_asm .* : tensor<\w+xi8, (#\w+)>", kernel["ttgir"]):
-                layouts.append((kernel["name"], re.search(rf"^{layout} = (.*)$", kernel["ttgir"], re.M)[1]))
-    assert {name for name, _ in layouts} == {"mxfp4_fp8_gemm_kernel", "wide_rows_kernel", "unpack_words_kernel"}
+    unpacking = {"mxfp4_fp8_gemm_kernel", "wide_rows_kernel", "unpack_words_kernel"}
+    layouts = [
+        (kernel["name"], re.search(rf"^{layout} = (.*)$", kernel["ttgir"], re.M)[1])
+        for kernel in compile_for("sm_90", ASSEMBLY)
+        if kernel["name"] in unpacking
+        for layout in re.findall(r"elementwise_inline_asm .* : tensor<\w+xi8, (#\w+)>", kernel["ttgir"])
+    ]
+    assert {name for name, _ in layouts} == unpacking
     for name, layout in layouts:
         linear = re.search(r"register = \[\[0, 0, 1\], \[0, 0, 2\]", layout)
         blocked = re.search(r"sizePerThread = \[\d+, \d+, (4|8|16)\].*order = \[2,", layout)
