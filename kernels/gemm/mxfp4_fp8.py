@@ -50,6 +50,8 @@ REGISTERS = {8: 168, 16: 96}
 """Of a thread of "specialized", by warps, before those that multiply take what those that load give."""
 ROWS_TO_UNPACK = 32
 """A program's, of one step."""
+LEAST_GROUPS = 32
+"""Of a program that unpacks prequantized rows: with fewer the four bytes that its assembly takes are of two threads."""
 LONGEST_ROW = 8192
 LONGEST_SHARED_ROW = 65536
 LEAST_LONG_ROWS = 256
@@ -128,7 +130,7 @@ def rows_to_fp8(codes: torch.Tensor, scales: torch.Tensor, splits: int = 1) -> F
     rows, size = empty_rows(m, k, splits, codes.device), size_of_split(k, splits)
     rows_to_fp8_kernel[(m, splits)](
         codes, scales, rows.codes, rows.scale, rows.values, rows.is_wide, rows.arrived, k, size,
-        GROUPS=triton.next_power_of_2(size // MXFP4_GROUP_SIZE),
+        GROUPS=max(triton.next_power_of_2(size // MXFP4_GROUP_SIZE), LEAST_GROUPS),
     )  # fmt: skip
     return rows
 
