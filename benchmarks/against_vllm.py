@@ -3,15 +3,16 @@
     python benchmarks/against_vllm.py --save-dir DIR
     python benchmarks/against_vllm.py --from examples/h200/against_vllm
 
-The first measures into DIR, once; the second reads what `kernel-nightly export` wrote. vLLM's Triton with freshly tuned
-configurations takes part where VLLM_TUNED_CONFIG_FOLDER names them (`kernel-nightly retune`).
+The first measures into DIR, and goes on where it was stopped; the second reads what `kernel-nightly export` wrote.
+vLLM's Triton with freshly tuned configurations takes part where VLLM_TUNED_CONFIG_FOLDER names a folder of them
+(`kernel-nightly retune`).
 
 Prints, for each kernel, layer and timer, the microseconds of ours (the fastest of our own providers) and of every
 provider of vLLM at each batch size, the floor, the share of it that ours reaches, and how many times as fast as the
 fastest other one it is; then the README's table, the geometric means, and how well the medians are known. An output
-that failed its check has no time. MXFP4 with dynamic
-activations, which vLLM has no provider for on Hopper, is compared with what multiplies as much there: torch's bfloat16
-GEMM of the same case, and vLLM's Marlin on the 16-bit values of prequantized activations, timed on the same GPU.
+that failed its check has no time. MXFP4 with dynamic activations, which vLLM has no provider for on Hopper, is compared
+with what multiplies as much there: torch's bfloat16 GEMM of the same case, and vLLM's Marlin on the 16-bit values of
+prequantized activations, timed on the same GPU.
 """
 
 import argparse
@@ -174,14 +175,22 @@ def list_providers() -> list[str]:
     return sorted(name for name in names if name in OURS or name.startswith("vllm-") or name == GEMM)
 
 
-def measure_once(folder: Path) -> None:
-    """Run the suite unless that was done; exits as the run did where it ended badly."""
-    if (folder / "nightly.duckdb").exists():
-        return
-    command = [sys.executable, "-m", "flows", "run", "--suite", SUITE, "--precision", PRECISION, "--save-dir", folder]
-    ended = subprocess.run([*command, "--provider", *list_providers()], check=False).returncode
+def measure(folder: Path) -> None:
+    """Run the suite, or go on with it where it was stopped; exits as the run did where it ended badly."""
+    asked = ["--suite", SUITE, "--run-id", SUITE, "--precision", PRECISION, "--save-dir", folder]
+    command = [sys.executable, "-m", "flows", "run", *asked, "--provider", *list_providers()]
+    with subprocess.Popen(command) as process:  # Ctrl-C is the run's too, which keeps what it has
+        ended = process.wait()
     if ended not in (EXIT_OK, EXIT_REGRESSION):
         sys.exit(ended)
+
+
+def is_measured(folder: Path) -> bool:
+    """Whether the run is complete."""
+    try:
+        return Store.read(folder).find_run(SUITE).status == "complete"
+    except StoreError:
+        return False
 
 
 def main() -> None:
@@ -189,12 +198,15 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--save-dir", type=Path)
     source.add_argument("--from", dest="parquet", type=Path)
+    parser.add_argument("--run-id", default="", help="of --from; the newest run without it")
     arguments = parser.parse_args()
-    if arguments.save_dir:
-        measure_once(arguments.save_dir)
     try:
-        store = Store.from_parquet(arguments.parquet) if arguments.parquet else Store.read(arguments.save_dir)
-        rows = collect(store.night())
+        if arguments.parquet:
+            rows = collect(Store.from_parquet(arguments.parquet).night(arguments.run_id))
+        else:
+            if not is_measured(arguments.save_dir):
+                measure(arguments.save_dir)
+            rows = collect(Store.read(arguments.save_dir).night(SUITE))
     except StoreError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_USAGE)
