@@ -1,12 +1,18 @@
 """Our kernels beside vLLM's on one GPU: the suite `against_vllm`, measured if it was not, and the table of it.
 
     python benchmarks/against_vllm.py --save-dir DIR
+    python benchmarks/against_vllm.py --from examples/h200/against_vllm
+
+The first measures into DIR, and goes on where it was stopped; the second reads what `kernel-nightly export` wrote.
+vLLM's Triton with freshly tuned configurations takes part where VLLM_TUNED_CONFIG_FOLDER names a folder of them
+(`kernel-nightly retune`).
 
 Prints, for each kernel, layer and timer, the microseconds of ours (the fastest of our own providers) and of every
 provider of vLLM at each batch size, the floor, the share of it that ours reaches, and how many times as fast as the
-fastest other one it is; then the geometric means. An output that failed its check has no time. MXFP4 with dynamic
-activations, which vLLM has no provider for on Hopper, is compared with what multiplies as much there: torch's bfloat16
-GEMM of the same case, and vLLM's Marlin on the 16-bit values of prequantized activations, timed on the same GPU.
+fastest other one it is; then the README's table, the geometric means, and how well the medians are known. An output
+that failed its check has no time. MXFP4 with dynamic activations, which vLLM has no provider for on Hopper, is compared
+with what multiplies as much there: torch's bfloat16 GEMM of the same case, and vLLM's Marlin on the 16-bit values of
+prequantized activations, timed on the same GPU.
 """
 
 import argparse
@@ -23,6 +29,7 @@ from kernels.registry import find_kernel, kernels
 from kernels.spec import Case
 from tasks.errors import StoreError
 from tasks.floors import find_floor_us, group_rates
+from tasks.intervals import find_interval
 from tasks.nights import Night
 from tasks.store import Store
 
@@ -30,6 +37,9 @@ SUITE = "against_vllm"
 OURS = ("triton", "triton-exact-fp8", "triton-gluon")
 GEMM = "torch-bf16"
 """What MXFP4's linear layer is compared with beside vLLM."""
+PRECISION = "0.02"
+"""Of the medians, at which a provider may stop: at 0.005, as of other runs, one GPU takes more than 8 minutes."""
+TIMER_OF_README = "graph"
 
 
 @dataclass(slots=True)
@@ -41,6 +51,8 @@ class Row:
     floor_us: float | None = None
     times: dict[str, float] = field(default_factory=dict)
     """Medians in microseconds by provider; of prequantized activations by "provider (prequantized)"."""
+    half_widths: dict[str, float] = field(default_factory=dict)
+    """Of the medians' intervals, relative."""
     why: dict[str, str] = field(default_factory=dict)
     """Of our providers without a time, the status."""
 
@@ -67,6 +79,7 @@ def collect(night: Night) -> list[Row]:
         row = rows.setdefault((case.key, measurement.timer), Row(case, measurement.timer))
         if measurement.median_us is not None:
             row.times[check.provider] = measurement.median_us
+            row.half_widths[check.provider] = find_interval(measurement).relative_half_width
             dtype = find_kernel(case.layer.kernel).gemm_dtype.get(case.layer.scheme, "")  # none: it moves bytes only
             row.floor_us = find_floor_us(check, rates.get(check.host_id, {}), dtype)
         elif check.provider in OURS:
@@ -110,6 +123,37 @@ def print_table(rows: Iterable[Row]) -> None:
             print("| " + " | ".join([place, *times, floor, share, f"{row.ratio:.2f}" if row.ratio else ""]) + " |")
 
 
+def print_speed_ups(rows: Iterable[Row]) -> None:
+    """A line for each layer of a model, under one timer: those that the README shows, and more."""
+    lines: Mapping[str, dict[int, Row]] = defaultdict(dict)
+    for row in rows:
+        layer, options = row.case.layer, row.case.options
+        if row.ratio and row.timer == TIMER_OF_README and layer.model != "grid":
+            title = " ".join([f"`{layer.kernel}` `{layer.scheme}`", *options.values()])
+            lines[f"{title}, {layer.label}"][row.case.num_tokens] = row
+    numbers = sorted({num_tokens for of_line in lines.values() for num_tokens in of_line})
+    print(f"\nOurs / the fastest other, us, timer `{TIMER_OF_README}` (speed-up)\n")
+    print("| M | " + " | ".join(map(str, numbers)) + " |")
+    print("|---|" + "---|" * len(numbers))
+    for title, of_line in sorted(lines.items()):
+        print(f"| {title} | " + " | ".join(tell_speed_up(of_line.get(number)) for number in numbers) + " |")
+
+
+def tell_speed_up(row: Row | None) -> str:
+    return f"{row.ours_us:.1f} / {row.best_other_us:.1f} ({row.ratio:.2f})" if row and row.ratio else ""
+
+
+def print_precision(rows: Iterable[Row]) -> None:
+    """How well the medians are known."""
+    widths = sorted(width for row in rows for width in row.half_widths.values())
+    if widths:
+        middle, most = statistics.median(widths), widths[int(0.95 * (len(widths) - 1))]
+        print(
+            f"\n{len(widths)} medians; half of their 95 % intervals are within +- {middle:.1%}, "
+            f"95 of 100 within {most:.1%}, all within {widths[-1]:.1%}."
+        )
+
+
 def print_means(rows: Iterable[Row]) -> None:
     """Geometric mean, least and largest ratio of each kernel and scheme under each timer."""
     ratios: dict[tuple[str, ...], list[float]] = defaultdict(list)
@@ -131,22 +175,45 @@ def list_providers() -> list[str]:
     return sorted(name for name in names if name in OURS or name.startswith("vllm-") or name == GEMM)
 
 
+def measure(folder: Path) -> None:
+    """Run the suite, or go on with it where it was stopped; exits as the run did where it ended badly."""
+    asked = ["--suite", SUITE, "--run-id", SUITE, "--precision", PRECISION, "--save-dir", folder]
+    command = [sys.executable, "-m", "flows", "run", *asked, "--provider", *list_providers()]
+    with subprocess.Popen(command) as process:  # Ctrl-C is the run's too, which keeps what it has
+        ended = process.wait()
+    if ended not in (EXIT_OK, EXIT_REGRESSION):
+        sys.exit(ended)
+
+
+def is_measured(folder: Path) -> bool:
+    """Whether the run is complete."""
+    try:
+        return Store.read(folder).find_run(SUITE).status == "complete"
+    except StoreError:
+        return False
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--save-dir", type=Path, required=True)
-    folder = parser.parse_args().save_dir
-    if not (folder / "nightly.duckdb").exists():
-        command = [sys.executable, "-m", "flows", "run", "--suite", SUITE, "--save-dir", folder]
-        ended = subprocess.run([*command, "--provider", *list_providers()], check=False).returncode
-        if ended not in (EXIT_OK, EXIT_REGRESSION):
-            sys.exit(ended)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--save-dir", type=Path)
+    source.add_argument("--from", dest="parquet", type=Path)
+    parser.add_argument("--run-id", default="", help="of --from; the newest run without it")
+    arguments = parser.parse_args()
     try:
-        rows = collect(Store.read(folder).night())
+        if arguments.parquet:
+            rows = collect(Store.from_parquet(arguments.parquet).night(arguments.run_id))
+        else:
+            if not is_measured(arguments.save_dir):
+                measure(arguments.save_dir)
+            rows = collect(Store.read(arguments.save_dir).night(SUITE))
     except StoreError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_USAGE)
     print_table(rows)
+    print_speed_ups(rows)
     print_means(rows)
+    print_precision(rows)
 
 
 if __name__ == "__main__":

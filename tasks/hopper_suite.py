@@ -44,6 +44,7 @@ AGAINST_VLLM = Suite(
                 KernelEntry("w4a8_moe", ("int4_w4a8_fp8",), (1, 64, 2048)),
             ),
         ),
+        ModelEntry("gpt-oss-120b", 1, (KernelEntry("mxfp4_moe", ("mxfp4_w4a16",), (1, 64, 1024)),)),
         *(
             silu_grid(num_experts, size, (num_tokens,), "uniform", "max_t", "first_t", schemes=SILU_SCHEMES[:1])
             for num_experts, num_tokens, size in SILU_SIZES

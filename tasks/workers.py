@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -33,20 +32,19 @@ import tasks
 from tasks import committed
 from tasks.bench import Bench, cpu_threads
 from tasks.errors import WorkerCrashed, WorkerError, WorkerHung, WorkerLost, WorkerRaised
+from tasks.knocking import knock
 from tasks.records import Host
 
 ray.cloudpickle.register_pickle_by_value(committed)  # it runs where our code is another commit's
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """For records only: tensors never leave their worker."""
+PROCESSES_AT_ONCE = 64
+"""That may be starting on a machine: a cluster without CPUs would start them one by one, and warn of their number."""
 START_SECONDS = 180.0
 """Longest a new worker process may take to import torch and open its device."""
 START_ATTEMPTS = 2
 """Processes in a row that may die before they have opened their device; then the worker is lost."""
-ADDRESS_SECONDS = 10.0
-"""Longest a Ray cluster's port may take to answer; Ray itself would try for minutes, and then exit."""
-GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-"""What a gRPC client says first (RFC 9113, 3.4): the preface and an empty SETTINGS frame."""
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -319,14 +317,17 @@ def start_ray(address: str, num_cpus: int | None = None) -> None:
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
         "num_cpus": num_cpus,
-        "_system_config": {"worker_niceness": 0},  # with Ray's own 15 a busy machine starves what is timed
+        "_system_config": {
+            "worker_niceness": 0,  # with Ray's own 15 a busy machine starves what is timed
+            "worker_maximum_startup_concurrency": PROCESSES_AT_ONCE,
+        },
     }
     try:
         if not address:
             with _keeping_sigterm():
                 ray.init(address="local", **small, **quiet)
             return
-        _knock(address)
+        knock(address)
         with tempfile.TemporaryDirectory(prefix="kernel-nightly-") as folder, _keeping_sigterm():
             _copy_code(Path(folder))
             ray.init(address=address, runtime_env={"working_dir": folder}, **quiet)
@@ -372,23 +373,6 @@ def send_folder(folder: Path) -> dict[str, str]:
         environment = {"working_dir": str(folder)}
         sent: dict[str, str] = upload_working_dir_if_needed(environment, include_gitignore=False, scratch_dir=packed)
     return sent
-
-
-def _knock(address: str) -> None:
-    """Raise OSError if nobody at "host:port" speaks gRPC; "auto" is left to Ray, which looks at this machine only."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not (host and port.isdigit()):
-        return
-    with socket.create_connection((host, int(port)), timeout=ADDRESS_SECONDS) as line:
-        if os.environ.get("RAY_USE_TLS") == "1":
-            return
-        line.sendall(GREETING)
-        answer = b""
-        with suppress(TimeoutError, ConnectionResetError):
-            while len(answer) < 4 and (more := line.recv(64)):
-                answer += more
-        if answer[3:4] != b"\4":  # the type of a SETTINGS frame
-            raise ConnectionError("something else than Ray listens there")
 
 
 def leave_ray() -> None:

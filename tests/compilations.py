@@ -9,6 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import triton
+
 from kernels.compile import CAPABILITIES
 from kernels.registry import PACKAGE_DIR
 
@@ -44,6 +46,25 @@ def compile_for(arch: str, script: str, *arguments: str) -> list[dict[str, Any]]
     assert process.returncode == 0, process.stderr
     records: list[dict[str, Any]] = json.loads(process.stdout)
     return records
+
+
+def is_serialized(ptx: str) -> bool:
+    """Whether ptxas lets warps wait for each of their products: notes C7510 to C7515, which Triton does not show."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.ptx"
+        path.write_text(ptx)
+        command = [
+            triton.knobs.nvidia.ptxas.path,
+            "-v",
+            "--gpu-name",
+            "sm_90a",
+            str(path),
+            "-o",
+            f"{folder}/kernel.cubin",
+        ]
+        process = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Used" in process.stderr, process.stderr
+    return "serialized" in process.stderr
 
 
 def assert_fits(record: dict[str, Any], max_spill_bytes: int = MAX_SPILL_BYTES) -> None:

@@ -2,15 +2,18 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
-from against_vllm import Row, add_marlin, collect, list_providers, print_means, print_table
+from against_vllm import Row, add_marlin, collect, list_providers, main, print_means, print_precision, print_table
 from records import make_run
 
 from kernels.spec import Case, Device, Layer
 from tasks.nights import Night
 from tasks.records import Check, Measurement, Status
 
+CHECKOUT = Path(__file__).parent.parent
+EXAMPLE = CHECKOUT / "examples" / "h200" / "against_vllm"
 H200 = Device("cuda", "NVIDIA H200", (9, 0))
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
@@ -76,3 +79,23 @@ def test_grids_of_other_sizes_have_other_tables_and_tokens_are_in_order(capsys: 
         "mxfp4_gemm grid n=512 k=512 mxfp4_w4a16 graph",
         "| 1 |",
     ]
+
+
+def test_medians_say_how_well_they_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [Row(case_of("mxfp4_w4a16"), "graph", half_widths={"triton": 0.002, "vllm-marlin": 0.01}) for _ in range(10)]
+    print_precision(rows)
+    said = "20 medians; half of their 95 % intervals are within +- 0.6%, 95 of 100 within 1.0%, all within 1.0%."
+    assert capsys.readouterr().out.strip() == said
+
+
+def test_the_committed_table_is_that_of_the_committed_samples_and_the_readme_quotes_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["against_vllm.py", "--from", str(EXAMPLE)])
+    main()
+    printed = capsys.readouterr().out
+    assert printed == (EXAMPLE / "table.md").read_text()
+    section = (CHECKOUT / "README.md").read_text().partition("\n## On an H200\n")[2].partition("\nNot in that run")[0]
+    quoted = [line for line in section.splitlines() if line.startswith("| `")]
+    assert len(quoted) > 10
+    assert not [line for line in quoted if line not in printed.splitlines()]

@@ -19,6 +19,7 @@ MOST_LINES = 400
 
 TESTED_ELSEWHERE = {
     "tasks/journal_rows.py": "test_journal.py: every record",
+    "tasks/knocking.py": "test_workers.py: ports that are nobody's, and not Ray's",
     "tasks/nights.py": "test_store.py: every field",
     "flows/attempts.py": "test_nightly.py, test_branch.py: every attempt",
     "flows/bisect.py": "test_branch.py: the command, on a planted slow commit",
@@ -49,6 +50,7 @@ TESTED_ELSEWHERE = {
     "kernels/configs.py": "test_every_kernel.py: given to every provider that takes one; test_vllm_fused.py",
     "kernels/errors.py": "raised and matched in the test of whatever raises it",
     "kernels/gemm/mxfp4_inputs.py": "test_mxfp4_gemm.py: sizes, weights, inputs and costs",
+    "kernels/gemm/mxfp4_fp8_configs.py": "test_mxfp4_fp8.py, test_mxfp4_hopper.py: what is picked",
     "kernels/gemm/mxfp4_fp8_kernels.py": "test_mxfp4_fp8.py: in the interpreter; test_mxfp4_triton.py: compiled",
     "kernels/gemm/mxfp4_kernels.py": "test_mxfp4_gemm.py: in the interpreter; test_mxfp4_triton.py: compiled",
     "kernels/moe/fused_triton.py": "test_fused_moe.py",
@@ -63,6 +65,7 @@ TESTED_ELSEWHERE = {
     "kernels/moe/columns.py": "test_words_gluon.py: on a GPU, before every product by lanes",
     "kernels/moe/gemm_hopper.py": "test_fused_gluon.py: compiled, and on a GPU",
     "kernels/moe/gemm_int4_hopper.py": "test_int4_gluon.py: compiled, and on a GPU",
+    "kernels/moe/halves_hopper.py": "test_int4_gluon.py: compiled, and on a GPU",
     "kernels/moe/gemm_words.py": "test_moe_schemes.py, test_{mxfp4,nvfp4,w4a8}_moe.py; test_words_triton.py: compiled",
     "kernels/moe/words_hopper.py": "test_words_gluon.py: compiled, and on a GPU",
     "kernels/moe/vllm_cutlass_fp4.py": "test_vllm_w4.py",

@@ -151,6 +151,20 @@ def test_alignment_puts_every_pair_into_one_block_of_its_expert(num_experts, num
     assert sorted(placed) == list(range(num_tokens * top_k))
 
 
+@pytest.mark.parametrize(("num_experts", "num_tokens"), [(8, 700), (8, 1), (5, 30)])
+def test_alignment_orders_blocks_by_whether_they_are_more_than_half_full(num_experts: int, num_tokens: int):
+    topk_ids = torch.rand(num_tokens, num_experts).topk(2).indices.int()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "empty", poisoned_empty)
+        blocks = align_blocks_triton(topk_ids, num_experts, 16, ordered=True)
+    assert blocks.order is not None and blocks.num_long is not None
+    assert sorted(blocks.order.tolist()) == list(range(blocks.max_blocks))
+    rows = blocks.rows[blocks.order.long()].tolist()
+    num_long, num_blocks = int(blocks.num_long), int((blocks.rows > 0).sum())
+    assert all(row > 8 for row in rows[:num_long])
+    assert all(0 < row <= 8 for row in rows[num_long:num_blocks])
+
+
 def test_the_bound_on_blocks_holds_for_the_worst_routing():
     for num_experts in range(1, 7):
         for num_pairs in range(1, 40):

@@ -9,7 +9,7 @@ import torch
 from compilations import assert_fits, compile_for
 
 from kernels.errors import ConfigError
-from kernels.gemm.mxfp4_fp8 import PRODUCTS, default_fp8_config, specialized_config
+from kernels.gemm.mxfp4_fp8_configs import PRODUCTS, default_fp8_config, specialized_config
 from kernels.mxfp4_gemm import KERNEL
 from kernels.quantize.fp4 import E8M0_NAN
 from kernels.spec import Case, Layer, Tensors
@@ -30,7 +30,7 @@ def codes(*shape):
     return torch.zeros(shape, dtype=torch.uint8)
 
 compiled = []
-for n, k in ((8192, 8192), (57344, 8192), (8192, 28672)):
+for n, k in ((8192, 8192), (10240, 8192), (57344, 8192), (8192, 28672)):
     with torch.device("meta"):
         weights = {{"w": codes(n, k // 2), "w_scale": codes(n, k // 32)}}
     for m in {TOKENS}:
@@ -73,7 +73,7 @@ def test_a_product_that_does_not_exist_is_refused():
     case = case_of(5)
     weights = KERNEL.make_weights(case.layer, 0, torch.device("cpu"))
     inputs = KERNEL.make_inputs(case, weights, 1, torch.device("cpu"))
-    config = asdict(specialized_config(64, 8192, 8192)) | {"PRODUCT": "imagined"}
+    config = asdict(specialized_config(64)) | {"PRODUCT": "imagined"}
     with pytest.raises(ConfigError) as error:
         KERNEL.providers["triton-exact-fp8"].prepare_with(case, weights, inputs, config)
     assert str(error.value) == f"mxfp4_gemm has no PRODUCT 'imagined': use one of {', '.join(PRODUCTS)}"
@@ -92,8 +92,7 @@ def tensors_of(case: Case) -> tuple[Tensors, Tensors]:
 
 
 def run_specialized(case: Case, weights: Tensors, inputs: Tensors, **changes: int) -> torch.Tensor:
-    sizes = case.layer.sizes
-    config = asdict(specialized_config(case.num_tokens, sizes["n"], sizes["k"])) | changes
+    config = asdict(specialized_config(case.num_tokens)) | changes
     (output,) = KERNEL.providers["triton-exact-fp8"].prepare_with(case, weights, inputs, config).run()
     return output
 
@@ -113,31 +112,32 @@ def errors_of(output: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         pytest.param(case_of(333, n=1000, k=736), id="sizes that no tile divides"),
         pytest.param(case_of(130, n=24, k=96), id="less than a step"),
         pytest.param(case_of(2000, n=4000, k=512), id="more tiles than programs"),
+        pytest.param(case_of(300, n=10240, k=4096), id="programs with steps of three tiles"),
+        pytest.param(case_of(1500, n=9088, k=4096), id="whole tiles, then shares of tiles"),
         pytest.param(case_of(200, dtype="float16"), id="float16"),
         pytest.param(case_of(300, activations="prequantized"), id="prequantized"),
     ],
 )
-@pytest.mark.parametrize("split_k", [1, 2])
-def test_on_a_gpu_it_computes_the_formula(case: Case, split_k: int):
+def test_on_a_gpu_it_computes_the_formula(case: Case):
     weights, inputs = tensors_of(case)
     reference = KERNEL.reference(case, weights, inputs)
     for _ in range(3):  # a race would not lose every time
-        output = run_specialized(case, weights, inputs, SPLIT_K=split_k, num_stages=4)
+        output = run_specialized(case, weights, inputs, num_stages=4)
         assert output.dtype == getattr(torch, case.layer.dtype)
         assert (output - reference).norm() / reference.norm() < 0.004
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("num_tokens", [60, 120, 500])
-@pytest.mark.parametrize("split_k", [1, 2])
-def test_on_a_gpu_wide_rows_and_nan_stay_right_and_in_their_rows(num_tokens: int, split_k: int):
-    case = case_of(num_tokens, activations="prequantized")
+@pytest.mark.parametrize("sizes", [{"n": 384, "k": 1024}, {"n": 384, "k": 256}], ids=["shared tiles", "whole tiles"])
+def test_on_a_gpu_wide_rows_and_nan_stay_right_and_in_their_rows(num_tokens: int, sizes: dict[str, int]):
+    case = case_of(num_tokens, activations="prequantized", **sizes)
     weights, inputs = tensors_of(case)
     weights["w"][:, :16] = 0  # what is small beside the first group of a row is then all that counts
     inputs["x_scale"][1, 0] += 30
     inputs["x_scale"][num_tokens - 1, 0] += 20
     inputs["x_scale"][3, 1] = E8M0_NAN
-    output = run_specialized(case, weights, inputs, SPLIT_K=split_k, num_stages=4)
+    output = run_specialized(case, weights, inputs, num_stages=4)
     errors = errors_of(output, KERNEL.reference(case, weights, inputs))
     assert output[3].isnan().all()
     assert (errors[torch.arange(num_tokens) != 3] < 0.003).all()

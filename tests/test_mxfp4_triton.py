@@ -1,9 +1,10 @@
 """The Triton MXFP4 linear layer compiles for Hopper and Blackwell at the sizes that matter, without spilling."""
 
+import re
 from typing import Any
 
 import pytest
-from compilations import assert_fits, compile_everywhere
+from compilations import assert_fits, compile_everywhere, compile_for
 
 SCRIPT = """
 import json, sys
@@ -62,3 +63,46 @@ def test_nothing_spills_at_8192_by_8192_for_decode_and_prefill(compiled, arch):
     }
     for record in records:
         assert_fits(record, MAX_SPILL_BYTES)
+
+
+ASSEMBLY = """
+import json, sys
+import torch
+from kernels.compile import intercepted_launches
+from kernels.gemm.mxfp4_fp8 import prepare_fp8
+from kernels.spec import Case, Layer
+
+def codes(*shape):
+    return torch.zeros(shape, dtype=torch.uint8)
+
+n, found = 1024, []
+torch._scaled_mm = lambda a, b, *scales, out_dtype, use_fast_accum: torch.empty(len(a), b.shape[1], dtype=out_dtype)
+PREQUANTIZED = {"activations": "prequantized"}
+for m, k, options in (
+    (5, 1184, {}), (32, 1184, {}), (64, 1184, {}), (4096, 1184, {}), (5, 96, PREQUANTIZED), (5, 1024, PREQUANTIZED)
+):
+    case = Case(Layer("mxfp4_gemm", "grid", 1, 1, "mxfp4_w4a4_hadamard32", "bfloat16", {"n": n, "k": k}), m, options)
+    inputs = {"x": torch.zeros(m, k, dtype=torch.bfloat16)}
+    if options:
+        inputs |= {"x_codes": codes(m, k // 2), "x_scale": codes(m, k // 32)}
+    launch = prepare_fp8(case, {"w": codes(n, k // 2), "w_scale": codes(n, k // 32)}, inputs)
+    with intercepted_launches(sys.argv[1]) as compiled:
+        launch.run()
+    found += [{"name": kernel.metadata.name, "ttgir": kernel.asm["ttgir"]} for kernel in compiled.values()]
+print(json.dumps(found))
+"""
+
+
+def test_assembly_that_unpacks_bytes_has_the_four_that_it_takes_in_one_thread():
+    unpacking = {"mxfp4_fp8_gemm_kernel", "wide_rows_kernel", "unpack_words_kernel", "rows_to_fp8_kernel"}
+    layouts = [
+        (kernel["name"], re.search(rf"^{layout} = (.*)$", kernel["ttgir"], re.M)[1])
+        for kernel in compile_for("sm_90", ASSEMBLY)
+        if kernel["name"] in unpacking
+        for layout in re.findall(r"elementwise_inline_asm .* : tensor<\w+xi8, (#\w+)>", kernel["ttgir"])
+    ]
+    assert {name for name, _ in layouts} == unpacking
+    for name, layout in layouts:
+        linear = re.search(r"register = \[\[0, 0, 1\], \[0, 0, 2\]", layout)
+        blocked = re.search(r"sizePerThread = \[(?:\d+, )+(4|8|16)\].*order = \[[12],", layout)
+        assert linear or blocked, (name, layout)

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +17,8 @@ import ray
 from benches import NeverStartingBench, TestBench
 
 from tasks.errors import WorkerCrashed, WorkerError, WorkerHung, WorkerLost, WorkerRaised
-from tasks.workers import ADDRESS_SECONDS, Worker, start_ray
+from tasks.knocking import ADDRESS_SECONDS
+from tasks.workers import Worker, start_ray
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -174,6 +177,25 @@ def test_a_worker_that_was_given_up_says_why(worker: Worker) -> None:
     with pytest.raises(WorkerCrashed, match=r"^its GPU failed twice$"):
         retired.call("add", 1, 2, limit_seconds=LIMIT)
     retired.end()
+
+
+def test_many_processes_of_a_cluster_without_cpus_start_in_silence() -> None:
+    script = """
+import time, ray
+from tasks.workers import start_ray
+
+@ray.remote(num_cpus=0)
+class Compiler:
+    def process(self):
+        return 1
+
+start_ray("", num_cpus=0)
+compilers = [Compiler.remote() for _ in range(12)]
+print(sum(ray.get([compiler.process.remote() for compiler in compilers])))
+time.sleep(2)  # Ray would tell of them within a second
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "12\n", "")
 
 
 def test_a_cluster_that_is_not_there_is_told_in_one_line() -> None:

@@ -1,8 +1,8 @@
 """MXFP4 x MXFP4 as a product on FP8 tensor cores, which loses nothing: see kernels/gemm/mxfp4_fp8_kernels.py.
 
 Weights stay in 4 bits. Launches: rotate and round activations, or unpack prequantized ones; the product, with weights
-unpacked in registers, by Triton for a few tokens and by kernels/gemm/mxfp4_hopper.py for more; the sum over its splits
-(few tiles). With very many tokens weights are unpacked into memory that is free again after the product, torch's
+unpacked in registers, by Triton for a few tokens, and the sum over its splits, or by kernels/gemm/mxfp4_hopper.py for
+more. With very many tokens weights are unpacked into memory that is free again after the product, torch's
 row-wise scaled GEMM multiplies. There, and after Triton's tiles of more than 64 tokens, a last launch computes rows of
 activations that FP8 cannot hold: it looks at a flag for each row and mostly returns.
 """
@@ -17,9 +17,18 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from kernels.configs import read_config
 from kernels.errors import ConfigError
+from kernels.gemm.mxfp4_fp8_configs import (
+    PRODUCTS,
+    STEPS,
+    Mxfp4Fp8Config,
+    default_fp8_config,
+    divide_steps,
+    specialized_config,
+)
 from kernels.gemm.mxfp4_fp8_kernels import (
     LARGEST_SHIFT,
     LEAST_SHIFT,
+    NUM_ARRIVED,
     mxfp4_fp8_gemm_kernel,
     rotate_to_fp8_kernel,
     rows_to_fp8_kernel,
@@ -28,35 +37,27 @@ from kernels.gemm.mxfp4_fp8_kernels import (
 )
 from kernels.gemm.mxfp4_hopper import STEP, mxfp4_hopper_gemm_kernel
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
+from kernels.gemm.mxfp4_rotate_hopper import LINES, rotate_to_fp8_hopper_kernel
 from kernels.gemm.mxfp4_triton import sum_splits_triton
 from kernels.gemm.once import OncePerTensor
 from kernels.quantize.fp4 import E8M0_NAN, MXFP4_GROUP_SIZE, e8m0_values
 from kernels.quantize.fp8 import FP8_DTYPE
 from kernels.requirements import missing_family
-from kernels.sms import DEFAULT_NUM_SMS, count_sms
+from kernels.sms import count_sms
 from kernels.spec import Case, Device, Launch, Outputs, Tensors
 
-ENOUGH_PROGRAMS = 192
-"""With fewer of them the sum is split."""
-LEAST_TOKENS_TO_UNPACK = 3072
-"""From so many on, unpacked weights are read often enough to be written to memory once: the chip is at its power
-limit then, and unpacking takes power. On an H200 it lost at 2048 and won at 4096; nothing between was measured.
-"""
-FEATURES = 128
-"""Output features of a tile of "specialized"."""
-LEAST_SHARE = 0.5
-LEAST_SHARE_OF_FEW = 0.75
-"""Of SMs that have a tile, from which on "specialized" is taken: for up to 128 tokens it gains less."""
-REGISTERS = {1: 168, 2: 96}
-"""Of a thread of "specialized", by turns, before the warps that multiply take those that the warps that load give."""
-ROWS_TO_UNPACK = 64
+REGISTERS = {8: 168, 16: 96}
+"""Of a thread of "specialized", by warps, before those that multiply take what those that load give."""
+ROWS_TO_UNPACK = 32
 """A program's, of one step."""
+LEAST_GROUPS = 32
+"""Of a program that unpacks prequantized rows: with fewer the four bytes that its assembly takes are of two threads."""
 LONGEST_ROW = 8192
-"""That is rotated as a whole, however many rows there are."""
-PART_OF_ROW = 4096
-"""Columns. A long row as a whole leaves an SM's registers to it alone: no other is loaded meanwhile."""
-LEAST_ROWS_IN_PARTS = 1024
-"""So many long rows are rotated in parts, twice; on an H200 that lost at 256 rows of 28672 columns and won at 1024."""
+LONGEST_SHARED_ROW = 65536
+LEAST_LONG_ROWS = 256
+"""Rows between these lengths, if there are so many, are rotated in shared memory: in registers one fills an SM."""
+MOST_TOKENS_WITH_WIDE = 64
+"""Of tiles of "pipelined" that compute wide rows too: larger ones have no registers for that code."""
 PROGRAMS_PER_TILE = 16
 """That share the wide rows of a tile of tokens: few, since there are mostly none."""
 WIDEST_SPAN_OF_WEIGHTS = LARGEST_SHIFT.value - LEAST_SHIFT.value
@@ -69,45 +70,67 @@ class Fp8Rows:
     codes: torch.Tensor
     """[M, k] float8_e4m3fn."""
     scale: torch.Tensor
-    """[M] float32."""
+    """[splits, M] float32."""
     values: torch.Tensor
     """[M, k] bfloat16, written where is_wide."""
     is_wide: torch.Tensor
-    """[M] int32."""
+    """[splits, M] int32."""
+    arrived: torch.Tensor
+    """[NUM_ARRIVED] int32, zeros."""
 
 
-def empty_rows(m: int, k: int, device: torch.device) -> Fp8Rows:
-    """Room for m rows of k columns."""
+def empty_rows(m: int, k: int, splits: int, device: torch.device) -> Fp8Rows:
+    """Room for m rows of k columns, whose splits have scales of their own."""
     return Fp8Rows(
         codes=torch.empty(m, k, dtype=FP8_DTYPE, device=device),
-        scale=torch.empty(m, device=device),
+        scale=torch.empty(splits, m, device=device),
         values=torch.empty(m, k, dtype=torch.bfloat16, device=device),
-        is_wide=torch.empty(m, dtype=torch.int32, device=device),
+        is_wide=torch.empty(splits, m, dtype=torch.int32, device=device),
+        arrived=torch.empty(NUM_ARRIVED.value, dtype=torch.int32, device=device),
     )
 
 
-def rotate_to_fp8(x: torch.Tensor, hadamard_size: int) -> Fp8Rows:
+def size_of_split(k: int, splits: int) -> int:
+    """Columns that a split of the sum has: whole steps."""
+    columns: int = STEP.value * triton.cdiv(k, STEP.value * splits)
+    return columns
+
+
+def rotate_to_fp8(x: torch.Tensor, hadamard_size: int, splits: int = 1) -> Fp8Rows:
     """What quantize_mxfp4(rotate_hadamard(x, hadamard_size)) stands for; x [M, k] bfloat16 or float16, contiguous."""
     m, k = x.shape
-    rows, groups = empty_rows(m, k, x.device), max(triton.next_power_of_2(k // hadamard_size), 16)
-    at_once = k <= LONGEST_ROW or m < LEAST_ROWS_IN_PARTS
-    if not at_once:
-        groups = PART_OF_ROW // hadamard_size
-    rotate_to_fp8_kernel[(m,)](
-        x, rows.codes, rows.scale, rows.values, rows.is_wide, k,
-        HADAMARD_SIZE=hadamard_size, RSQRT_SIZE=hadamard_size**-0.5, GROUPS=groups, AT_ONCE=at_once, STAGES=2,
+    if splits == 1 and LONGEST_ROW < k <= LONGEST_SHARED_ROW and m >= LEAST_LONG_ROWS:
+        return rotate_long_rows(x, hadamard_size)
+    size = size_of_split(k, splits)
+    rows, groups = empty_rows(m, k, splits, x.device), max(triton.next_power_of_2(size // hadamard_size), 16)
+    rotate_to_fp8_kernel[(m, splits)](
+        x, rows.codes, rows.scale, rows.values, rows.is_wide, rows.arrived, k, size,
+        HADAMARD_SIZE=hadamard_size, RSQRT_SIZE=hadamard_size**-0.5, GROUPS=groups,
         num_warps=min(max(groups * hadamard_size // 2048, 4), 16),
     )  # fmt: skip
     return rows
 
 
-def rows_to_fp8(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Rows:
+def rotate_long_rows(x: torch.Tensor, hadamard_size: int) -> Fp8Rows:
+    """The same, with rows in shared memory, not split."""
+    m, k = x.shape
+    rows = empty_rows(m, k, 1, x.device)
+    dtype = gl.bfloat16 if x.dtype == torch.bfloat16 else gl.float16
+    rotate_to_fp8_hopper_kernel[(m,)](
+        in_tiles(x.view(-1, hadamard_size), [LINES.value, hadamard_size], dtype),
+        rows.codes, rows.scale, rows.values, rows.is_wide, rows.arrived, k,
+        RSQRT_SIZE=hadamard_size**-0.5, PARTS=triton.cdiv(k, LINES.value * hadamard_size), num_warps=8,
+    )  # fmt: skip
+    return rows
+
+
+def rows_to_fp8(codes: torch.Tensor, scales: torch.Tensor, splits: int = 1) -> Fp8Rows:
     """What codes [M, k / 2] with scales [M, k / 32] stand for."""
     m, k = codes.shape[0], 2 * codes.shape[1]
-    rows = empty_rows(m, k, codes.device)
-    rows_to_fp8_kernel[(m,)](
-        codes, scales, rows.codes, rows.scale, rows.values, rows.is_wide, k,
-        GROUPS=triton.next_power_of_2(k // MXFP4_GROUP_SIZE),
+    rows, size = empty_rows(m, k, splits, codes.device), size_of_split(k, splits)
+    rows_to_fp8_kernel[(m, splits)](
+        codes, scales, rows.codes, rows.scale, rows.values, rows.is_wide, rows.arrived, k, size,
+        GROUPS=max(triton.next_power_of_2(size // MXFP4_GROUP_SIZE), LEAST_GROUPS),
     )  # fmt: skip
     return rows
 
@@ -172,91 +195,12 @@ def pack_fp8_words(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Words:
     return Fp8Words(words, shifts.T.contiguous(), torch.where(is_nan.any(1), torch.nan, factor))
 
 
-@dataclass(frozen=True, slots=True)
-class Mxfp4Fp8Config:
-    """Launch configuration of the FP8 product."""
-
-    BLOCK_SIZE_M: int
-    """Tokens of a tile."""
-    BLOCK_SIZE_N: int
-    """Output features of a tile."""
-    GROUP_SIZE_M: int
-    """Tiles of tokens that share a tile of weights in L2."""
-    SPLIT_K: int
-    """Programs that share the sum of a tile; another launch adds their parts."""
-    PROMOTE: bool
-    """Add the sum over each 128 columns to a float32 sum outside of the tensor core; only "pipelined" does."""
-    PRODUCT: str
-    """One of PRODUCTS."""
-    num_warps: int
-    """Of "specialized" those that multiply: 8, or 16 that take every other step each."""
-    num_stages: int
-
-
-PRODUCTS = ("pipelined", "specialized", "unpacked")
-"""Weights are unpacked in registers by mxfp4_fp8_gemm_kernel; by mxfp4_hopper_gemm_kernel; into memory, and torch
-multiplies: nothing else of the configuration is read then."""
-
-
-def default_fp8_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
-    """By tokens: the best of those tried on an H200, at the sizes of Llama-3.3-70B.
-
-    Args:
-        m, n, k: tokens, output features, input features.
-    """
-    if m >= LEAST_TOKENS_TO_UNPACK and n % 16 == 0 == k % 16:
-        return Mxfp4Fp8Config(256, 128, 8, 1, PROMOTE=False, PRODUCT="unpacked", num_warps=8, num_stages=4)
-    if m > 32:
-        config = specialized_config(m, n, k)
-        num_programs = triton.cdiv(m, config.BLOCK_SIZE_M) * triton.cdiv(n, FEATURES) * config.SPLIT_K
-        share = num_programs / (triton.cdiv(num_programs, DEFAULT_NUM_SMS) * DEFAULT_NUM_SMS)
-        if share >= (LEAST_SHARE_OF_FEW if m <= 128 else LEAST_SHARE):
-            return config
-    block_m = min(max(triton.next_power_of_2(m), 16), 128)
-    block_n = 128 if m <= 32 else 64
-    num_tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n)
-    split_k = 1
-    while split_k < 8 and num_tiles * split_k < ENOUGH_PROGRAMS and k >= 1024 * split_k:
-        split_k *= 2
-    return Mxfp4Fp8Config(
-        BLOCK_SIZE_M=block_m,
-        BLOCK_SIZE_N=block_n,
-        GROUP_SIZE_M=8,
-        SPLIT_K=max(split_k, 2 if m <= 32 and k >= 1024 else 1),
-        PROMOTE=True,
-        PRODUCT="pipelined",
-        num_warps=4,
-        num_stages=5 if m <= 64 else 4,
-    )
-
-
-def specialized_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
-    """Tiles of as many tokens as there are; between 129 and 256, of 128 where that fills more SMs."""
-    num_tiles_n = triton.cdiv(n, FEATURES)
-    block_m = min(max(triton.next_power_of_2(m), 64), 256)
-    if 128 < m <= 256 and DEFAULT_NUM_SMS // 2 < 2 * num_tiles_n <= DEFAULT_NUM_SMS and k < 16384:
-        block_m = 128
-    num_tiles, split_k = triton.cdiv(m, block_m) * num_tiles_n, 1
-    while split_k < 8 and 2 * split_k * num_tiles <= DEFAULT_NUM_SMS and k >= 2048 * split_k:
-        split_k *= 2
-    return Mxfp4Fp8Config(
-        BLOCK_SIZE_M=block_m,
-        BLOCK_SIZE_N=FEATURES,
-        GROUP_SIZE_M=8,
-        SPLIT_K=split_k,
-        PROMOTE=False,
-        PRODUCT="specialized",
-        num_warps=8 if block_m == 256 else 16,
-        num_stages={64: 10, 128: 6, 256: 5}[block_m] - (split_k > 1 and block_m > 64),  # float32 takes more room
-    )
-
-
 def prepare_fp8(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     """Pick the default configuration."""
     m, n, k = case.num_tokens, case.layer.sizes["n"], case.layer.sizes["k"]
     config = default_fp8_config(m, n, k)
     if config.PRODUCT == "unpacked" and case.layer.dtype != "bfloat16":
-        config = specialized_config(m, n, k)
+        config = specialized_config(m)
     return launch_fp8(case, weights, inputs, config)
 
 
@@ -277,11 +221,14 @@ def launch_fp8(case: Case, weights: Tensors, inputs: Tensors, config: Mxfp4Fp8Co
     if config.PRODUCT == "unpacked" and dtype != torch.bfloat16:
         raise ConfigError(f"PRODUCT='unpacked': torch's row-wise product gives bfloat16 (this is {case.layer.dtype})")
 
+    splits_rows = config.PRODUCT == "pipelined" and config.BLOCK_SIZE_M <= MOST_TOKENS_WITH_WIDE
+    splits = config.SPLIT_K if splits_rows else 1
+
     def run() -> Outputs:
         if "x_codes" in inputs:
-            x = rows_to_fp8(inputs["x_codes"], inputs["x_scale"])
+            x = rows_to_fp8(inputs["x_codes"], inputs["x_scale"], splits)
         else:
-            x = rotate_to_fp8(inputs["x"], hadamard_size)
+            x = rotate_to_fp8(inputs["x"], hadamard_size, splits)
         if config.PRODUCT == "unpacked":
             return (multiply_unpacked(x, w),)
         multiply = multiply_specialized if config.PRODUCT == "specialized" else multiply_fp8
@@ -294,12 +241,12 @@ def multiply_fp8(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mxfp4Fp8Co
     """x @ w.T [M, n], weights unpacked in registers."""
     (m, k), n, split_k = x.codes.shape, w.words.shape[1], config.SPLIT_K
     block_m, block_n = config.BLOCK_SIZE_M, config.BLOCK_SIZE_N
-    wide_too = block_m <= 64  # larger tiles have no registers for the code that this takes
+    wide_too = block_m <= MOST_TOKENS_WITH_WIDE
     out = torch.empty(m, n, dtype=dtype, device=x.codes.device)
     parts = out if split_k == 1 else torch.empty(split_k, m, n, device=out.device)
     mxfp4_fp8_gemm_kernel[(triton.cdiv(m, block_m) * triton.cdiv(n, block_n), split_k)](
         x.codes, x.scale, x.values, x.is_wide if wide_too else None, w.words, w.shifts, w.factor, parts,
-        m, n, k, triton.cdiv(k, 128 * split_k),
+        m, n, k, triton.cdiv(k, 128 * split_k), 0 if len(x.scale) == 1 else m,
         EVEN_N=n % block_n == 0, EVEN_K=k % 128 == 0, BLOCK_SIZE_M=block_m, BLOCK_SIZE_N=block_n,
         GROUP_SIZE_M=config.GROUP_SIZE_M, PROMOTE=config.PROMOTE, STAGES=config.num_stages,
         num_warps=config.num_warps, num_stages=config.num_stages,
@@ -313,21 +260,18 @@ def multiply_fp8(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mxfp4Fp8Co
 
 def multiply_specialized(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mxfp4Fp8Config) -> torch.Tensor:
     """x @ w.T [M, n], weights unpacked in registers of warps that multiply while others load."""
-    (m, k), n, split_k = x.codes.shape, w.words.shape[1], config.SPLIT_K
+    (m, k), n = x.codes.shape, w.words.shape[1]
     block_m, block_n, turns = config.BLOCK_SIZE_M, config.BLOCK_SIZE_N, config.num_warps // 8
-    unroll = 4 if turns == 1 else 1
+    steps, work = STEPS[config.num_warps], divide_steps(m, n, k, config, count_sms(x.codes.device))
     out = torch.empty(m, n, dtype=dtype, device=x.codes.device)
-    parts = out if split_k == 1 else torch.empty(split_k, m, n, device=out.device)
-    num_tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n) * split_k
-    mxfp4_hopper_gemm_kernel[(min(num_tiles, count_sms(out.device)),)](
+    parts = torch.empty(work.num_programs if work.in_parts else 0, block_n, block_m, device=out.device)
+    mxfp4_hopper_gemm_kernel[(work.num_programs,)](
         in_tiles(x.codes, [block_m, STEP.value], gl.float8e4nv), x.scale, x.values, x.is_wide,
-        in_tiles(w.words.view(-1, 64), [block_n, 64], gl.int8), w.words, w.shifts, w.factor, parts,
-        m, n, k, triton.cdiv(len(w.words), split_k * unroll * turns) * unroll * turns,
-        GROUP_SIZE_M=config.GROUP_SIZE_M, SPLIT_K=split_k, TURNS=turns, UNROLL=unroll, STAGES=config.num_stages,
-        num_warps=4, maxnreg=REGISTERS[turns],
+        in_tiles(w.words.view(-1, 64), [block_n, 64], gl.int8), w.words, w.shifts, w.factor, out, parts, x.arrived,
+        m, n, k, work.num_whole, work.units_per_tile * steps, work.share * steps, work.programs_per_tile,
+        GROUP_SIZE_M=config.GROUP_SIZE_M, TURNS=turns, UNROLL=steps // turns, STAGES=config.num_stages,
+        num_warps=4, maxnreg=REGISTERS[config.num_warps],
     )  # fmt: skip
-    if split_k > 1:
-        sum_splits_triton(parts, out)
     return out
 
 
@@ -340,11 +284,11 @@ def multiply_unpacked(x: Fp8Rows, w: Fp8Words) -> torch.Tensor:
     """x @ w.T [M, n] bfloat16, weights unpacked into memory; torch sums on tensor cores alone."""
     (_, k), n = x.codes.shape, w.words.shape[1]
     codes = torch.empty(n, k, dtype=FP8_DTYPE, device=x.codes.device)
-    unpack_words_kernel[(triton.cdiv(n, ROWS_TO_UNPACK), len(w.words))](
+    unpack_words_kernel[(len(w.words), triton.cdiv(n, ROWS_TO_UNPACK))](
         w.words, w.shifts, codes, n, k, ROWS=ROWS_TO_UNPACK
     )
     out: torch.Tensor = torch._scaled_mm(
-        x.codes, codes.T, x.scale[:, None], w.factor[None, :], out_dtype=torch.bfloat16, use_fast_accum=True
+        x.codes, codes.T, x.scale.view(-1, 1), w.factor[None, :], out_dtype=torch.bfloat16, use_fast_accum=True
     )
     multiply_wide_rows(x, w, out)
     return out

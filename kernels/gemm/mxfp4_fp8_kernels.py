@@ -26,14 +26,11 @@ from kernels.gemm.w4_tile import HAS_ASM
 
 LEAST_SHIFT: tl.constexpr = tl.constexpr(-5)
 """Of weights: 0.5 * 2**-5 is e4m3's least normal value, so that a shift adds to the exponents of a table."""
-FIRST_HALF: tl.constexpr = tl.constexpr(
-    "{ .reg .b32 m; and.b32 m, $1, 0x77777777; prmt.b32 m, $2, $6, m; lop3.b32 $0, $1, 0x80808080, m, 0xEA; }"
+UNPACK_WORD: tl.constexpr = tl.constexpr(
+    "{ .reg .b32 m, h, s; and.b32 m, $2, 0x77777777; prmt.b32 h, $3, $7, m; lop3.b32 $0, $2, 0x80808080, h, 0xEA; "
+    "shr.b32 m, m, 16; prmt.b32 h, $11, $15, m; shl.b32 s, $2, 4; lop3.b32 $1, s, 0x80808080, h, 0xEA; }"
 )
-"""Four e4m3 codes: magnitudes out of a table of eight bytes, signs from where they are in the word."""
-SECOND_HALF: tl.constexpr = tl.constexpr(
-    "{ .reg .b32 m, s; shr.b32 m, $1, 16; and.b32 m, m, 0x7777; prmt.b32 m, $2, $6, m; shl.b32 s, $1, 4; "
-    "lop3.b32 $0, s, 0x80808080, m, 0xEA; }"
-)
+"""Eight e4m3 codes, four of each half of a step: magnitudes out of tables of eight bytes, signs from their places."""
 EIGHT_CODES: tl.constexpr = tl.constexpr(
     "{ .reg .b32 m, s; and.b32 m, $2, 0x77777777; prmt.b32 s, 0x80808080, 0x80808080, $2; prmt.b32 $0, $3, $7, m; "
     "shl.b32 s, s, 7; lop3.b32 $0, s, 0x80808080, $0, 0xEA; shr.b32 m, m, 16; shr.b32 s, $2, 16; "
@@ -45,6 +42,8 @@ EIGHT_CODES: tl.constexpr = tl.constexpr(
 LARGEST_SHIFT: tl.constexpr = tl.constexpr(6)
 """6 * 2**6 is 384, and e4m3 ends at 448."""
 WIDEST_SPAN: tl.constexpr = tl.constexpr(14)
+NUM_ARRIVED: tl.constexpr = tl.constexpr(512)
+"""Two for each program of mxfp4_hopper_gemm_kernel, of which an SM has one: zeroed by the launch before it."""
 
 
 @triton.jit
@@ -56,7 +55,7 @@ def power_of_two(exponent):
 
 
 @triton.jit
-def store_scale(largest, least, scale_ptr, is_wide_ptr, row):
+def store_scale(largest, least, scale_ptr, is_wide_ptr, arrived_ptr):
     """Write a row's scale and whether FP8 is too narrow for it, given its largest scale and the least that is not 0.
 
     The least of all, 2**-127, is that of zeros: beside larger groups, what else it holds counts as zero.
@@ -66,9 +65,19 @@ def store_scale(largest, least, scale_ptr, is_wide_ptr, row):
     """
     row_scale = tl.maximum(largest, LARGEST_SHIFT) - LARGEST_SHIFT
     is_wide = (largest < 255) & (least < largest - WIDEST_SPAN)
-    tl.store(scale_ptr + row, tl.where(largest == 255, float("nan"), power_of_two(row_scale - 127)))
-    tl.store(is_wide_ptr + row, is_wide.to(tl.int32))
+    place = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    tl.store(scale_ptr + place, tl.where(largest == 255, float("nan"), power_of_two(row_scale - 127)))
+    tl.store(is_wide_ptr + place, is_wide.to(tl.int32))
+    if place == 0:
+        tl.store(arrived_ptr + tl.arange(0, NUM_ARRIVED), 0)
     return row_scale, is_wide
+
+
+@triton.jit
+def find_split(K, split_size):
+    """Where the part of a row starts that a split of the sum multiplies, and its columns."""
+    first = tl.program_id(1) * split_size
+    return tl.program_id(0).to(tl.int64) * K + first, tl.minimum(split_size, K - first)
 
 
 @triton.jit
@@ -78,52 +87,38 @@ def least_scale(scale):
 
 
 @triton.jit
-def load_groups(x_ptrs, column, K, GROUPS: tl.constexpr, HADAMARD_SIZE: tl.constexpr, RSQRT_SIZE: tl.constexpr):
-    """Values [GROUPS, HADAMARD_SIZE], their hadamard_sums in groups of 32, and the scales of these."""
-    x = tl.load(x_ptrs + column, mask=column < K, other=0.0)
-    sums = tl.reshape(hadamard_sums(x, HADAMARD_SIZE), (GROUPS * (HADAMARD_SIZE // GROUP_SIZE), GROUP_SIZE))
-    return x, sums, group_scales(sums, RSQRT_SIZE)
-
-
-@triton.jit
 def rotate_to_fp8_kernel(
     x_ptr,  # [M, K] values
     codes_ptr,  # [M, K] float8_e4m3fn
-    scale_ptr,  # [M] float32, a power of two
+    scale_ptr,  # [SPLITS, M] float32, a power of two
     values_ptr,  # [M, K] bfloat16, written where is_wide
-    is_wide_ptr,  # [M] int32
+    is_wide_ptr,  # [SPLITS, M] int32
+    arrived_ptr,  # [NUM_ARRIVED] int32, zeroed
     K,
+    split_size,
     HADAMARD_SIZE: tl.constexpr,
     RSQRT_SIZE: tl.constexpr,
     GROUPS: tl.constexpr,
-    AT_ONCE: tl.constexpr,
-    STAGES: tl.constexpr,
 ):
-    """codes * scale = dequantize_mxfp4(*quantize_mxfp4(rotate_hadamard(x))), of a row; AT_ONCE if it has GROUPS groups.
+    """codes * scale = dequantize_mxfp4(*quantize_mxfp4(rotate_hadamard(x))), of split_size columns of a row.
 
-    A longer row is rotated twice, for its scale and for its codes: less has to be kept, so more rows are under way.
+    They are GROUPS Hadamard groups at most.
+
     It rounds x / scale: there a group's e2m1 values are 2**shift times what they are in MXFP4.
     """
-    COLUMNS: tl.constexpr = GROUPS * HADAMARD_SIZE
-    row = tl.program_id(0).to(tl.int64)
-    x_ptr += row * K
+    start, size = find_split(K, split_size)
     column = tl.arange(0, GROUPS)[:, None] * HADAMARD_SIZE + tl.arange(0, HADAMARD_SIZE)[None, :]
-    x, sums, scale = load_groups(x_ptr, column, K, GROUPS, HADAMARD_SIZE, RSQRT_SIZE)
-    largest, least = tl.max(scale, 0), least_scale(scale)
-    for first in tl.range(COLUMNS, COLUMNS if AT_ONCE else K, COLUMNS, num_stages=STAGES):
-        _, _, scale = load_groups(x_ptr, first + column, K, GROUPS, HADAMARD_SIZE, RSQRT_SIZE)
-        largest, least = tl.maximum(largest, tl.max(scale, 0)), tl.minimum(least, least_scale(scale))
-    row_scale, is_wide = store_scale(largest, least, scale_ptr, is_wide_ptr, row)
-    factor = power_of_two(127 - row_scale) * RSQRT_SIZE
-    for first in tl.range(0, COLUMNS if AT_ONCE else K, COLUMNS, num_stages=STAGES):
-        if not AT_ONCE:
-            x, sums, scale = load_groups(x_ptr, first + column, K, GROUPS, HADAMARD_SIZE, RSQRT_SIZE)
-        unit = tl.maximum(127 + scale - row_scale, 1)[:, None] << 23  # bits of 2**shift
-        codes = tl.reshape(nearest_in_units(sums * factor, unit), (GROUPS, HADAMARD_SIZE)).to(tl.float8e4nv)
-        tl.store(codes_ptr + row * K + first + column, codes, mask=first + column < K)
-        if is_wide:
-            values = rotate_and_round(x, HADAMARD_SIZE, RSQRT_SIZE, GROUPS)
-            tl.store(values_ptr + row * K + first + column, values.to(tl.bfloat16), mask=first + column < K)
+    x = tl.load(x_ptr + start + column, mask=column < size, other=0.0)
+    sums = tl.reshape(hadamard_sums(x, HADAMARD_SIZE), (GROUPS * (HADAMARD_SIZE // GROUP_SIZE), GROUP_SIZE))
+    scale = group_scales(sums, RSQRT_SIZE)
+    row_scale, is_wide = store_scale(tl.max(scale, 0), least_scale(scale), scale_ptr, is_wide_ptr, arrived_ptr)
+    unit = tl.maximum(127 + scale - row_scale, 1)[:, None] << 23  # bits of 2**shift
+    codes = nearest_in_units(sums * (power_of_two(127 - row_scale) * RSQRT_SIZE), unit)
+    codes = tl.reshape(codes, (GROUPS, HADAMARD_SIZE)).to(tl.float8e4nv)
+    tl.store(codes_ptr + start + column, codes, mask=column < size)
+    if is_wide:
+        values = rotate_and_round(x, HADAMARD_SIZE, RSQRT_SIZE, GROUPS)
+        tl.store(values_ptr + start + column, values.to(tl.bfloat16), mask=column < size)
 
 
 @triton.jit
@@ -163,54 +158,70 @@ def unpack_group(packed, shift, GROUPS: tl.constexpr):
 def rows_to_fp8_kernel(
     e2m1_ptr,  # [M, K / 2] e2m1 codes
     e8m0_ptr,  # [M, K / 32]
-    codes_ptr,  # this and the next three: see rotate_to_fp8_kernel
+    codes_ptr,  # this and the next four: see rotate_to_fp8_kernel
     scale_ptr,
     values_ptr,
     is_wide_ptr,
+    arrived_ptr,
     K,
+    split_size,
     GROUPS: tl.constexpr,
 ):
-    """codes * scale = dequantize_mxfp4(e2m1, e8m0), a row of GROUPS groups of 32."""
-    row = tl.program_id(0).to(tl.int64)
+    """codes * scale = dequantize_mxfp4(e2m1, e8m0), of split_size columns of a row: GROUPS groups of 32 at most."""
+    start, size = find_split(K, split_size)
     group = tl.arange(0, GROUPS)
     byte = group[:, None] * (GROUP_SIZE // 2) + tl.arange(0, GROUP_SIZE // 2)[None, :]
-    packed = tl.load(e2m1_ptr + row * (K // 2) + byte, mask=byte < K // 2, other=0)
-    scale = tl.load(e8m0_ptr + row * (K // GROUP_SIZE) + group, mask=group < K // GROUP_SIZE, other=0).to(tl.int32)
-    row_scale, is_wide = store_scale(tl.max(scale, 0), least_scale(scale), scale_ptr, is_wide_ptr, row)
+    packed = tl.load(e2m1_ptr + start // 2 + byte, mask=byte < size // 2, other=0)
+    exists = group < size // GROUP_SIZE
+    scale = tl.load(e8m0_ptr + start // GROUP_SIZE + group, mask=exists, other=0).to(tl.int32)
+    row_scale, is_wide = store_scale(tl.max(scale, 0), least_scale(scale), scale_ptr, is_wide_ptr, arrived_ptr)
     column = group[:, None] * GROUP_SIZE + tl.arange(0, GROUP_SIZE)[None, :]
     codes = unpack_group(packed, scale - row_scale, GROUPS)
-    tl.store(codes_ptr + row * K + column, codes, mask=column < K)
+    tl.store(codes_ptr + start + column, codes, mask=column < size)
     if is_wide:
         e2m1 = tl.reshape(tl.join(e2m1_values(packed & 15), e2m1_values(packed >> 4)), (GROUPS, GROUP_SIZE))
         exact = e2m1 * e8m0_values(scale)[:, None]
-        tl.store(values_ptr + row * K + column, exact.to(tl.bfloat16), mask=column < K)
+        tl.store(values_ptr + start + column, exact.to(tl.bfloat16), mask=column < size)
 
 
 @triton.jit
-def unpack_half(words, shifts, half: tl.constexpr, ROWS: tl.constexpr):
-    """e4m3 codes [ROWS, 64] of one half of a step; words [ROWS, 64] int8, shifts [ROWS] int32 of four bytes."""
-    both = shifts >> 16 * half
-    shift = tl.join(both & 15, (both >> 8) & 15)[:, :, None]  # [ROWS, 2, 1], of groups of 32
+def unpack_step(words, shifts, ROWS: tl.constexpr, IN_FP8: tl.constexpr):
+    """e4m3 codes [ROWS, 64] of each half of a step; words [ROWS, 64] int8, shifts [ROWS] int32 of four bytes.
+
+    The assembly wants the four bytes of a word in one thread, as the left operand of a product IN_FP8 has them. That
+    of a product in 16 bits has two, and Triton would move its layout up to before assembly that is pure.
+    """
+    shift0 = tl.join(shifts & 255, (shifts >> 8) & 255)[:, :, None]  # [ROWS, 2, 1], of groups of 32
+    shift1 = tl.join((shifts >> 16) & 255, shifts >> 24)[:, :, None]
     if HAS_ASM:
         packed = tl.reshape(words, (ROWS, 2, GROUP_SIZE))
-        packed, low = tl.broadcast(packed, 0x14100800 + shift * 0x08080800)  # 0, 0.5, 1 and 1.5 times 2**(shift - 5)
-        packed, high = tl.broadcast(packed, 0x24201C18 + shift * 0x08080808)  # 2, 3, 4 and 6
-        codes = tl.inline_asm_elementwise(
-            FIRST_HALF if half == 0 else SECOND_HALF,
-            "=r,r,r,r,r,r,r,r,r,r",
-            [packed, low, high],
-            dtype=tl.float8e4nv,
-            is_pure=True,
+        packed, low0 = tl.broadcast(packed, 0x14100800 + shift0 * 0x08080800)  # 0, 0.5, 1, 1.5 times 2**(shift - 5)
+        packed, high0 = tl.broadcast(packed, 0x24201C18 + shift0 * 0x08080808)  # 2, 3, 4 and 6
+        packed, low1 = tl.broadcast(packed, 0x14100800 + shift1 * 0x08080800)
+        packed, high1 = tl.broadcast(packed, 0x24201C18 + shift1 * 0x08080808)
+        first, second = tl.inline_asm_elementwise(
+            UNPACK_WORD,
+            "=r,=r,r,r,r,r,r,r,r,r,r,r,r,r,r,r,r,r,r",
+            [packed, low0, high0, low1, high1],
+            dtype=(tl.float8e4nv, tl.float8e4nv),
+            is_pure=IN_FP8,
             pack=4,
         )
     else:
-        first, second = tl.split(tl.permute(tl.reshape(words, (ROWS, 16, 2, 2)), (0, 1, 3, 2)))
-        nibbles = (first if half == 0 else second).to(tl.int32)  # [ROWS, 16, 2]
-        magnitudes = tl.reshape(e2m1_values(tl.join(nibbles & 7, (nibbles >> 4) & 7)), (ROWS, 64))
-        is_negative = words.to(tl.int32) & (128 if half == 0 else 8)
-        values = tl.where(is_negative != 0, -magnitudes, magnitudes)
-        codes = (tl.reshape(values, (ROWS, 2, GROUP_SIZE)) * power_of_two(shift + LEAST_SHIFT)).to(tl.float8e4nv)
-    return tl.reshape(codes, (ROWS, 2 * GROUP_SIZE))
+        low, high = tl.split(tl.permute(tl.reshape(words, (ROWS, 16, 2, 2)), (0, 1, 3, 2)))
+        signs = tl.reshape(words, (ROWS, 2, GROUP_SIZE)).to(tl.int32)
+        first = values_of_nibbles(low, signs & 128, shift0, ROWS)
+        second = values_of_nibbles(high, signs & 8, shift1, ROWS)
+    return tl.reshape(first, (ROWS, 2 * GROUP_SIZE)), tl.reshape(second, (ROWS, 2 * GROUP_SIZE))
+
+
+@triton.jit
+def values_of_nibbles(nibbles, signs, shift, ROWS: tl.constexpr):
+    """e4m3 codes [ROWS, 2, 32] of magnitudes in nibbles [ROWS, 16, 2], negative where signs are not 0."""
+    nibbles = nibbles.to(tl.int32)
+    values = e2m1_values(tl.join(nibbles & 7, (nibbles >> 4) & 7))
+    values = tl.reshape(values, (ROWS, 2, GROUP_SIZE)) * power_of_two(shift + LEAST_SHIFT)
+    return tl.where(signs != 0, -values, values).to(tl.float8e4nv)
 
 
 @triton.jit
@@ -222,17 +233,18 @@ def unpack_words_kernel(
     K,
     ROWS: tl.constexpr,
 ):
-    """The e4m3 codes of ROWS rows of one step."""
-    step = tl.program_id(1)
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    """The e4m3 codes of ROWS rows of one step; programs of neighbouring steps follow each other, and fill rows."""
+    step = tl.program_id(0)
+    row = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, 64)
     exists = row < N
     words = tl.load(words_ptr + (step * N + row)[:, None] * 64 + column[None, :], mask=exists[:, None], other=0)
     shifts = tl.load(shifts_ptr + step * N + row, mask=exists, other=0)
+    codes = unpack_step(words, shifts, ROWS, True)
     for half in tl.static_range(2):
         columns = step * 128 + half * 64 + column
         mask = exists[:, None] & (columns < K)[None, :]
-        tl.store(out_ptr + row[:, None] * K + columns[None, :], unpack_half(words, shifts, half, ROWS), mask=mask)
+        tl.store(out_ptr + row[:, None] * K + columns[None, :], codes[half], mask=mask)
 
 
 @triton.jit
@@ -259,13 +271,14 @@ def multiply_shifted(
     for step in tl.range(first_step, end_step, num_stages=STAGES):
         words = tl.load(w_ptrs)
         shifts = tl.load(shift_ptrs)
+        codes = unpack_step(words, shifts, ROWS, x_ptrs.dtype.element_ty == tl.float8e4nv)
         part = tl.zeros((ROWS, BLOCK_SIZE_M), dtype=tl.float32) if PROMOTE else acc
         for half in tl.static_range(2):
             if EVEN_K:
                 x = tl.load(x_ptrs + half * 64)
             else:
                 x = tl.load(x_ptrs + half * 64, mask=column[None, :] < K - step * 128 - half * 64, other=0.0)
-            part = tl.dot(unpack_half(words, shifts, half, ROWS).to(x.dtype), tl.trans(x), part)
+            part = tl.dot(codes[half].to(x.dtype), tl.trans(x), part)
         acc = acc + part if PROMOTE else part
         x_ptrs += 128
         w_ptrs += num_rows_w * 64
@@ -288,9 +301,9 @@ def multiply_wide(
 @triton.jit
 def mxfp4_fp8_gemm_kernel(
     x_ptr,  # [M, K] float8_e4m3fn
-    x_scale_ptr,  # [M] float32
+    x_scale_ptr,  # [SPLIT_K, M] float32; [1, M] with stride_split 0
     values_ptr,  # [M, K] bfloat16, of rows that are wide
-    is_wide_ptr,  # [M] int32; None: such rows are left wrong
+    is_wide_ptr,  # likewise, int32; None: such rows are left wrong
     words_ptr,  # [K / 128, N, 64] int8
     shifts_ptr,  # [K / 128, N] int32
     factor_ptr,  # [N] float32
@@ -299,6 +312,7 @@ def mxfp4_fp8_gemm_kernel(
     N,
     K,
     steps_per_split,
+    stride_split,
     EVEN_N: tl.constexpr,
     EVEN_K: tl.constexpr,
     BLOCK_SIZE_M: tl.constexpr,
@@ -315,9 +329,9 @@ def mxfp4_fp8_gemm_kernel(
         x_ptr + rows_x[:, None] * K, words_ptr + rows_w[:, None] * 64, shifts_ptr + rows_w,
         first_step, end_step, N, K, BLOCK_SIZE_N, EVEN_K, BLOCK_SIZE_M, PROMOTE, STAGES,
     )  # fmt: skip
-    acc *= tl.load(x_scale_ptr + rows_x)[None, :]
+    acc *= tl.load(x_scale_ptr + tl.program_id(1) * stride_split + rows_x)[None, :]
     if is_wide_ptr is not None:
-        is_wide = tl.load(is_wide_ptr + offs_m, mask=offs_m < M, other=0) != 0
+        is_wide = tl.load(is_wide_ptr + tl.program_id(1) * stride_split + offs_m, mask=offs_m < M, other=0) != 0
         if tl.max(is_wide.to(tl.int32), 0) != 0:
             wide = multiply_wide(
                 values_ptr, words_ptr, shifts_ptr, rows_x, rows_w, first_step, end_step, N, K,

@@ -3,7 +3,7 @@
 What mxfp4_fp8_gemm_kernel computes. A program is groups of four warps that meet at barriers in shared memory: one
 copies FP8 tokens and words of weights into a ring of STAGES, two or four multiply. One that multiplies unpacks half of
 a step while the tensor core works on the other half. A program takes tile after tile, so that the next one's loads run
-under the last one's stores.
+under the last one's stores. Programs share tiles where that gives each as many steps (kernels/gemm/stream_k.py).
 
 The product is computed transposed, weights on the left: a tile is 2 * ROWS output features by TOKENS tokens, a step 128
 columns of both. Two groups share a tile by its features; of four, two take the even steps and two the odd ones, and
@@ -22,23 +22,55 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from kernels.gemm.mxfp4_fp8_kernels import UNPACK_WORD
+
 STEP: gl.constexpr = gl.constexpr(128)
 HALF_STEP: gl.constexpr = gl.constexpr(64)
-UNPACK_WORD: gl.constexpr = gl.constexpr(
-    "{ .reg .b32 m, h, s; and.b32 m, $2, 0x77777777; prmt.b32 h, $3, $7, m; lop3.b32 $0, $2, 0x80808080, h, 0xEA; "
-    "shr.b32 m, m, 16; prmt.b32 h, $11, $15, m; shl.b32 s, $2, 4; lop3.b32 $1, s, 0x80808080, h, 0xEA; }"
-)
-"""Eight e4m3 codes, four of each half of a step: magnitudes out of tables of eight bytes, signs from their places."""
+
+
+@gluon.jit
+def place_of_program(programs_per_tile):
+    """Which share is a program's. Programs with the same part of their tiles are neighbours: they read the same tokens.
+
+    What comes before a share in its tile is of programs of lower numbers, which the GPU starts before.
+    """
+    num_tiles = gl.num_programs(0) // programs_per_tile
+    return gl.program_id(0) % num_tiles * programs_per_tile + gl.program_id(0) // num_tiles
+
+
+@gluon.jit
+def count_jobs(place, num_tiles, num_whole, steps_per_tile, share):
+    """How many tiles a program takes part in: those that it computes alone, then those in its share of the others."""
+    first = gl.minimum(place * share, (num_tiles - num_whole) * steps_per_tile)
+    end = gl.minimum(first + share, (num_tiles - num_whole) * steps_per_tile)
+    num_shared = gl.where(end > first, gl.cdiv(end, steps_per_tile) - first // steps_per_tile, 0)
+    return num_whole // gl.num_programs(0) + num_shared
+
+
+@gluon.jit
+def find_job(job, place, num_tiles, num_whole, steps_per_tile, share):
+    """A program's tile and its steps of it. Of its share it takes the last tile first.
+
+    So the first steps of a tile are done early, and who does its last ones, and adds up, hardly waits.
+    """
+    first = place * share
+    end = gl.minimum(first + share, (num_tiles - num_whole) * steps_per_tile)
+    job_of_share = job - num_whole // gl.num_programs(0)
+    shared = gl.cdiv(end, steps_per_tile) - 1 - job_of_share
+    is_alone = job_of_share < 0
+    tile = gl.where(is_alone, gl.program_id(0) + job * gl.num_programs(0), num_whole + shared)
+    first_step = gl.where(is_alone, 0, gl.maximum(first - shared * steps_per_tile, 0))
+    end_step = gl.where(is_alone, steps_per_tile, gl.minimum(end - shared * steps_per_tile, steps_per_tile))
+    return tile, first_step, end_step
 
 
 @gluon.jit
 def tile_of(tile, num_tiles_m, num_tiles_n, GROUP_SIZE_M: gl.constexpr):
-    """What a tile is of: tokens, output features and split. Tiles of the same weights follow each other."""
-    split, tile = tile // (num_tiles_m * num_tiles_n), tile % (num_tiles_m * num_tiles_n)
+    """Where a tile is among tokens and output features. Tiles of the same weights follow each other."""
     first_m = tile // (GROUP_SIZE_M * num_tiles_n) * GROUP_SIZE_M
     group_rows = gl.minimum(num_tiles_m - first_m, GROUP_SIZE_M)
     in_group = tile % (GROUP_SIZE_M * num_tiles_n)
-    return first_m + in_group % group_rows, in_group // group_rows, split
+    return first_m + in_group % group_rows, in_group // group_rows
 
 
 @gluon.jit
@@ -61,7 +93,7 @@ def unpack_words(words, shift0, shift1):
 @gluon.jit
 def unpack_quarters(words, shifts, quarter: gl.constexpr):
     """e4m3 codes of columns 32 * quarter and 64 + 32 * quarter on, [ROWS, 32] each; words likewise, shifts [ROWS]."""
-    shift0, shift1 = (shifts >> 8 * quarter) & 15, (shifts >> 16 + 8 * quarter) & 15
+    shift0, shift1 = (shifts >> 8 * quarter) & 255, (shifts >> 16 + 8 * quarter) & 255
     return unpack_words(words, shift0[:, None], shift1[:, None])
 
 
@@ -75,14 +107,17 @@ def multiply_quarter(words, x, shifts, acc, quarter: gl.constexpr, LEFT: gl.cons
 
 @gluon.jit
 def copy(
-    x_desc, words_desc, num_tiles_m, num_tiles_n, N, steps_per_split, x_bufs, words_bufs, full, empty,
-    ROWS: gl.constexpr, TOKENS: gl.constexpr, GROUP_SIZE_M: gl.constexpr, SPLIT_K: gl.constexpr, STAGES: gl.constexpr,
+    x_desc, words_desc, sizes, ring,
+    ROWS: gl.constexpr, TOKENS: gl.constexpr, GROUP_SIZE_M: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """Four warps, of which one thread asks the copy engine for everything."""
-    step = 0
-    for tile in range(gl.program_id(0), num_tiles_m * num_tiles_n * SPLIT_K, gl.num_programs(0)):
-        tile_m, tile_n, split = tile_of(tile, num_tiles_m, num_tiles_n, GROUP_SIZE_M)
-        for k in range(split * steps_per_split, (split + 1) * steps_per_split):
+    _, N, _, num_tiles_m, num_tiles_n, place, num_whole, steps_per_tile, share = sizes
+    x_bufs, words_bufs, full, empty = ring
+    step, num_tiles = 0, num_tiles_m * num_tiles_n
+    for job in range(count_jobs(place, num_tiles, num_whole, steps_per_tile, share)):
+        tile, first, end = find_job(job, place, num_tiles, num_whole, steps_per_tile, share)
+        tile_m, tile_n = tile_of(tile, num_tiles_m, num_tiles_n, GROUP_SIZE_M)
+        for k in range(first, end):
             stage = step % STAGES
             mbarrier.wait(empty.index(stage), (step // STAGES & 1) ^ 1)
             mbarrier.expect(full.index(stage), TOKENS * STEP + 2 * ROWS * HALF_STEP)
@@ -94,8 +129,46 @@ def copy(
 
 
 @gluon.jit
+def by_threads(acc, ROWS: gl.constexpr, TOKENS: gl.constexpr):
+    """Sums of a warpgroup in the order of its threads, four of each after the other: they are stored as they are."""
+    lanes = acc.reshape([ROWS // 16, 2, 8, TOKENS // 8, 4, 2]).permute((3, 0, 2, 4, 1, 5))
+    return lanes.reshape([ROWS * TOKENS])
+
+
+@gluon.jit
+def store_part(acc, parts_ptr, arrived_ptr, place, half: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr):
+    """Write sums of a tile's first steps for the program that does its last ones, and report: every thread does."""
+    sums = by_threads(acc, ROWS, TOKENS)
+    part = (place * 2 + half).to(gl.int64)
+    gl.store(parts_ptr + part * ROWS * TOKENS + gl.arange(0, ROWS * TOKENS, layout=sums.type.layout), sums)
+    zeros = gl.zeros([128], gl.int32, layout=gl.BlockedLayout([1], [32], [4], [0]))
+    gl.atomic_add(arrived_ptr + part + zeros, zeros + 1, sem="release")
+
+
+@gluon.jit
+def add_parts(
+    acc, parts_ptr, arrived_ptr, first_place, place, half: gl.constexpr,
+    ROWS: gl.constexpr, TOKENS: gl.constexpr, TURN: gl.constexpr, TURNS: gl.constexpr,
+):  # fmt: skip
+    """acc and this turn's share of what programs from the first place to this have summed of the tile."""
+    sums = by_threads(acc, ROWS, TOKENS)
+    index = gl.arange(0, ROWS * TOKENS, layout=sums.type.layout)
+    zeros = gl.zeros([128], gl.int32, layout=gl.BlockedLayout([1], [32], [4], [0]))
+    for other in range(first_place, place):
+        part = (other * 2 + half).to(gl.int64)
+        gl.inline_asm_elementwise(
+            "{ .reg .pred p; again: ld.acquire.gpu.global.b32 $0, [$1]; setp.lt.s32 p, $0, 128; @p bra again; }",
+            "=r,l", [arrived_ptr + part + zeros], dtype=gl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
+        is_mine = index // (ROWS * TOKENS // TURNS) == TURN
+        sums += gl.load(parts_ptr + part * ROWS * TOKENS + index, mask=is_mine, other=0.0, cache_modifier=".cg")
+    lanes = sums.reshape([TOKENS // 8, ROWS // 16, 8, 4, 2, 2]).permute((1, 4, 2, 0, 3, 5))
+    return gl.convert_layout(lanes.reshape([ROWS, TOKENS]), acc.type.layout, assert_trivial=True)
+
+
+@gluon.jit
 def multiply_wide_rows(
-    values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, first_token, first_row, first, end, M, N, K,
+    values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, first_token, first_row, num_steps, M, N, K,
     ROWS: gl.constexpr, TOKENS: gl.constexpr,
 ):  # fmt: skip
     """Write the tile's rows of tokens that FP8 cannot hold, one by one, without tensor cores: they are rare."""
@@ -106,7 +179,7 @@ def multiply_wide_rows(
     for token in range(first_token, gl.minimum(first_token + TOKENS, M)):
         if gl.load(is_wide_ptr + token) != 0:
             acc = gl.zeros([ROWS], gl.float32, layout=gl.SliceLayout(1, READ))
-            for step in range(first, gl.minimum(end, gl.cdiv(K, STEP))):
+            for step in range(gl.minimum(num_steps, gl.cdiv(K, STEP))):
                 words = gl.load(words_ptr + ((step * N + rows) * HALF_STEP)[:, None] + column[None, :])
                 shifts = gl.load(shifts_ptr + step * N + rows)[:, None] >> (column // 32 * 8)[None, :]
                 codes = unpack_words(words, shifts & 15, (shifts >> 16) & 15)
@@ -119,25 +192,51 @@ def multiply_wide_rows(
 
 
 @gluon.jit
+def store_tile(
+    acc, x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr,
+    first_token, first_row, num_steps, M, N, K, ROWS: gl.constexpr, TOKENS: gl.constexpr,
+):  # fmt: skip
+    """Scale sums [ROWS, TOKENS] and write them, transposed; rows that FP8 cannot hold are computed here."""
+    SUMMED: gl.constexpr = acc.type.layout
+    STORED: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // ROWS, ROWS // 8], [4, 1], [1, 0])
+    row = gl.minimum(first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, SUMMED)), N - 1)
+    token = gl.minimum(first_token + gl.arange(0, TOKENS, layout=gl.SliceLayout(0, SUMMED)), M - 1)
+    acc = acc * gl.load(x_scale_ptr + token)[None, :] * gl.load(factor_ptr + row)[:, None]
+    out = gl.convert_layout(acc.to(out_ptr.dtype.element_ty).permute((1, 0)), STORED)
+    column = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(0, STORED))
+    token = first_token + gl.arange(0, TOKENS, layout=gl.SliceLayout(1, STORED))
+    is_wide = gl.load(is_wide_ptr + gl.minimum(token, M - 1)) != 0
+    out_ptrs = out_ptr + token.to(gl.int64)[:, None] * N + column[None, :]
+    gl.store(out_ptrs, out, mask=((token < M) & (is_wide == 0))[:, None] & (column < N)[None, :])
+    if gl.max(is_wide.to(gl.int32), 0) != 0:
+        multiply_wide_rows(
+            values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr,
+            first_token, first_row, num_steps, M, N, K, ROWS, TOKENS,
+        )  # fmt: skip
+
+
+@gluon.jit
 def multiply(
-    x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, M, N, K, num_tiles_m, num_tiles_n,
-    steps_per_split, x_bufs, words_bufs, full, empty, sums_bufs, has_sums, no_sums,
+    tensors, sizes, ring, handover,
     WARPGROUP: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr, GROUP_SIZE_M: gl.constexpr,
-    SPLIT_K: gl.constexpr, TURNS: gl.constexpr, UNROLL: gl.constexpr, STAGES: gl.constexpr,
+    TURNS: gl.constexpr, UNROLL: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """Four warps: ROWS output features of each tile, every TURNS-th step."""
+    x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, parts_ptr, arrived_ptr = tensors
+    M, N, K, num_tiles_m, num_tiles_n, place, num_whole, steps_per_tile, share = sizes
+    x_bufs, words_bufs, full, empty = ring
+    sums_bufs, has_sums, no_sums = handover
     SUMMED: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TOKENS, 32])
     LEFT: gl.constexpr = gl.DotOperandLayout(0, SUMMED, 4)
-    STORED: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // ROWS, ROWS // 8], [4, 1], [1, 0])
     HALF: gl.constexpr = WARPGROUP % 2
     TURN: gl.constexpr = WARPGROUP // 2
     left_row = gl.arange(0, ROWS, layout=gl.SliceLayout(1, LEFT))
     zeros = gl.zeros([ROWS, TOKENS], gl.float32, layout=SUMMED)
-    step, tile_parity = TURN, 0
+    step, tile_parity, num_tiles = TURN, 0, num_tiles_m * num_tiles_n
     last_step = gl.cdiv(K, STEP) - 1
-    for tile in range(gl.program_id(0), num_tiles_m * num_tiles_n * SPLIT_K, gl.num_programs(0)):
-        tile_m, tile_n, split = tile_of(tile, num_tiles_m, num_tiles_n, GROUP_SIZE_M)
-        first, end = split * steps_per_split, (split + 1) * steps_per_split
+    for job in range(count_jobs(place, num_tiles, num_whole, steps_per_tile, share)):
+        tile, first, end = find_job(job, place, num_tiles, num_whole, steps_per_tile, share)
+        tile_m, tile_n = tile_of(tile, num_tiles_m, num_tiles_n, GROUP_SIZE_M)
         first_token, first_row = tile_m * TOKENS, (2 * tile_n + HALF) * ROWS
         shift_ptrs = shifts_ptr + gl.minimum(first_row + left_row, N - 1)
         shifts = gl.load(shift_ptrs + gl.minimum(first + TURN, last_step) * N)
@@ -158,6 +257,10 @@ def multiply(
                 step += TURNS
             acc = warpgroup_mma_wait(0, deps=(acc,))  # ptxas does not let products run into the next round
             mbarrier.arrive(empty.index((step + STAGES - TURNS) % STAGES), count=1)
+        is_last = end == steps_per_tile
+        if is_last & (first > 0):
+            first_place = (tile - num_whole) * steps_per_tile // share
+            acc = add_parts(acc, parts_ptr, arrived_ptr, first_place, place, HALF, ROWS, TOKENS, TURN, TURNS)
         if TURN > 0:
             mbarrier.wait(no_sums.index(HALF), tile_parity ^ 1)
             sums_bufs.index(HALF).store(acc)
@@ -167,24 +270,17 @@ def multiply(
                 mbarrier.wait(has_sums.index(HALF), tile_parity)
                 acc += sums_bufs.index(HALF).load(SUMMED)
                 mbarrier.arrive(no_sums.index(HALF), count=1)
-            row = gl.minimum(first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, SUMMED)), N - 1)
-            token = gl.minimum(first_token + gl.arange(0, TOKENS, layout=gl.SliceLayout(0, SUMMED)), M - 1)
-            acc = acc * gl.load(x_scale_ptr + token)[None, :] * gl.load(factor_ptr + row)[:, None]
-            acc = gl.convert_layout(acc.to(out_ptr.dtype.element_ty).permute((1, 0)), STORED)
-            column = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(0, STORED))
-            token = first_token + gl.arange(0, TOKENS, layout=gl.SliceLayout(1, STORED))
-            is_wide = gl.load(is_wide_ptr + gl.minimum(token, M - 1)) != 0
-            out_ptrs = out_ptr + (split * M + token.to(gl.int64))[:, None] * N + column[None, :]
-            gl.store(out_ptrs, acc, mask=((token < M) & (is_wide == 0))[:, None] & (column < N)[None, :])
-            if gl.max(is_wide.to(gl.int32), 0) != 0:
-                multiply_wide_rows(
-                    values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr,
-                    out_ptr + split.to(gl.int64) * M * N, first_token, first_row, first, end, M, N, K, ROWS, TOKENS,
+            if is_last:
+                store_tile(
+                    acc, x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr,
+                    first_token, first_row, steps_per_tile, M, N, K, ROWS, TOKENS,
                 )  # fmt: skip
+            else:
+                store_part(acc, parts_ptr, arrived_ptr, place, HALF, ROWS, TOKENS)
         tile_parity ^= 1
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=["num_whole", "steps_per_tile", "share", "programs_per_tile"])
 def mxfp4_hopper_gemm_kernel(
     x_desc,  # [M, K] float8_e4m3fn in tiles of TOKENS x 128
     x_scale_ptr,  # [M] float32
@@ -194,18 +290,22 @@ def mxfp4_hopper_gemm_kernel(
     words_ptr,  # the same
     shifts_ptr,  # [K / 128, N] int32
     factor_ptr,  # [N] float32
-    out_ptr,  # [SPLIT_K, M, N]
+    out_ptr,  # [M, N]
+    parts_ptr,  # [programs, 2, ROWS, TOKENS] float32: sums of the first steps of a tile that several programs share
+    arrived_ptr,  # [programs, 2] int32, zeros: how many threads have written theirs
     M,
     N,
     K,
-    steps_per_split,  # a multiple of UNROLL * TURNS; the last ones may have no columns left
+    num_whole,  # tiles that one program each computes, as many for every program; the others are shared
+    steps_per_tile,  # a multiple of UNROLL * TURNS; the last ones may have no columns left
+    share,  # steps of a program of the shared tiles, likewise a multiple
+    programs_per_tile,  # of shared tiles whose programs have equal parts, else 1
     GROUP_SIZE_M: gl.constexpr,
-    SPLIT_K: gl.constexpr,
     TURNS: gl.constexpr,
     UNROLL: gl.constexpr,
     STAGES: gl.constexpr,
 ):
-    """out[split] = x @ w.T over the split's share of the columns."""
+    """out = x @ w.T."""
     TOKENS: gl.constexpr = x_desc.block_shape[0]
     ROWS: gl.constexpr = words_desc.block_shape[0] // 2
     num_tiles_m, num_tiles_n = gl.cdiv(M, TOKENS), gl.cdiv(N, 2 * ROWS)
@@ -223,55 +323,30 @@ def mxfp4_hopper_gemm_kernel(
     for half in gl.static_range(2):
         mbarrier.init(has_sums.index(half), count=1)
         mbarrier.init(no_sums.index(half), count=1)
+    tensors = (x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, parts_ptr, arrived_ptr)
+    place = place_of_program(programs_per_tile)
+    sizes = (M, N, K, num_tiles_m, num_tiles_n, place, num_whole, steps_per_tile, share)
+    ring = (x_bufs, words_bufs, full, empty)
+    handover = (sums_bufs, has_sums, no_sums)
     if TURNS == 1:
         gl.warp_specialize(
             [
-                (multiply, (
-                    x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, M, N, K,
-                    num_tiles_m, num_tiles_n, steps_per_split, x_bufs, words_bufs, full, empty,
-                    sums_bufs, has_sums, no_sums, 0, ROWS, TOKENS, GROUP_SIZE_M, SPLIT_K, TURNS, UNROLL, STAGES,
-                )),
-                (multiply, (
-                    x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, M, N, K,
-                    num_tiles_m, num_tiles_n, steps_per_split, x_bufs, words_bufs, full, empty,
-                    sums_bufs, has_sums, no_sums, 1, ROWS, TOKENS, GROUP_SIZE_M, SPLIT_K, TURNS, UNROLL, STAGES,
-                )),
-                (copy, (
-                    x_desc, words_desc, num_tiles_m, num_tiles_n, N, steps_per_split, x_bufs, words_bufs, full, empty,
-                    ROWS, TOKENS, GROUP_SIZE_M, SPLIT_K, STAGES,
-                )),
+                (multiply, (tensors, sizes, ring, handover, 0, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES)),
+                (multiply, (tensors, sizes, ring, handover, 1, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES)),
+                (copy, (x_desc, words_desc, sizes, ring, ROWS, TOKENS, GROUP_SIZE_M, STAGES)),
             ],
             [4, 4],
             [240, 24],
-        )  # fmt: skip
+        )
     else:
         gl.warp_specialize(
             [
-                (multiply, (
-                    x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, M, N, K,
-                    num_tiles_m, num_tiles_n, steps_per_split, x_bufs, words_bufs, full, empty,
-                    sums_bufs, has_sums, no_sums, 0, ROWS, TOKENS, GROUP_SIZE_M, SPLIT_K, TURNS, UNROLL, STAGES,
-                )),
-                (multiply, (
-                    x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, M, N, K,
-                    num_tiles_m, num_tiles_n, steps_per_split, x_bufs, words_bufs, full, empty,
-                    sums_bufs, has_sums, no_sums, 1, ROWS, TOKENS, GROUP_SIZE_M, SPLIT_K, TURNS, UNROLL, STAGES,
-                )),
-                (multiply, (
-                    x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, M, N, K,
-                    num_tiles_m, num_tiles_n, steps_per_split, x_bufs, words_bufs, full, empty,
-                    sums_bufs, has_sums, no_sums, 2, ROWS, TOKENS, GROUP_SIZE_M, SPLIT_K, TURNS, UNROLL, STAGES,
-                )),
-                (multiply, (
-                    x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, M, N, K,
-                    num_tiles_m, num_tiles_n, steps_per_split, x_bufs, words_bufs, full, empty,
-                    sums_bufs, has_sums, no_sums, 3, ROWS, TOKENS, GROUP_SIZE_M, SPLIT_K, TURNS, UNROLL, STAGES,
-                )),
-                (copy, (
-                    x_desc, words_desc, num_tiles_m, num_tiles_n, N, steps_per_split, x_bufs, words_bufs, full, empty,
-                    ROWS, TOKENS, GROUP_SIZE_M, SPLIT_K, STAGES,
-                )),
+                (multiply, (tensors, sizes, ring, handover, 0, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES)),
+                (multiply, (tensors, sizes, ring, handover, 1, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES)),
+                (multiply, (tensors, sizes, ring, handover, 2, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES)),
+                (multiply, (tensors, sizes, ring, handover, 3, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES)),
+                (copy, (x_desc, words_desc, sizes, ring, ROWS, TOKENS, GROUP_SIZE_M, STAGES)),
             ],
             [4, 4, 4, 4],
             [112, 112, 112, 24],
-        )  # fmt: skip
+        )

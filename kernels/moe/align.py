@@ -42,6 +42,10 @@ class Blocks:
     """"aligned", "single" or "batched", as gemm.py explains them."""
     num_blocks: torch.Tensor | None = None
     """[1] int32, how many blocks have rows: a prefix. None if not aligned."""
+    order: torch.Tensor | None = None
+    """[max_blocks] int32 if asked for: blocks with more than half of their rows, the others, those past the last."""
+    num_long: torch.Tensor | None = None
+    """[1] int32, how many have more than half of their rows."""
 
 
 @triton.jit
@@ -95,6 +99,8 @@ def place_pairs_kernel(
     block_experts_ptr,
     block_rows_ptr,
     num_blocks_ptr,
+    order_ptr,  # this and the next: as in Blocks, or None
+    num_long_ptr,
     num_pairs,
     max_blocks,
     BLOCK_SIZE_M: tl.constexpr,
@@ -122,15 +128,24 @@ def place_pairs_kernel(
     row = tl.atomic_add(cursor_ptr + expert, 1, mask=valid, sem="relaxed")
     tl.store(block_pairs_ptr + row, pair, mask=valid)
 
+    num_long = (counts + BLOCK_SIZE_M // 2 - 1) // BLOCK_SIZE_M
+    first_long, total_long = tl.cumsum(num_long, 0) - num_long, tl.sum(num_long, 0)
+    first_short = total_long + first_block - first_long
     for i in range(program, tl.max(num_blocks, 0), num_programs):  # the i-th blocks of all experts at once
         owned = i < num_blocks
+        if order_ptr is not None:
+            tl.store(order_ptr + tl.where(i < num_long, first_long + i, first_short), first_block + i, mask=owned)
         tl.store(block_experts_ptr + first_block + i, experts, mask=owned)
         tl.store(block_rows_ptr + first_block + i, tl.minimum(counts - i * BLOCK_SIZE_M, BLOCK_SIZE_M), mask=owned)
     total = tl.sum(num_blocks, 0)
     for first in range(total + program * BLOCK_SIZE_E, max_blocks, num_programs * BLOCK_SIZE_E):
         tl.store(block_rows_ptr + first + experts, 0, mask=first + experts < max_blocks)
+        if order_ptr is not None:
+            tl.store(order_ptr + first + experts, first + experts, mask=first + experts < max_blocks)
     if program == 0:
         tl.store(num_blocks_ptr, total)
+        if num_long_ptr is not None:
+            tl.store(num_long_ptr, total_long)
 
 
 def max_num_blocks(num_pairs: int, num_experts: int, block_size_m: int) -> int:
@@ -139,7 +154,12 @@ def max_num_blocks(num_pairs: int, num_experts: int, block_size_m: int) -> int:
 
 
 def align_blocks_triton(
-    topk_ids: torch.Tensor, num_experts: int, block_size_m: int, expert_map: torch.Tensor | None = None
+    topk_ids: torch.Tensor,
+    num_experts: int,
+    block_size_m: int,
+    expert_map: torch.Tensor | None = None,
+    *,
+    ordered: bool = False,
 ) -> Blocks:
     """Group the pairs of topk_ids by expert into blocks of block_size_m rows.
 
@@ -147,6 +167,7 @@ def align_blocks_triton(
         topk_ids: [num_tokens, top_k] int32, contiguous, each in [0, num_experts), or an index of expert_map.
         num_experts: of this rank.
         expert_map: int32, this rank's number of each expert of all ranks, -1 for other ranks' experts.
+        ordered: whether Blocks.order is asked for.
     Returns:
         Blocks, allocated for the worst routing so that a CUDA graph can capture the launch.
     """
@@ -160,6 +181,7 @@ def align_blocks_triton(
         torch.empty(size, dtype=torch.int32, device=device)
         for size in (max_blocks * block_size_m, max_blocks, max_blocks, 1, grid[0] * block_size_e)
     )
+    order, num_long = (torch.empty_like(experts), torch.empty_like(num_blocks)) if ordered else (None, None)
     counts = None
     if not one_program:
         counts = torch.empty_like(cursor)
@@ -167,7 +189,7 @@ def align_blocks_triton(
             topk_ids, expert_map, counts, num_pairs, block_size_e, pairs_per_program, num_warps=NUM_WARPS
         )
     place_pairs_kernel[grid](
-        topk_ids, expert_map, counts, cursor, pairs, experts, rows, num_blocks, num_pairs, max_blocks,
+        topk_ids, expert_map, counts, cursor, pairs, experts, rows, num_blocks, order, num_long, num_pairs, max_blocks,
         block_size_m, block_size_e, pairs_per_program, PROGRAMS_PER_STEP=32, num_warps=NUM_WARPS,
     )  # fmt: skip
-    return Blocks(pairs, experts, rows, max_blocks, num_blocks=num_blocks)
+    return Blocks(pairs, experts, rows, max_blocks, num_blocks=num_blocks, order=order, num_long=num_long)

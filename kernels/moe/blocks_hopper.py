@@ -1,4 +1,4 @@
-"""What the persistent GEMMs of the MoE for Hopper share: barriers, tiles and their rows, a fast sigmoid."""
+"""What the persistent GEMMs of the MoE for Hopper share: barriers, tiles and their rows, a sum, a fast sigmoid."""
 
 # mypy: disable-error-code="no-untyped-def"
 # Triton types the arguments of jit functions at the launch.
@@ -17,6 +17,15 @@ def make_barriers(FILLERS: gl.constexpr, EMPTIERS: gl.constexpr, STAGES: gl.cons
         mbarrier.init(full.index(stage), count=FILLERS)
         mbarrier.init(empty.index(stage), count=EMPTIERS)
     return full, empty
+
+
+@gluon.jit
+def add_up(acc, product, scale):
+    """acc + product * scale of each row, where it stands: compilers would add later, and keep the product till then."""
+    product, scale = gl.broadcast(product, scale[:, None])
+    return gl.inline_asm_elementwise(
+        "fma.rn.f32 $0, $1, $2, $3;", "=f,f,f,f", [product, scale, acc], dtype=gl.float32, is_pure=False, pack=1
+    )
 
 
 @gluon.jit

@@ -39,7 +39,9 @@ def routing_of(inputs: Tensors) -> Routing:
     return Routing(topk_ids.numel(), topk_ids.shape[1], topk_ids, inputs["topk_weights"], inputs.get("expert_map"))
 
 
-def find_blocks(inputs: Tensors, num_experts: int, block_size_m: int, *, may_be_single: bool = True) -> Blocks:
+def find_blocks(
+    inputs: Tensors, num_experts: int, block_size_m: int, *, may_be_single: bool = True, ordered: bool = False
+) -> Blocks:
     """Blocks of rows of one expert each; num_experts is this rank's. Few pairs are aligned too unless may_be_single."""
     if "expert_num_tokens" in inputs:
         max_blocks = num_experts * triton.cdiv(inputs["hidden_states"].shape[1], block_size_m)
@@ -49,7 +51,7 @@ def find_blocks(inputs: Tensors, num_experts: int, block_size_m: int, *, may_be_
     are_few = topk_ids.numel() * 4 <= (num_experts if expert_map is None else expert_map.numel())
     if block_size_m == 1 or (may_be_single and are_few):
         return Blocks(*(topk_ids,) * 3, topk_ids.numel(), "single")
-    return align_blocks_triton(topk_ids, num_experts, block_size_m, expert_map)
+    return align_blocks_triton(topk_ids, num_experts, block_size_m, expert_map, ordered=ordered)
 
 
 def fused_moe_triton(

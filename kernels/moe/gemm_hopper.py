@@ -16,23 +16,19 @@ of block b is row b * BLOCK_SIZE_M + i, which the copy engine reads as a tile.
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
-from triton.experimental.gluon.language.nvidia.hopper import (
-    fence_async_shared,
-    mbarrier,
-    tma,
-    warpgroup_mma,
-    warpgroup_mma_wait,
-)
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
-from kernels.moe.blocks_hopper import load_pairs, load_tile, make_barriers, sigmoid
+from kernels.moe.blocks_hopper import add_up, load_pairs, load_tile, make_barriers, sigmoid
 
 GROUP: gl.constexpr = gl.constexpr(128)
 BLOCK_SIZE_M: gl.constexpr = gl.constexpr(128)
 HALF_M: gl.constexpr = gl.constexpr(64)
 """What wgmma multiplies at least, and a warpgroup here."""
 COPYING_THREADS: gl.constexpr = gl.constexpr(128)
-SUMMED: gl.constexpr = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 32]))
-"""How a warpgroup holds [64, 128] sums."""
+SUMMED: gl.constexpr = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 32]))
+"""How a warpgroup holds [64, 64] sums."""
+LEFT: gl.constexpr = gl.constexpr(gl.DotOperandLayout(0, SUMMED, 4))
+"""And rows that are multiplied: taken from registers, they need no fence after the threads that copied them."""
 
 
 @gluon.jit
@@ -46,35 +42,49 @@ def make_ring(w_desc, COPIERS: gl.constexpr, STAGES: gl.constexpr):
 
 
 @gluon.jit
+def multiply_half(a, w, half: gl.constexpr, acc, use_acc):
+    """acc + a @ w.T of half of the rows of w, on its way."""
+    return warpgroup_mma(a, w.slice(half * HALF_M, HALF_M, 0).permute((1, 0)), acc, use_acc=use_acc, is_async=True)
+
+
+@gluon.jit
 def multiply_both(
     a_scale_ptrs, w0_scale_ptr, w1_scale_ptr, groups, step, first_row, a_bufs, w0_bufs, w1_bufs, full, empty,
-    FENCED: gl.constexpr, STAGES: gl.constexpr,
+    STAGES: gl.constexpr,
 ):  # fmt: skip
-    """64 rows of a tile times both its blocks of weights, and the next step; FENCED if threads wrote what wgmma reads.
+    """64 rows of a tile times both halves of both its blocks of weights, and the next step.
 
-    Sums over 128 columns are the tensor core's, sums of these float32.
+    Sums over 128 columns are the tensor core's, sums of these float32. While a product is added to its sum the next one
+    is on its way: products take turns in two sets of registers, p0 and p1.
     """
-    zeros = gl.zeros([HALF_M, GROUP], gl.float32, layout=SUMMED)
-    sum0, sum1 = zeros, zeros
+    p0 = gl.zeros([HALF_M, HALF_M], gl.float32, layout=SUMMED)
+    p1, sum00, sum01, sum10, sum11 = p0, p0, p0, p0, p0
+    never = groups < 0  # which ptxas does not know, so that a product takes the registers of the one it is given
     a_scale, w0_scale, w1_scale = gl.load(a_scale_ptrs), gl.load(w0_scale_ptr), gl.load(w1_scale_ptr)
     for group in range(groups):
         stage = step % STAGES
         mbarrier.wait(full.index(stage), step // STAGES & 1)
-        if FENCED:
-            fence_async_shared()
-        a = a_bufs.index(stage).slice(first_row, HALF_M, 0)
-        product = warpgroup_mma(a, w0_bufs.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
+        a = a_bufs.index(stage).slice(first_row, HALF_M, 0).load(LEFT)
+        w0, w1 = w0_bufs.index(stage), w1_bufs.index(stage)
+        c0 = multiply_half(a, w0, 0, p0, never)
+        c1 = multiply_half(a, w0, 1, p1, never)
         scale0, scale1 = a_scale * w0_scale, a_scale * w1_scale
         ahead = gl.minimum(group + 1, groups - 1)  # its loads run behind the products
         a_scale = gl.load(a_scale_ptrs + ahead)
         w0_scale, w1_scale = gl.load(w0_scale_ptr + ahead), gl.load(w1_scale_ptr + ahead)
-        sum0 += warpgroup_mma_wait(0, deps=(product,)) * scale0[:, None]
-        product = warpgroup_mma(a, w1_bufs.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
-        product = warpgroup_mma_wait(0, deps=(product,))
+        p0 = warpgroup_mma_wait(1, deps=(c0,))
+        sum00 = add_up(sum00, p0, scale0)
+        c0 = multiply_half(a, w1, 0, p0, never)
+        p1 = warpgroup_mma_wait(1, deps=(c1,))
+        sum01 = add_up(sum01, p1, scale0)
+        c1 = multiply_half(a, w1, 1, p1, never)
+        p0 = warpgroup_mma_wait(1, deps=(c0,))
+        sum10 = add_up(sum10, p0, scale1)
+        p1 = warpgroup_mma_wait(0, deps=(c1,))
         mbarrier.arrive(empty.index(stage), count=1)
-        sum1 += product * scale1[:, None]
+        sum11 = add_up(sum11, p1, scale1)
         step += 1
-    return sum0, sum1, step
+    return sum00, sum01, sum10, sum11, step
 
 
 @gluon.jit
@@ -124,10 +134,10 @@ def multiply_gate_up(
     STAGES: gl.constexpr,
 ):  # fmt: skip
     """Four warps: 64 rows of each tile."""
-    stored: gl.constexpr = gl.BlockedLayout([1, 16], [4, 8], [4, 1], [1, 0])
+    stored: gl.constexpr = gl.BlockedLayout([1, 16], [8, 4], [4, 1], [1, 0])
     row = gl.arange(0, HALF_M, layout=gl.SliceLayout(1, SUMMED)) + WARPGROUP * HALF_M
     stored_row = gl.arange(0, HALF_M, layout=gl.SliceLayout(1, stored)) + WARPGROUP * HALF_M
-    column = gl.arange(0, GROUP, layout=gl.SliceLayout(0, stored))
+    column = gl.arange(0, HALF_M, layout=gl.SliceLayout(0, stored))
     num_tiles_n, groups, step = N // GROUP, K // GROUP, 0
     tile_n, block, expert, num_rows = load_tile(
         gl.program_id(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
@@ -145,17 +155,21 @@ def multiply_gate_up(
             a_scale_ptrs = a_scale_ptr + token * groups
             gate_scale_ptr = w_scale_ptr + (expert * 2 * num_tiles_n + tile_n).to(gl.int64) * groups
             up_scale_ptr = gate_scale_ptr + num_tiles_n * groups
-            gate, up, step = multiply_both(
+            gate0, gate1, up0, up1, step = multiply_both(
                 a_scale_ptrs, gate_scale_ptr, up_scale_ptr, groups, step, WARPGROUP * HALF_M,
-                a_bufs, w0_bufs, w1_bufs, full, empty, True, STAGES,
+                a_bufs, w0_bufs, w1_bufs, full, empty, STAGES,
             )  # fmt: skip
-            h = gate * sigmoid(gate) * up
-            scale = gl.maximum(gl.max(gl.abs(h), 1), 1e-10) / 448.0
-            codes = (h * (1.0 / scale)[:, None]).to(out_ptr.dtype.element_ty)  # saturates
+            h0, h1 = gate0 * sigmoid(gate0) * up0, gate1 * sigmoid(gate1) * up1
+            amax = gl.max(gl.maximum(gl.abs(h0), gl.abs(h1)), 1)
+            scale = gl.maximum(amax, 1e-10) / 448.0
+            factor = (1.0 / scale)[:, None]
+            h0 = (h0 * factor).to(out_ptr.dtype.element_ty)  # saturates
+            h1 = (h1 * factor).to(out_ptr.dtype.element_ty)
             first = block.to(gl.int64) * BLOCK_SIZE_M
             gl.store(out_scale_ptr + (first + row) * num_tiles_n + tile_n, scale, mask=row < num_rows)
             out_ptrs = out_ptr + (first + stored_row)[:, None] * N + (tile_n * GROUP + column)[None, :]
-            gl.store(out_ptrs, gl.convert_layout(codes, stored), mask=(stored_row < num_rows)[:, None])
+            gl.store(out_ptrs, gl.convert_layout(h0, stored), mask=(stored_row < num_rows)[:, None])
+            gl.store(out_ptrs + HALF_M, gl.convert_layout(h1, stored), mask=(stored_row < num_rows)[:, None])
         elif num_rows > 0:  # too few rows for these warps, but the ring turns for all
             for _ in range(groups):
                 mbarrier.wait(full.index(step % STAGES), step // STAGES & 1)
@@ -239,7 +253,7 @@ def copy_down(
 
 @gluon.jit
 def store_down(acc, pair, num_rows, row, out_ptr, columns, K, stored: gl.constexpr):
-    """out[pair] = acc, [64, 128] of a block's rows."""
+    """out[pair] = acc, [64, 64] of a block's rows."""
     pair = gl.convert_layout(gl.where(row < num_rows, pair, -1), gl.SliceLayout(1, stored))[:, None]
     out_ptrs = out_ptr + pair.to(gl.int64) * K + columns[None, :]
     acc = gl.convert_layout(acc.to(out_ptr.dtype.element_ty), stored)
@@ -253,10 +267,10 @@ def multiply_down(
     WARPGROUP: gl.constexpr, LAYOUT: gl.constexpr, GROUP_SIZE_M: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """Four warps: 64 rows of each tile, or of a tile that has no more, half of its columns."""
-    stored: gl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])
+    stored: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
     half_row = gl.arange(0, HALF_M, layout=gl.SliceLayout(1, SUMMED))
-    column = gl.arange(0, GROUP, layout=gl.SliceLayout(0, stored))
-    zeros = gl.zeros([HALF_M, GROUP], gl.float32, layout=SUMMED)
+    column = gl.arange(0, HALF_M, layout=gl.SliceLayout(0, stored))
+    zeros = gl.zeros([HALF_M, HALF_M], gl.float32, layout=SUMMED)
     num_tiles_n, groups, k_groups, step = gl.cdiv(K, 2 * GROUP), N // GROUP, K // GROUP, 0
     tile_n, block, expert, num_rows = load_tile(
         gl.program_id(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
@@ -275,38 +289,51 @@ def multiply_down(
             a_scale_ptrs = a_scale_ptr + (block.to(gl.int64) * BLOCK_SIZE_M + row) * groups
             w0_scale_ptr = w_scale_ptrs + 2 * tile_n * groups
             w1_scale_ptr = w_scale_ptrs + gl.minimum(2 * tile_n + 1, k_groups - 1) * groups
-            acc0, acc1, step = multiply_both(
+            acc0, acc1, acc2, acc3, step = multiply_both(
                 a_scale_ptrs, w0_scale_ptr, w1_scale_ptr, groups, step, WARPGROUP * HALF_M,
-                a_bufs, w0_bufs, w1_bufs, full, empty, False, STAGES,
+                a_bufs, w0_bufs, w1_bufs, full, empty, STAGES,
             )  # fmt: skip
             if topk_weights_ptr is not None:
                 weight = gl.load(topk_weights_ptr + pair, mask=row < num_rows, other=0.0)[:, None]
                 acc0 *= weight
                 acc1 *= weight
+                acc2 *= weight
+                acc3 *= weight
             store_down(acc0, pair, num_rows, row, out_ptr, columns, K, stored)
-            store_down(acc1, pair, num_rows, row, out_ptr, columns + GROUP, K, stored)
+            store_down(acc1, pair, num_rows, row, out_ptr, columns + HALF_M, K, stored)
+            store_down(acc2, pair, num_rows, row, out_ptr, columns + GROUP, K, stored)
+            store_down(acc3, pair, num_rows, row, out_ptr, columns + GROUP + HALF_M, K, stored)
         elif num_rows > 0:
             w_bufs = w1_bufs if WARPGROUP else w0_bufs
             pair = load_pairs(block, half_row, pairs_ptr, rows_per_expert, LAYOUT, BLOCK_SIZE_M)
             a_scale_ptrs = a_scale_ptr + (block.to(gl.int64) * BLOCK_SIZE_M + half_row) * groups
             one_scale_ptr = w_scale_ptrs + gl.minimum(2 * tile_n + WARPGROUP, k_groups - 1) * groups
-            acc = zeros
+            acc0, acc1, p0, p1 = zeros, zeros, zeros, zeros
+            never = groups < 0
             scale = gl.load(a_scale_ptrs) * gl.load(one_scale_ptr)
             for group in range(groups):
                 stage = step % STAGES
                 mbarrier.wait(full.index(stage), step // STAGES & 1)
-                a = a_bufs.index(stage).slice(0, HALF_M, 0)
-                product = warpgroup_mma(a, w_bufs.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
+                a = a_bufs.index(stage).slice(0, HALF_M, 0).load(LEFT)
+                w = w_bufs.index(stage)
+                c0 = multiply_half(a, w, 0, p0, never)
+                c1 = multiply_half(a, w, 1, p1, never)
                 ahead = gl.minimum(group + 1, groups - 1)
                 next_scale = gl.load(a_scale_ptrs + ahead) * gl.load(one_scale_ptr + ahead)
-                product = warpgroup_mma_wait(0, deps=(product,))
+                p0 = warpgroup_mma_wait(1, deps=(c0,))
+                acc0 = add_up(acc0, p0, scale)
+                p1 = warpgroup_mma_wait(0, deps=(c1,))
                 mbarrier.arrive(empty.index(stage), count=1)
-                acc += product * scale[:, None]
+                acc1 = add_up(acc1, p1, scale)
                 scale = next_scale
                 step += 1
             if topk_weights_ptr is not None:
-                acc *= gl.load(topk_weights_ptr + pair, mask=half_row < num_rows, other=0.0)[:, None]
-            store_down(acc, pair, num_rows, half_row, out_ptr, columns + WARPGROUP * GROUP, K, stored)
+                weight = gl.load(topk_weights_ptr + pair, mask=half_row < num_rows, other=0.0)[:, None]
+                acc0 *= weight
+                acc1 *= weight
+            columns += WARPGROUP * GROUP
+            store_down(acc0, pair, num_rows, half_row, out_ptr, columns, K, stored)
+            store_down(acc1, pair, num_rows, half_row, out_ptr, columns + HALF_M, K, stored)
         tile_n, block, expert, num_rows = next_n, next_block, next_expert, next_rows
 
 

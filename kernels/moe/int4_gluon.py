@@ -47,7 +47,7 @@ def int4_moe_gluon(layer: WordsLayer, inputs: Tensors, config: GluonConfig, *, o
     hidden_states, routing = inputs["hidden_states"], routing_of(inputs)
     n, k = layer.w1.num_rows // 2, layer.w2.num_rows
     x = hidden_states.view(-1, k)
-    blocks = find_blocks(inputs, len(layer.w2.words), ROWS_OF_BLOCK, may_be_single=False)
+    blocks = find_blocks(inputs, len(layer.w2.words), ROWS_OF_BLOCK, may_be_single=False, ordered=True)
     h = torch.empty(blocks.max_blocks * ROWS_OF_BLOCK, n, dtype=torch.bfloat16, device=x.device)
     out = torch.empty(routing.num_rows, k, dtype=x.dtype, device=x.device)
     input_weights, output_weights = (routing.topk_weights, None) if on_input else (None, routing.topk_weights)
@@ -76,7 +76,7 @@ def quantize_blocks(
     quantize_blocks_kernel[(num_rows,)](
         x, weights, codes, scales, sums, blocks.pairs, blocks.rows, routing.rows_per_expert, k, top_k, *OFFSET_FACTORS,
         LAYOUT=blocks.layout, BLOCK_SIZE_M=ROWS_OF_BLOCK, NUM_SUMS=num_sums, BLOCK_SIZE_K=block_size,
-        num_warps=min(max(block_size // 512, 1), 8),
+        num_warps=min(max(block_size // 1024, 1), 8),
     )  # fmt: skip
     return codes, scales, sums
 
@@ -96,13 +96,15 @@ def launch_product(
     codes, scales, sums = a
     if w.scales is None:
         raise ShapeError("words without scales: pack int4 weights with pack_int4")
-    row_pairs = w.num_rows // 2
+    row_pairs, k = w.num_rows // 2, codes.shape[1]
     int4_hopper_kernel[(count_sms(out.device),)](
         in_tiles(codes), scales, in_tiles(sums.view(FP8_DTYPE)), in_tiles(w.words.view(-1, GROUP_SIZE)),
         w.scales.flatten().view(torch.int16), factor, out,
         blocks.pairs, blocks.experts, blocks.rows, routing.rows_per_expert, blocks.num_blocks, blocks.max_blocks,
-        row_pairs, codes.shape[1], IS_GATE_UP=is_gate_up, SUM_STEPS=sums.shape[1] // SUMS_OF_STAGE,
-        LAYOUT=blocks.layout, GROUP_SIZE_M=config.GATE_UP_GROUP_SIZE_M if is_gate_up else config.DOWN_GROUP_SIZE_M,
+        blocks.order, blocks.num_long, row_pairs, k, IS_GATE_UP=is_gate_up,
+        SUM_STEPS=sums.shape[1] // SUMS_OF_STAGE,
+        SUM_WIDTH=min(max(triton.next_power_of_2(k // GROUP_SIZE), 16), SUMS_OF_STAGE), LAYOUT=blocks.layout,
+        GROUP_SIZE_M=config.GATE_UP_GROUP_SIZE_M if is_gate_up else config.DOWN_GROUP_SIZE_M,
         STAGES=config.num_stages, num_warps=4, maxnreg=REGISTERS,
     )  # fmt: skip
 

@@ -145,7 +145,7 @@ def store_quantized(
         codes = round_to_int8(x / scale)
     else:
         scale = amax / 448.0
-        codes = round_to_fp8(x / scale)
+        codes = (x * (1.0 / scale)).to(tl.float8e4nv)  # at most 448 but for the last bits: rounds to it
     tl.store(scale_ptr + row, scale if weight is None else scale * weight)
     tl.store(codes_ptr + row * K + offs, codes, mask=offs < K)
     if sums_ptr is not None:
@@ -209,7 +209,7 @@ def quantize_blocks_kernel(
     NUM_SUMS: tl.constexpr,
     BLOCK_SIZE_K: tl.constexpr,
 ):
-    """Quantize one row of a block, wherever it comes from."""
+    """Quantize one row of a block, wherever it comes from; codes past the block's last row are zeros."""
     row = tl.program_id(0).to(tl.int64)
     block, in_block = row // BLOCK_SIZE_M, row % BLOCK_SIZE_M
     if LAYOUT == "batched":
@@ -221,9 +221,12 @@ def quantize_blocks_kernel(
     else:
         num_rows = tl.load(block_rows_ptr + block)
         pair = tl.load(block_pairs_ptr + row)
-    if in_block >= num_rows:
-        return
     offs = tl.arange(0, BLOCK_SIZE_K)
+    if in_block >= num_rows:
+        if num_rows > 0:  # is multiplied too, and zeros take less power
+            zeros = tl.zeros((BLOCK_SIZE_K,), codes_ptr.dtype.element_ty)
+            tl.store(codes_ptr + row * K + offs, zeros, mask=offs < K)
+        return
     x_row = row if top_k is None else (pair // top_k).to(tl.int64)
     x = tl.load(x_ptr + x_row * K + offs, mask=offs < K, other=0.0).to(tl.float32)
     weight = None

@@ -1,0 +1,121 @@
+"""The launch configurations of MXFP4 as FP8: which product, in what tiles, its sum in how many splits."""
+
+from dataclasses import dataclass
+
+import triton
+
+from kernels.gemm.mxfp4_hopper import STEP
+from kernels.gemm.stream_k import Division, divide_tiles
+from kernels.sms import DEFAULT_NUM_SMS
+
+ENOUGH_PROGRAMS = 192
+"""With fewer of them the sum is split, for more than FEW_TOKENS."""
+FEW_TOKENS = 32
+TOKENS_TO_SPLIT = 16
+"""Up to so many, where an SM has registers for four programs, the sum of even the largest matrix is split in two."""
+MOST_SPLITS = 8
+LEAST_COLUMNS_OF_SPLIT = 512
+PROGRAMS_AT_ONCE = 2
+"""Of an SM, of few tokens, that load enough: what comes after them waits."""
+STEPS_TO_BEGIN = 6
+"""Beginning and ending a program takes about as long: that ranks the splits tried on an H200 as they were measured."""
+LEAST_TOKENS_TO_UNPACK = 3072
+"""From so many on, unpacked weights are read often enough to be written to memory once: the chip is at its power
+limit then, and unpacking takes power. On an H200 it lost at 2048 and won at 4096; nothing between was measured.
+"""
+FEATURES = 128
+"""Output features of a tile of "specialized"."""
+STEPS = {8: 4, 16: 2}
+"""That a program of "specialized" takes at a time, by its warps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mxfp4Fp8Config:
+    """Launch configuration of the FP8 product."""
+
+    BLOCK_SIZE_M: int
+    """Tokens of a tile."""
+    BLOCK_SIZE_N: int
+    """Output features of a tile."""
+    GROUP_SIZE_M: int
+    """Tiles of tokens that share a tile of weights in L2."""
+    SPLIT_K: int
+    """Programs of "pipelined" that share the sum of a tile; another launch adds their parts."""
+    PROMOTE: bool
+    """Add the sum over each 128 columns to a float32 sum outside of the tensor core; only "pipelined" does."""
+    PRODUCT: str
+    """One of PRODUCTS."""
+    num_warps: int
+    """Of "specialized" those that multiply: 8, or 16 that take every other step each."""
+    num_stages: int
+
+
+PRODUCTS = ("pipelined", "specialized", "unpacked")
+"""Weights are unpacked in registers by mxfp4_fp8_gemm_kernel; by mxfp4_hopper_gemm_kernel; into memory, and torch
+multiplies: nothing else of the configuration is read then."""
+
+
+def default_fp8_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
+    """By tokens: the best of those tried on an H200, at the sizes of Llama-3.3-70B.
+
+    Args:
+        m, n, k: tokens, output features, input features.
+    """
+    if m >= LEAST_TOKENS_TO_UNPACK and n % 16 == 0 == k % 16:
+        return Mxfp4Fp8Config(256, 128, 8, 1, PROMOTE=False, PRODUCT="unpacked", num_warps=8, num_stages=4)
+    if m > FEW_TOKENS:
+        config = specialized_config(m)
+        if 2 * divide_steps(m, n, k, config, DEFAULT_NUM_SMS).num_programs >= DEFAULT_NUM_SMS:
+            return config
+    block_m = min(max(triton.next_power_of_2(m), 16), 128)
+    block_n = 128 if m <= FEW_TOKENS else 64
+    num_tiles, split_k = triton.cdiv(m, block_m) * triton.cdiv(n, block_n), 1
+    if m <= FEW_TOKENS:
+        split_k = count_splits(m, num_tiles, k)
+    else:
+        while split_k < MOST_SPLITS and num_tiles * split_k < ENOUGH_PROGRAMS and k >= 1024 * split_k:
+            split_k *= 2
+    return Mxfp4Fp8Config(
+        BLOCK_SIZE_M=block_m,
+        BLOCK_SIZE_N=block_n,
+        GROUP_SIZE_M=8,
+        SPLIT_K=split_k,
+        PROMOTE=True,
+        PRODUCT="pipelined",
+        num_warps=4,
+        num_stages=5 if m <= 64 else 4,
+    )
+
+
+def count_splits(m: int, num_tiles: int, k: int) -> int:
+    """How many programs share the sum of a tile of few tokens, so that the last of them ends soonest."""
+
+    def steps_until_end(split_k: int) -> int:
+        waves = triton.cdiv(num_tiles * split_k, PROGRAMS_AT_ONCE * DEFAULT_NUM_SMS)
+        steps: int = waves * (triton.cdiv(k, STEP.value * split_k) + STEPS_TO_BEGIN)
+        return steps
+
+    most = max(min(k // LEAST_COLUMNS_OF_SPLIT, MOST_SPLITS), 1)
+    least = min(2 if m <= TOKENS_TO_SPLIT else 1, most)
+    return min(range(least, most + 1), key=steps_until_end)
+
+
+def specialized_config(m: int) -> Mxfp4Fp8Config:
+    """Tiles of as many tokens as there are."""
+    block_m = min(max(triton.next_power_of_2(m), 64), 256)
+    return Mxfp4Fp8Config(
+        BLOCK_SIZE_M=block_m,
+        BLOCK_SIZE_N=FEATURES,
+        GROUP_SIZE_M=8,
+        SPLIT_K=1,
+        PROMOTE=False,
+        PRODUCT="specialized",
+        num_warps=8 if block_m == 256 else 16,
+        num_stages={64: 10, 128: 6, 256: 5}[block_m],
+    )
+
+
+def divide_steps(m: int, n: int, k: int, config: Mxfp4Fp8Config, num_sms: int) -> Division:
+    """Who computes what of "specialized"."""
+    num_tiles = triton.cdiv(m, config.BLOCK_SIZE_M) * triton.cdiv(n, config.BLOCK_SIZE_N)
+    return divide_tiles(num_tiles, triton.cdiv(k, STEP.value * STEPS[config.num_warps]), num_sms)

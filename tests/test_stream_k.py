@@ -1,0 +1,84 @@
+"""How tiles are divided among programs: every step once, as many for each, in line with tiles if that costs little."""
+
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kernels.gemm import mxfp4_hopper
+from kernels.gemm.stream_k import MOST_LONGER, MOST_PROGRAMS_OF_A_TILE, Division, divide_tiles
+
+NUM_SMS = 132
+
+
+def jobs_of(division: Division, num_tiles: int) -> list[list[tuple[int, int, int]]]:
+    """Of each program, tiles with the first unit and the end of its units, by the kernel's own functions in Python."""
+    found: list[list[tuple[int, int, int]]] = []
+    for program in range(division.num_programs):
+        language = SimpleNamespace(
+            program_id=lambda _, program=program: program,
+            num_programs=lambda _: division.num_programs,
+            minimum=min,
+            maximum=max,
+            cdiv=lambda a, b: -(-a // b),
+            where=lambda condition, a, b: a if condition else b,
+        )
+
+        def call(name: str, *arguments: int, language: SimpleNamespace = language) -> Any:
+            return FunctionType(getattr(mxfp4_hopper, name).fn.__code__, {"gl": language})(*arguments)
+
+        place = call("place_of_program", division.programs_per_tile)
+        work = (place, num_tiles, division.num_whole, division.units_per_tile, division.share)
+        found.append([call("find_job", job, *work) for job in range(call("count_jobs", *work))])
+    return found
+
+
+@pytest.mark.parametrize("num_tiles", [1, 3, 16, 64, 80, 128, 132, 133, 160, 320, 1792])
+@pytest.mark.parametrize("units_per_tile", [1, 5, 16, 32])
+def test_every_step_is_computed_once_and_no_program_has_much_more_than_another(
+    num_tiles: int, units_per_tile: int
+) -> None:
+    division = divide_tiles(num_tiles, units_per_tile, NUM_SMS)
+    jobs = jobs_of(division, num_tiles)
+    steps = [(tile, unit) for own in jobs for tile, first, end in own for unit in range(first, end)]
+    assert len(steps) == num_tiles * units_per_tile == len(set(steps))
+    assert division.num_programs <= NUM_SMS
+    assert all(jobs), "a program without work"
+    longest = max(sum(end - first for _, first, end in own) for own in jobs)
+    assert longest <= -(-num_tiles // NUM_SMS) * units_per_tile
+    even = num_tiles * units_per_tile / NUM_SMS
+    assert longest <= max(MOST_LONGER * even + 2, -(-units_per_tile // MOST_PROGRAMS_OF_A_TILE))
+
+
+@pytest.mark.parametrize(("num_tiles", "units_per_tile"), [(3, 32), (64, 112), (80, 16), (160, 32), (320, 16)])
+def test_a_program_waits_for_lower_numbers_and_writes_one_part_before_its_other_shared_tiles(
+    num_tiles: int, units_per_tile: int
+) -> None:
+    division = divide_tiles(num_tiles, units_per_tile, NUM_SMS)
+    assert division.in_parts
+    jobs = jobs_of(division, num_tiles)
+    adds_up = {tile: program for program, own in enumerate(jobs) for tile, _, end in own if end == units_per_tile}
+    for program, own in enumerate(jobs):
+        shared = [(tile, end) for tile, _, end in own if tile >= division.num_whole]
+        assert all(end == units_per_tile for _, end in shared[1:])
+        assert all(program < adds_up[tile] for tile, end in shared if end < units_per_tile)
+
+
+@pytest.mark.parametrize(
+    ("num_tiles", "units_per_tile", "expected"),
+    [
+        pytest.param(80, 32, Division(128, 0, 32, 20), id="evenly, where whole tiles leave 52 SMs without work"),
+        pytest.param(64, 112, Division(128, 0, 112, 56), id="two programs a tile"),
+        pytest.param(128, 16, Division(128, 0, 16, 16), id="a whole tile each"),
+        pytest.param(256, 56, Division(128, 0, 56, 112), id="two whole tiles each"),
+        pytest.param(320, 16, Division(132, 132, 16, 23), id="a round of whole tiles, then evenly"),
+        pytest.param(2, 32, Division(16, 0, 32, 4), id="eight programs a tile at most"),
+        pytest.param(64, 15, Division(120, 0, 15, 8), id="evenly, where a tile has no halves"),
+    ],
+)
+def test_shares_end_where_tiles_do_if_that_costs_little(
+    num_tiles: int, units_per_tile: int, expected: Division
+) -> None:
+    division = divide_tiles(num_tiles, units_per_tile, NUM_SMS)
+    assert division == expected
+    assert division.in_parts == (division.share % units_per_tile != 0)
