@@ -140,6 +140,7 @@ def print_speed_ups(rows: Iterable[Row]) -> None:
 
 
 def tell_speed_up(row: Row | None) -> str:
+    """Ours, the fastest other, and how many times as fast ours is; empty where one has no time."""
     return f"{row.ours_us:.1f} / {row.best_other_us:.1f} ({row.ratio:.2f})" if row and row.ratio else ""
 
 

@@ -9,6 +9,7 @@ other providers of the same layer read it.
 """
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -35,8 +36,11 @@ class Cost:
     """Of one preparation."""
 
     seconds: float
+    """Until the device is done."""
     kept_bytes: int
+    """What stays allocated beside the weights as they came."""
     peak_bytes: int
+    """The most allocated at once beside them."""
 
 
 def list_units() -> Iterator[WorkUnit]:
@@ -74,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=3)
     times = parser.parse_args().times
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # else its notes stand between the lines
     print("| layer | provider | weights, MiB | seconds (least to most) | kept beside them, MiB | most at once, MiB |")
     print("|---|---|--:|--:|--:|--:|")
     device = torch.device("cuda")

@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from w4_cases import poisoned_empty
 
 from kernels.errors import ConfigError
 from kernels.gemm.mxfp4_fp8 import (
@@ -54,7 +55,8 @@ def test_rotated_and_rounded_activations_are_exact_in_fp8(size: int, columns: in
     assert different.sum() <= 3, "the order of the rotation's sum may put a value on the other side of a tie"
 
 
-def test_what_rounds_activations_zeroes_the_counts_of_the_product_after_it() -> None:
+def test_what_rounds_activations_zeroes_the_counts_of_the_product_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "empty", poisoned_empty)
     assert rotate_to_fp8(uneven(3, 384, 6).bfloat16(), 32).arrived.count_nonzero() == 0
     codes, scales = torch.full((3, 192), 0x21, dtype=torch.uint8), torch.full((3, 12), 120, dtype=torch.uint8)
     assert rows_to_fp8(codes, scales).arrived.count_nonzero() == 0

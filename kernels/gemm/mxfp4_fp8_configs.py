@@ -48,6 +48,7 @@ class Mxfp4Fp8Config:
     num_warps: int
     """Of "specialized" those that multiply: 8, or 16 that take every other step each."""
     num_stages: int
+    """Steps in flight."""
 
 
 PRODUCTS = ("pipelined", "specialized", "unpacked")
