@@ -32,7 +32,8 @@ HALF_STEP: gl.constexpr = gl.constexpr(64)
 def place_of_program(programs_per_tile):
     """Which share is a program's. Programs with the same part of their tiles are neighbours: they read the same tokens.
 
-    What comes before a share in its tile is of programs of lower numbers, which the GPU starts before.
+    What comes before a share in its tile is of programs of lower numbers. There are no more programs than SMs, so that
+    all run at once; where other work has SMs, the GPU was seen to start lower numbers before.
     """
     num_tiles = gl.num_programs(0) // programs_per_tile
     return gl.program_id(0) % num_tiles * programs_per_tile + gl.program_id(0) // num_tiles
