@@ -102,12 +102,12 @@ def nightly(
 def measure_unit(session: Session, worker: Worker, unit: WorkUnit) -> None:
     """Weights, checks and times of one unit, on one worker, into the store; before a worker's first, its ceilings."""
     with session.workers.returning(worker, unit):
+        session.workers.compile_ahead(worker)
         bench = UnitBench(worker, unit, session.run.seed, session.quarantine)
         if session.lacks_ceilings(bench.host):
             measure_ceilings(session, bench)
         receipt = generate_weights(session, bench)
         checks = verify(session, bench)
-        session.workers.compile_ahead(worker)
         result = time_providers(session, bench, receipt, checks)
         persist(session, unit, result)
 

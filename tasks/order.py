@@ -1,6 +1,10 @@
-"""What is measured on which device in which order: the longest units first, so that none is left for the end."""
+"""What is measured on which device in which order.
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+Devices of one kind share their units: the longest come first, so that none is left for the end. One alone has them all
+to do: the shortest come first, and meanwhile the kernels of the longest are compiled on the machine's other cores.
+"""
+
+from collections.abc import Mapping, Sequence, Set
 
 from kernels.registry import find_kernel
 from tasks.records import WorkUnit
@@ -8,21 +12,23 @@ from tasks.records import WorkUnit
 
 def line_up(
     units: Sequence[WorkUnit],
-    devices: Iterable[str],
+    devices: Mapping[str, int],
     done: Set[tuple[str, str]],
     seconds: Mapping[tuple[str, str], float],
 ) -> dict[str, list[WorkUnit]]:
-    """By device name, the units that are not yet measured on it, the longest first.
+    """By device name, the units that are not yet measured on it, in order.
 
     Args:
+        devices: how many there are, by name.
         done: layer keys and device names of what is measured.
         seconds: by layer key and device name, what units took in an earlier run.
     """
     lines = {}
-    for device in devices:
+    for device, count in devices.items():
         left = [unit for unit in units if (unit.key, device) not in done]
         took = {key: total for (key, name), total in seconds.items() if name == device}
-        lines[device] = order_longest_first(left, took)
+        longest_first = order_longest_first(left, took)
+        lines[device] = longest_first if count > 1 else longest_first[::-1]
     return lines
 
 

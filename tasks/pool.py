@@ -1,4 +1,4 @@
-"""The workers of a run, and which unit is measured where: each once on every kind of device, the longest first.
+"""The workers of a run, and which unit is measured where: each once on every kind of device, in order.
 
 A worker that is lost leaves the pool and its unit goes back to the head of the line. Nothing here waits in a loop: who
 waits is told when a worker or a unit comes back.
@@ -19,6 +19,8 @@ MOST_LOSSES = 2
 """Workers that one unit may lose before it is tried on no other."""
 MOST_COMPANIONS = 16
 """Beside one worker: each takes 1 to 2 GB of memory."""
+MOST_UNITS_AHEAD = 6
+"""That compile side by side for one worker, each in a companion of its own: some take as long as several are timed."""
 CLOSE_SECONDS = 5.0
 """Longest to wait for a killed worker that was still starting."""
 
@@ -36,15 +38,15 @@ class WorkerPool:
         self._idle: deque[Worker] = deque()
         self._device_of: dict[Worker, str] = {}
         """Device names of the workers that are not lost."""
-        self._companions = dict(companions or {})
+        self._companions = {worker: [companion] for worker, companion in (companions or {}).items()}
         self._lines: dict[str, deque[WorkUnit]] = {}
         """Units that wait, by the name of the device that is to measure them."""
         self._in_flight = 0
         """Units handed out whose attempts have not ended."""
         self._spent: deque[tuple[WorkUnit, Worker]] = deque()
         self._losses_of: Counter[tuple[str, str]] = Counter()
-        self._asked: set[tuple[str, str, str]] = set()
-        """Unit, device name and machine of what a companion was asked to compile."""
+        self._asked: dict[tuple[str, str, str], Worker] = {}
+        """By unit, device name and machine of what a companion was asked to compile, whose companion that is."""
         self._tell: Callable[[str], None] = forget
         self.losses: list[str] = []
         """Why each worker that was lost is."""
@@ -196,32 +198,44 @@ class WorkerPool:
 
     def start_companions(self, workers: Sequence[Worker]) -> list[Companion]:
         """New companions beside workers that have one, one for each core of their machines; the caller ends them."""
-        started = []
-        for worker in workers:
-            first = self._companions.get(worker)
-            if first and worker.last_host:
-                neighbours = sum(other.node == worker.node for other in self._workers)
-                count = max(1, min(MOST_COMPANIONS, worker.last_host.num_cpus // neighbours - 1))
-                started += [Companion(first.node, first.bench) for _ in range(count)]
-        return started
+        return [
+            Companion(first.node, first.bench)
+            for worker in workers
+            for first in self._companions.get(worker, ())[:1]
+            for _ in range(self._count_companions(worker, MOST_COMPANIONS))
+        ]
+
+    def _count_companions(self, worker: Worker, most: int) -> int:
+        """How many companions the worker's machine has cores for, beside those of its neighbours."""
+        if worker.last_host is None:
+            return 0
+        neighbours = sum(other.node == worker.node for other in self._workers)
+        return max(1, min(most, worker.last_host.num_cpus // neighbours - 1))
 
     def compile_ahead(self, worker: Worker) -> None:
-        """Have the worker's companion compile the next unit in its line that nobody has yet on that machine."""
-        companion = self._companions.get(worker)
-        if companion is None or worker.last_host is None:
+        """Have each of the worker's companions compile one of the next units in its line, unless somebody on that
+        machine was asked already."""
+        companions = self._companions.get(worker)
+        if not companions or worker.last_host is None:
             return
-        device = worker.last_host.device
+        first, device = companions[0], worker.last_host.device
+        while len(companions) < self._count_companions(worker, MOST_UNITS_AHEAD):
+            companions.append(Companion(first.node, first.bench))
         with self._changed:
-            for unit in self._lines.get(device.name, ()):
-                asked = (unit.key, device.name, companion.node.node_id)
-                if asked not in self._asked:
-                    self._asked.add(asked)
-                    companion.ask("compile_unit", unit, device)
-                    return
+            line = {(unit.key, device.name, first.node.node_id): unit for unit in self._lines.get(device.name, ())}
+            at_work = sum(self._asked.get(place) is worker for place in line)
+            unasked = [place for place in line if place not in self._asked]
+            for place in unasked[: len(companions) - at_work]:
+                turn = sum(asker is worker for asker in self._asked.values())
+                companions[turn % len(companions)].ask("compile_unit", line[place], device)
+                self._asked[place] = worker
 
     def take_ahead_reports(self) -> list[AheadReport]:
         """What the companions have compiled."""
-        return [report for companion in self._companions.values() for report in companion.take_answers()]
+        return [report for companion in self._list_companions() for report in companion.take_answers()]
+
+    def _list_companions(self) -> list[Companion]:
+        return [companion for companions in self._companions.values() for companion in companions]
 
     def list_left(self) -> set[tuple[str, str]]:
         """Layer keys and device names of the units in the line."""
@@ -252,7 +266,7 @@ class WorkerPool:
         """Kill every worker."""
         for worker in self._workers:
             worker.end()
-        for companion in self._companions.values():
+        for companion in self._list_companions():
             companion.end()
         for greeter in self._greeters:
             greeter.join(CLOSE_SECONDS)

@@ -49,7 +49,7 @@ class Session:
     ) -> None:
         self.run = run
         self.lines = lines
-        """By device name, the units that this run has still to measure on it, the longest first."""
+        """By device name, the units that this run has still to measure on it, in order."""
         self.store = store
         self.workers = workers
         self.progress = progress

@@ -1,4 +1,4 @@
-"""The longest units come first, and only what is not measured yet."""
+"""The longest units come first where devices share them, last where one has them all; and only what is left."""
 
 import pytest
 
@@ -60,9 +60,16 @@ def test_a_layer_without_weights_counts_by_its_tokens() -> None:
 
 def test_every_device_has_its_own_line_of_what_it_lacks() -> None:
     seconds = {(SHORT.key, "A"): 9.0, (LONG.key, "A"): 1.0, (SHORT.key, "B"): 1.0, (LONG.key, "B"): 9.0}
-    lines = line_up([SHORT, LONG, NEW], ["A", "B", "C"], {(NEW.key, "A"), (SHORT.key, "C")}, seconds)
+    devices = {"A": 2, "B": 2, "C": 3}
+    lines = line_up([SHORT, LONG, NEW], devices, {(NEW.key, "A"), (SHORT.key, "C")}, seconds)
     assert {device: models(line) for device, line in lines.items()} == {
         "A": ["short", "long"],
         "B": ["new", "long", "short"],
         "C": ["long", "new"],
     }
+
+
+def test_one_device_alone_begins_with_what_is_short() -> None:
+    seconds = {(SHORT.key, "A"): 1.0, (LONG.key, "A"): 9.0}
+    lines = line_up([SHORT, LONG, NEW, NEW_AND_LARGE], {"A": 1}, set(), seconds)
+    assert models(lines["A"]) == ["short", "long", "new", "new-and-large"]
