@@ -4,14 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import triton
 
-from kernels.compile import CAPABILITIES
+from kernels.compile import CAPABILITIES, intercepted_launches
+from kernels.launches import describe_kernel
 from kernels.registry import PACKAGE_DIR
 
 MAX_SHARED_BYTES = 227 * 1024
@@ -45,6 +48,22 @@ def compile_for(arch: str, script: str, *arguments: str) -> list[dict[str, Any]]
         )
     assert process.returncode == 0, process.stderr
     records: list[dict[str, Any]] = json.loads(process.stdout)
+    return records
+
+
+def record_launches(arch: str, run: Callable[[], object], *, looks_at_products: bool = True) -> list[dict[str, Any]]:
+    """What a run launches, compiled for an architecture; of Hopper's kernels whether products wait for each other.
+
+    For the scripts: it is called in a process without the interpreter.
+    """
+    with intercepted_launches(arch) as kernels:
+        run()
+    records = []
+    for kernel in kernels.values():
+        record = asdict(describe_kernel(kernel))
+        if looks_at_products and "hopper" in record["name"]:
+            record["is_serialized"] = is_serialized(kernel.asm["ptx"])
+        records.append(record)
     return records
 
 

@@ -17,12 +17,9 @@ MAX_SPILL_BYTES = 128
 
 SCRIPT = """
 import json, sys
-from dataclasses import asdict
 import torch
-from compilations import is_serialized
-from kernels.compile import intercepted_launches
+from compilations import record_launches
 from kernels.fused_moe import KERNEL
-from kernels.launches import describe_kernel
 from kernels.spec import Case, Layer
 
 E, K, N = 8, 4096, 1792
@@ -42,13 +39,7 @@ for num_tokens, ep_size, options in CASES:
     case = Case(Layer("fused_moe", "grid", 8, ep_size, "fp8_w8a8_block128", "bfloat16", ROUTED), num_tokens, options)
     inputs = KERNEL.make_inputs(case, weights, 0, torch.device("cpu"))
     launch = KERNEL.providers["triton-gluon"].prepare(case, weights, inputs)
-    with intercepted_launches(sys.argv[1]) as kernels:
-        launch.run()
-    for kernel in kernels.values():
-        record = asdict(describe_kernel(kernel))
-        if "hopper" in record["name"] and not options:
-            record["is_serialized"] = is_serialized(kernel.asm["ptx"])
-        compiled.append(record)
+    compiled += record_launches(sys.argv[1], launch.run, looks_at_products=not options)
 print(json.dumps(compiled))
 """
 

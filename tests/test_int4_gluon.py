@@ -16,11 +16,8 @@ MAX_SPILL_BYTES = 192
 
 SCRIPT = """
 import json, sys
-from dataclasses import asdict
 import torch
-from compilations import is_serialized
-from kernels.compile import intercepted_launches
-from kernels.launches import describe_kernel
+from compilations import record_launches
 from kernels.spec import Case, Layer
 from kernels.w4a8_moe import KERNEL
 
@@ -41,13 +38,7 @@ for num_tokens, ep_size, options in CASES:
     case = Case(Layer("w4a8_moe", "grid", 8, ep_size, "int4_w4a8_fp8", "bfloat16", SIZES), num_tokens, options)
     inputs = KERNEL.make_inputs(case, weights, 0, torch.device("cpu"))
     launch = KERNEL.providers["triton-gluon"].prepare(case, weights, inputs)
-    with intercepted_launches(sys.argv[1]) as kernels:
-        launch.run()
-    for kernel in kernels.values():
-        record = asdict(describe_kernel(kernel))
-        if "hopper" in record["name"] and not options:
-            record["is_serialized"] = is_serialized(kernel.asm["ptx"])
-        compiled.append(record)
+    compiled += record_launches(sys.argv[1], launch.run, looks_at_products=not options)
 print(json.dumps(compiled))
 """
 
