@@ -56,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_bisect(commands.add_parser("bisect", help="find the commit that changed a series"))
     listing = commands.add_parser("list", help=f"list {', '.join(LISTINGS)}")
     listing.add_argument("what", choices=LISTINGS)
-    _add_save_dir(listing)
+    _add_source(listing)
     show = commands.add_parser("show", help="print a run: every case, provider, time and verdict")
     show.add_argument("run_id", nargs="?", default="", help="default: the newest run")
     show.add_argument("--table", choices=TABLES, help="batch sizes x providers, as vLLM's scripts print them")

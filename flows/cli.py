@@ -317,8 +317,8 @@ def list_names(arguments: argparse.Namespace, console: Console) -> int:
     """Print what exists, one a line."""
     from flows import listings
 
-    lines = listings.list_lines(arguments.what, arguments.save_dir)
-    for line in lines or [f"no {arguments.what} in {arguments.save_dir} yet"]:
+    lines = listings.list_lines(arguments.what, arguments.save_dir, arguments.parquet)
+    for line in lines or [f"no {arguments.what} in {arguments.parquet or arguments.save_dir} yet"]:
         print_line(console, line)
     return 0
 

@@ -12,8 +12,12 @@ from tasks.store import Store
 from tasks.suites import SUITES
 
 
-def list_lines(what: str, save_dir: Path) -> list[str]:
-    """One line per model, kernel, provider, scheme, option, timer, suite, run or comparison; "coverage" is a table."""
+def list_lines(what: str, save_dir: Path, parquet: Path | None = None) -> list[str]:
+    """One line per model, kernel, provider, scheme, option, timer, suite, run or comparison; "coverage" is a table.
+
+    Args:
+        parquet: what `kernel-nightly export` wrote, read instead of the database of save_dir.
+    """
     registry = kernels()
     match what:
         case "models":
@@ -34,21 +38,23 @@ def list_lines(what: str, save_dir: Path) -> list[str]:
         case "suites":
             return [f"{suite.name}: {suite.description}" for suite in SUITES.values()]
         case "branches":
-            return list_comparisons(save_dir)
+            return list_comparisons(
+                ComparisonStore.from_parquet(parquet) if parquet else ComparisonStore.read(save_dir)
+            )
         case _:
-            return list_runs(save_dir)
+            return list_runs(Store.from_parquet(parquet) if parquet else Store.read(save_dir))
 
 
-def list_runs(save_dir: Path) -> list[str]:
+def list_runs(opened: Store) -> list[str]:
     """One line per stored run, oldest first."""
-    with Store.read(save_dir) as store:
+    with opened as store:
         runs = store.runs()
     return [f"{run.run_id}  {run.suite}  {run.status}  {run.git_commit[:12]}{'+' * run.git_dirty}" for run in runs]
 
 
-def list_comparisons(save_dir: Path) -> list[str]:
+def list_comparisons(opened: ComparisonStore) -> list[str]:
     """One line per comparison of a branch, and of a step of a bisection, oldest first."""
-    with ComparisonStore.read(save_dir) as store:
+    with opened as store:
         found = store.comparisons()
     return [
         f"{one.comparison_id}  {one.head} ({one.head_commit[:SHORT]}) against {one.base} ({one.base_commit[:SHORT]})  "

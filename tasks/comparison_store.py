@@ -40,6 +40,11 @@ class ComparisonStore:
         return cls(Database.read(save_dir))
 
     @classmethod
+    def from_parquet(cls, folder: Path) -> "ComparisonStore":
+        """Load what `Store.export_parquet` wrote into memory."""
+        return cls(Database.from_parquet(folder))
+
+    @classmethod
     def refuse_early(cls, save_dir: Path) -> None:
         """Find what would keep a comparison from being stored under `save_dir`; where nothing is, nothing is made."""
         if not database_path(save_dir).exists():

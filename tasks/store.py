@@ -206,7 +206,9 @@ class Store:
         if run_id:
             found = [run for run in known if run.run_id == run_id]
             if not found:
-                raise StoreError(f"no run {run_id!r}; the newest is {newest} (all: kernel-nightly list runs)")
+                raise StoreError(
+                    f"no run {run_id!r}; the newest is {newest} (all: kernel-nightly list runs [--from DIR])"
+                )
             return found[0]
         ended = [run for run in known if run.status != "running"]
         if not ended:

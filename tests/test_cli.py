@@ -348,6 +348,18 @@ def test_everything_can_be_listed(what: str, capsys: pytest.CaptureFixture[str],
 
 
 @pytest.mark.parametrize("what", ["runs", "branches"])
+def test_what_was_exported_can_be_listed(
+    what: str, capsys: pytest.CaptureFixture[str], published: Path, elsewhere: Path
+) -> None:
+    assert main(["export", "parquet"]) == 0
+    assert main(["list", what]) == 0
+    *_, listed = capsys.readouterr().out.splitlines()
+    (elsewhere / "results").rename(elsewhere / "moved")
+    assert main(["list", what, "--from", "parquet"]) == 0
+    assert capsys.readouterr().out.splitlines() == [listed]
+
+
+@pytest.mark.parametrize("what", ["runs", "branches"])
 def test_a_list_of_nothing_is_a_line_that_says_so(
     what: str, capsys: pytest.CaptureFixture[str], elsewhere: Path
 ) -> None:
