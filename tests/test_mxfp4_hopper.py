@@ -141,3 +141,27 @@ def test_on_a_gpu_wide_rows_and_nan_stay_right_and_in_their_rows(num_tokens: int
     errors = errors_of(output, KERNEL.reference(case, weights, inputs))
     assert output[3].isnan().all()
     assert (errors[torch.arange(num_tokens) != 3] < 0.003).all()
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_replays_of_graphs_on_two_streams_leave_what_one_launch_does():
+    """Programs that share tiles wait for each other: by flags that every launch finds as the one before left them."""
+    case = case_of(300, n=10240, k=4096)
+    weights, inputs = tensors_of(case)
+    expected = run_specialized(case, weights, inputs)
+    torch.cuda.synchronize()
+    streams, graphs = [torch.cuda.Stream() for _ in range(2)], [torch.cuda.CUDAGraph() for _ in range(2)]
+    captured = []
+    for stream, graph in zip(streams, graphs, strict=True):
+        with torch.cuda.graph(graph, stream=stream):
+            captured.append([run_specialized(case, weights, inputs) for _ in range(3)])
+    for _ in range(20):
+        for outputs in captured:
+            for output in outputs:
+                output.zero_()
+        torch.cuda.synchronize()
+        for stream, graph in zip(streams, graphs, strict=True):
+            with torch.cuda.stream(stream):
+                graph.replay()
+        torch.cuda.synchronize()
+        assert all(torch.equal(output, expected) for outputs in captured for output in outputs)
