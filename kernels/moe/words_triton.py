@@ -138,9 +138,8 @@ def default_config(case: Case, weight_format: str) -> WordsConfig:
     split = 4 if num_pairs * triton.cdiv(k, 64) <= DEFAULT_NUM_SMS and not is_batched(case) else 1
     if weight_format == "int8":
         grouped = "group" in case.layer.scheme
-        if split > 1 and not grouped:  # the best of 46 configurations on an H200 (Mixtral-8x7B TP2, M=1)
-            gate_up_n = 128 if 4 * num_pairs * triton.cdiv(n, 128) >= 3 * DEFAULT_NUM_SMS else 64
-            return WordsConfig(16, gate_up_n, 64, 1, num_warps=4, num_stages=4, DOWN_SPLIT=split)
+        if split > 1 and not grouped:  # the best of 78 configurations on an H200 (Mixtral-8x7B TP2, M=1)
+            return WordsConfig(16, 64, 128, 1, num_warps=8, num_stages=3, DOWN_SPLIT=split)
         return WordsConfig(*default_int8_config(rows, num_pairs, grouped), DOWN_SPLIT=1)
     if weight_format == "int4":
         return WordsConfig(*default_int4_config(rows, num_pairs), DOWN_SPLIT=split)
