@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from poison import poisoned_empty
 
 from kernels.errors import KernelError, ShapeError
 from kernels.fused_moe import KERNEL, bytes_moved, fused_moe_reference, make_inputs, make_weights
@@ -43,12 +44,6 @@ def tensors_of(case: Case) -> tuple[Tensors, Tensors]:
 
 def relative_error(output: torch.Tensor, reference: torch.Tensor) -> float:
     return ((output.float() - reference).norm() / reference.norm()).item()
-
-
-def poisoned_empty(*args, empty=torch.empty, **kwargs) -> torch.Tensor:
-    tensor = empty(*args, **kwargs)
-    tensor.view(torch.uint8).fill_(0xFF)  # NaN in bfloat16, float32 and e4m3, -1 in int32
-    return tensor
 
 
 def error_of_triton(weights: Tensors, inputs: Tensors, case: Case, config: MoeConfig | None = None) -> float:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from poison import poisoned_empty
 from test_every_kernel import assert_within_tolerance
 
 from kernels.errors import ShapeError
@@ -59,12 +60,6 @@ def tensors_of(case: Case, seed: int = 1) -> tuple[Tensors, Tensors]:
     if is_batched(case):  # T no multiple of anything: our kernels take any
         inputs["hidden_states"] = inputs["hidden_states"][:, : case.num_tokens].contiguous()
     return weights, inputs
-
-
-def poisoned_empty(*args, empty=torch.empty, **kwargs) -> torch.Tensor:
-    tensor = empty(*args, **kwargs)
-    tensor.view(torch.uint8).fill_(0xFF)  # NaN in bfloat16, float16, float32 and e4m3, -1 in int8 and int32
-    return tensor
 
 
 def output_of(

@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from w4_cases import poisoned_empty
+from poison import poisoned_empty
 
 from kernels.errors import ConfigError
 from kernels.gemm.mxfp4_fp8 import (

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from poison import poisoned_empty
 
 from kernels.errors import ShapeError
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, ROWS_AT_ONCE, SCHEMES, W4A16, dequantize_weights
@@ -67,13 +68,6 @@ def relative_error(output: torch.Tensor, reference: torch.Tensor) -> float:
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left unwritten is NaN, or the code of a NaN scale."""
-    empty = torch.empty
-
-    def poisoned_empty(*args, **kwargs):
-        tensor = empty(*args, **kwargs)
-        tensor.view(torch.uint8).fill_(0xFF)
-        return tensor
-
     monkeypatch.setattr(torch, "empty", poisoned_empty)
 
 

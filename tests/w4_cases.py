@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from poison import poisoned_empty
 
 from kernels.spec import Case, Kernel, Layer, Tensors
 
@@ -53,12 +54,6 @@ def tensors_of(kernel: Kernel, case: Case) -> tuple[Tensors, Tensors]:
 
 def relative_error(output: torch.Tensor, reference: torch.Tensor) -> float:
     return ((output.float() - reference).norm() / reference.norm()).item()
-
-
-def poisoned_empty(*args, empty=torch.empty, **kwargs) -> torch.Tensor:
-    tensor = empty(*args, **kwargs)
-    tensor.view(torch.uint8).fill_(0xFF)  # NaN in bfloat16, float32 and e4m3, -1 in int32
-    return tensor
 
 
 def run_poisoned(kernel: Kernel, provider: str, case: Case, weights: Tensors, inputs: Tensors) -> torch.Tensor:
