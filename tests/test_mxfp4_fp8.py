@@ -195,7 +195,7 @@ def test_it_wants_a_hopper() -> None:
 
 
 def test_many_tokens_unpack_first_and_few_split_the_sum() -> None:
-    products = [default_fp8_config(m, 8192, 8192).PRODUCT for m in (1, 3071, 3072)]
+    products = [default_fp8_config(m, 8192, 8192).PRODUCT for m in (2, 3071, 3072)]
     assert products == ["pipelined", "specialized", "unpacked"]
     assert default_fp8_config(64, 128, 8192).SPLIT_K == 8
     assert default_fp8_config(4096, 8200, 8192).PRODUCT == "specialized", "torch wants multiples of 16"
@@ -213,7 +213,7 @@ def test_many_tokens_unpack_first_and_few_split_the_sum() -> None:
     ],
 )
 def test_few_tokens_split_the_sum_so_that_no_sm_waits_for_another(n: int, k: int, expected: int) -> None:
-    assert {default_fp8_config(m, n, k).SPLIT_K for m in (1, 16, 32)} == {expected}
+    assert {default_fp8_config(m, n, k).SPLIT_K for m in (2, 16, 32)} == {expected}
 
 
 def test_tiles_enough_are_split_in_two_only_where_four_programs_fit_an_sm() -> None:

@@ -2,7 +2,7 @@
 
 Weights stay in 4 bits. Launches: rotate and round activations, or unpack prequantized ones; the product, with weights
 unpacked in registers, by Triton for a few tokens, and the sum over its splits, or by kernels/gemm/mxfp4_hopper.py for
-more. With very many tokens weights are unpacked into memory that is free again after the product, torch's
+more. One token is multiplied by integers instead, as kernels/gemm/mxfp4_rows.py says. With very many tokens weights are unpacked into memory that is free again after the product, torch's
 row-wise scaled GEMM multiplies. There, and after Triton's tiles of more than 64 tokens, a last launch computes rows of
 activations that FP8 cannot hold: it looks at a flag for each row and mostly returns.
 """
@@ -38,6 +38,7 @@ from kernels.gemm.mxfp4_fp8_kernels import (
 from kernels.gemm.mxfp4_hopper import STEP, mxfp4_hopper_gemm_kernel
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
 from kernels.gemm.mxfp4_rotate_hopper import LINES, rotate_to_fp8_hopper_kernel
+from kernels.gemm.mxfp4_rows import MOST_COLUMNS, multiply_rows, quantize_token
 from kernels.gemm.mxfp4_triton import sum_splits_triton
 from kernels.gemm.once import OncePerTensor
 from kernels.quantize.fp4 import E8M0_NAN, MXFP4_GROUP_SIZE, e8m0_values
@@ -220,6 +221,8 @@ def launch_fp8(case: Case, weights: Tensors, inputs: Tensors, config: Mxfp4Fp8Co
         raise ConfigError(f"PRODUCT='specialized' multiplies by 8 warps or 16 (this is num_warps={config.num_warps})")
     if config.PRODUCT == "unpacked" and dtype != torch.bfloat16:
         raise ConfigError(f"PRODUCT='unpacked': torch's row-wise product gives bfloat16 (this is {case.layer.dtype})")
+    if config.PRODUCT == "rows":
+        return launch_rows(case, w, inputs, config)
 
     splits_rows = config.PRODUCT == "pipelined" and config.BLOCK_SIZE_M <= MOST_TOKENS_WITH_WIDE
     splits = config.SPLIT_K if splits_rows else 1
@@ -233,6 +236,25 @@ def launch_fp8(case: Case, weights: Tensors, inputs: Tensors, config: Mxfp4Fp8Co
             return (multiply_unpacked(x, w),)
         multiply = multiply_specialized if config.PRODUCT == "specialized" else multiply_fp8
         return (multiply(x, w, dtype, config),)
+
+    return Launch(run, asdict(config))
+
+
+def launch_rows(case: Case, w: Fp8Words, inputs: Tensors, config: Mxfp4Fp8Config) -> Launch:
+    """The launch of one token."""
+    m, k = case.num_tokens, case.layer.sizes["k"]
+    if m > 1 or k > MOST_COLUMNS:
+        raise ConfigError(
+            f"PRODUCT='rows' keeps one token of {MOST_COLUMNS} columns at most in registers (this is {m} of {k})"
+        )
+
+    def run() -> Outputs:
+        if "x_codes" in inputs:
+            codes, scales = inputs["x_codes"], inputs["x_scale"]
+        else:
+            codes, scales = quantize_token(inputs["x"], HADAMARD_SIZES[case.layer.scheme])
+        dtype = inputs["x"].dtype
+        return (multiply_rows(codes, scales, w.words, w.shifts, w.factor, dtype, config.num_warps, config.num_stages),)
 
     return Launch(run, asdict(config))
 

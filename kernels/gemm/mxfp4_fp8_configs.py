@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import triton
 
 from kernels.gemm.mxfp4_hopper import STEP
+from kernels.gemm.mxfp4_rows import MOST_COLUMNS, ROWS
 from kernels.gemm.stream_k import Division, divide_tiles
 from kernels.sms import DEFAULT_NUM_SMS
 
@@ -23,6 +24,8 @@ LEAST_TOKENS_TO_UNPACK = 3072
 """From so many on, unpacked weights are read often enough to be written to memory once: the chip is at its power
 limit then, and unpacking takes power. On an H200 it lost at 2048 and won at 4096; nothing between was measured.
 """
+MOST_FEATURES_BY_ROWS = 16384
+"""One token is multiplied by rows up to here: on an H200 it won at 10240 and took as long at 57344."""
 FEATURES = 128
 """Output features of a tile of "specialized"."""
 STEPS = {8: 4, 16: 2}
@@ -51,9 +54,9 @@ class Mxfp4Fp8Config:
     """Steps in flight."""
 
 
-PRODUCTS = ("pipelined", "specialized", "unpacked")
-"""Weights are unpacked in registers by mxfp4_fp8_gemm_kernel; by mxfp4_hopper_gemm_kernel; into memory, and torch
-multiplies: nothing else of the configuration is read then."""
+PRODUCTS = ("rows", "pipelined", "specialized", "unpacked")
+"""Weights are unpacked in registers by mxfp4_rows_kernel, for one token, where the warps and stages are read; by
+mxfp4_fp8_gemm_kernel; by mxfp4_hopper_gemm_kernel; into memory, and torch multiplies: nothing else is read then."""
 
 
 def default_fp8_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
@@ -62,6 +65,8 @@ def default_fp8_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
     Args:
         m, n, k: tokens, output features, input features.
     """
+    if m == 1 and k <= MOST_COLUMNS and n <= MOST_FEATURES_BY_ROWS:
+        return Mxfp4Fp8Config(1, ROWS.value, 1, 1, PROMOTE=False, PRODUCT="rows", num_warps=16, num_stages=4)
     if m >= LEAST_TOKENS_TO_UNPACK and n % 16 == 0 == k % 16:
         return Mxfp4Fp8Config(256, 128, 8, 1, PROMOTE=False, PRODUCT="unpacked", num_warps=8, num_stages=4)
     if m > FEW_TOKENS:
