@@ -270,7 +270,7 @@ def multiply_specialized(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mx
         in_tiles(w.words.view(-1, 64), [block_n, 64], gl.int8), w.words, w.shifts, w.factor, out, parts, x.arrived,
         m, n, k, work.num_whole, work.units_per_tile * steps, work.share * steps, work.programs_per_tile,
         GROUP_SIZE_M=config.GROUP_SIZE_M, TURNS=turns, UNROLL=steps // turns, STAGES=config.num_stages,
-        num_warps=4, maxnreg=REGISTERS[config.num_warps],
+        IN_PAIRS=work.in_pairs, num_warps=4, maxnreg=REGISTERS[config.num_warps],
     )  # fmt: skip
     return out
 
