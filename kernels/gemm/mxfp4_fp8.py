@@ -33,12 +33,12 @@ from kernels.gemm.mxfp4_fp8_kernels import (
     rotate_to_fp8_kernel,
     rows_to_fp8_kernel,
     unpack_words_kernel,
-    wide_rows_kernel,
 )
 from kernels.gemm.mxfp4_hopper import STEP, mxfp4_hopper_gemm_kernel
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
 from kernels.gemm.mxfp4_rotate_hopper import LINES, rotate_to_fp8_hopper_kernel
 from kernels.gemm.mxfp4_triton import sum_splits_triton
+from kernels.gemm.mxfp4_wide_rows import wide_rows_kernel
 from kernels.gemm.once import OncePerTensor
 from kernels.quantize.fp4 import E8M0_NAN, MXFP4_GROUP_SIZE, e8m0_values
 from kernels.quantize.fp8 import FP8_DTYPE
@@ -62,6 +62,8 @@ LEAST_LONG_ROWS = 256
 """Rows between these lengths, if there are so many, are rotated in shared memory: in registers one fills an SM."""
 MOST_TOKENS_WITH_WIDE = 64
 """Of tiles of "pipelined" that compute wide rows too: larger ones have no registers for that code."""
+FLAGS_AT_ONCE = 4096
+"""Of rows, that a program which looks for wide ones reads."""
 WIDEST_SPAN_OF_WEIGHTS = LARGEST_SHIFT.value - LEAST_SHIFT.value
 
 
@@ -303,7 +305,7 @@ def multiply_wide_rows(x: Fp8Rows, w: Fp8Words, out: torch.Tensor) -> None:
     (m, k), n = x.codes.shape, w.words.shape[1]
     wide_rows_kernel[(count_sms(out.device),)](
         x.values, x.is_wide, w.words, w.shifts, w.factor, out, m, n, k,
-        EVEN_K=k % 128 == 0, BLOCK_SIZE_M=64, BLOCK_SIZE_N=128, FLAGS=4096, num_warps=8,
+        EVEN_K=k % 128 == 0, BLOCK_SIZE_M=64, BLOCK_SIZE_N=128, FLAGS=FLAGS_AT_ONCE, num_warps=8,
     )  # fmt: skip
 
 
