@@ -52,6 +52,7 @@ TESTED_ELSEWHERE = {
     "kernels/gemm/mxfp4_inputs.py": "test_mxfp4_gemm.py: sizes, weights, inputs and costs",
     "kernels/gemm/mxfp4_fp8_configs.py": "test_mxfp4_fp8.py, test_mxfp4_hopper.py: what is picked",
     "kernels/gemm/mxfp4_fp8_kernels.py": "test_mxfp4_fp8.py: in the interpreter; test_mxfp4_triton.py: compiled",
+    "kernels/gemm/mxfp4_wide_rows.py": "test_mxfp4_fp8.py: in the interpreter; test_mxfp4_triton.py: compiled",
     "kernels/gemm/mxfp4_kernels.py": "test_mxfp4_gemm.py: in the interpreter; test_mxfp4_triton.py: compiled",
     "kernels/moe/fused_triton.py": "test_fused_moe.py",
     "kernels/moe/vllm_configs.py": "test_vllm_fused.py",

@@ -9,7 +9,9 @@ from poison import poisoned_empty
 from kernels.errors import ConfigError
 from kernels.gemm.mxfp4_fp8 import (
     Fp8Rows,
+    empty_rows,
     multiply_fp8,
+    multiply_wide_rows,
     pack_fp8_words,
     rotate_to_fp8,
     rows_to_fp8,
@@ -98,6 +100,22 @@ def test_a_wider_row_is_flagged_and_kept_in_16_bits_and_zeros_are_never_wide() -
     x = torch.randn(2, 384, generator=torch.Generator().manual_seed(3))
     x[1, :32] *= 2.0**-30
     assert rotate_to_fp8(x.bfloat16(), 32).is_wide.tolist() == [[0, 1]]
+
+
+def test_wide_rows_are_found_wherever_they_are_and_others_left_alone() -> None:
+    m, n, k = 4099, 24, 128
+    generator = torch.Generator().manual_seed(7)
+    weights = quantize_mxfp4(torch.randn(n, k, generator=generator))
+    rows = empty_rows(m, k, 1, torch.device("cpu"))
+    rows.is_wide.zero_()
+    wide = torch.tensor([0, 63, 64, 4095, 4096, 4098])
+    rows.is_wide[0, wide] = 1
+    rows.values[wide] = torch.randn(len(wide), k, generator=generator).bfloat16()
+    out = torch.full((m, n), 7.0)
+    multiply_wide_rows(rows, pack_fp8_words(*weights), out)
+    expected = torch.full((m, n), 7.0)
+    expected[wide] = rows.values[wide].float() @ dequantize_mxfp4(*weights).T
+    torch.testing.assert_close(out, expected)
 
 
 def test_nan_stays_in_its_row() -> None:

@@ -27,7 +27,7 @@ def jobs_of(division: Division, num_tiles: int) -> list[list[tuple[int, int, int
         def call(name: str, *arguments: int, language: SimpleNamespace = language) -> Any:
             return FunctionType(getattr(mxfp4_hopper, name).fn.__code__, {"gl": language})(*arguments)
 
-        place = call("place_of_program", division.programs_per_tile)
+        place = program if division.in_pairs else call("place_of_program", division.programs_per_tile)
         work = (place, num_tiles, division.num_whole, division.units_per_tile, division.share)
         found.append([call("find_job", job, *work) for job in range(call("count_jobs", *work))])
     return found
@@ -50,18 +50,30 @@ def test_every_step_is_computed_once_and_no_program_has_much_more_than_another(
     assert longest <= max(MOST_LONGER * even + 2, -(-units_per_tile // MOST_PROGRAMS_OF_A_TILE))
 
 
-@pytest.mark.parametrize(("num_tiles", "units_per_tile"), [(3, 32), (64, 112), (80, 16), (160, 32), (320, 16)])
+@pytest.mark.parametrize(("num_tiles", "units_per_tile"), [(3, 32), (32, 112), (80, 16), (160, 32), (320, 16)])
 def test_a_program_waits_for_lower_numbers_and_writes_one_part_before_its_other_shared_tiles(
     num_tiles: int, units_per_tile: int
 ) -> None:
     division = divide_tiles(num_tiles, units_per_tile, NUM_SMS)
     assert division.in_parts
+    assert not division.in_pairs
     jobs = jobs_of(division, num_tiles)
     adds_up = {tile: program for program, own in enumerate(jobs) for tile, _, end in own if end == units_per_tile}
     for program, own in enumerate(jobs):
         shared = [(tile, end) for tile, _, end in own if tile >= division.num_whole]
         assert all(end == units_per_tile for _, end in shared[1:])
         assert all(program < adds_up[tile] for tile, end in shared if end < units_per_tile)
+
+
+@pytest.mark.parametrize(("num_tiles", "units_per_tile"), [(64, 112), (64, 16), (66, 2), (65, 32)])
+def test_two_programs_that_wait_for_each_other_are_neighbours_and_have_nothing_else_to_do(
+    num_tiles: int, units_per_tile: int
+) -> None:
+    division = divide_tiles(num_tiles, units_per_tile, NUM_SMS)
+    assert division.in_pairs
+    half = units_per_tile // 2
+    pairs = [[[(tile, 0, half)], [(tile, half, units_per_tile)]] for tile in range(num_tiles)]
+    assert jobs_of(division, num_tiles) == [own for pair in pairs for own in pair]
 
 
 @pytest.mark.parametrize(

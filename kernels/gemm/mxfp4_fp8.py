@@ -33,13 +33,13 @@ from kernels.gemm.mxfp4_fp8_kernels import (
     rotate_to_fp8_kernel,
     rows_to_fp8_kernel,
     unpack_words_kernel,
-    wide_rows_kernel,
 )
 from kernels.gemm.mxfp4_hopper import STEP, mxfp4_hopper_gemm_kernel
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
 from kernels.gemm.mxfp4_rotate_hopper import LINES, rotate_to_fp8_hopper_kernel
 from kernels.gemm.mxfp4_rows import MOST_COLUMNS, multiply_rows, quantize_token
 from kernels.gemm.mxfp4_triton import sum_splits_triton
+from kernels.gemm.mxfp4_wide_rows import wide_rows_kernel
 from kernels.gemm.once import OncePerTensor
 from kernels.quantize.fp4 import E8M0_NAN, MXFP4_GROUP_SIZE, e8m0_values
 from kernels.quantize.fp8 import FP8_DTYPE
@@ -49,6 +49,10 @@ from kernels.spec import Case, Device, Launch, Outputs, Tensors
 
 REGISTERS = {8: 168, 16: 96}
 """Of a thread of "specialized", by warps, before those that multiply take what those that load give."""
+REGISTERS_TO_ROTATE = 96
+"""Of a thread, where an SM has more than a few rows: it holds five of 8192 columns at a time then, else four."""
+FEW_ROWS = 256
+"""Up to so many, two for an SM, have a warp for 1024 columns of a row, more for 2048: others are rotated meanwhile."""
 ROWS_TO_UNPACK = 32
 """A program's, of one step."""
 LEAST_GROUPS = 32
@@ -59,8 +63,8 @@ LEAST_LONG_ROWS = 256
 """Rows between these lengths, if there are so many, are rotated in shared memory: in registers one fills an SM."""
 MOST_TOKENS_WITH_WIDE = 64
 """Of tiles of "pipelined" that compute wide rows too: larger ones have no registers for that code."""
-PROGRAMS_PER_TILE = 16
-"""That share the wide rows of a tile of tokens: few, since there are mostly none."""
+FLAGS_AT_ONCE = 4096
+"""Of rows, that a program which looks for wide ones reads."""
 WIDEST_SPAN_OF_WEIGHTS = LARGEST_SHIFT.value - LEAST_SHIFT.value
 
 
@@ -104,10 +108,12 @@ def rotate_to_fp8(x: torch.Tensor, hadamard_size: int, splits: int = 1) -> Fp8Ro
         return rotate_long_rows(x, hadamard_size)
     size = size_of_split(k, splits)
     rows, groups = empty_rows(m, k, splits, x.device), max(triton.next_power_of_2(size // hadamard_size), 16)
+    columns_of_warp = 1024 if splits == 1 and m <= FEW_ROWS else 2048
+    registers = REGISTERS_TO_ROTATE if m > FEW_ROWS else None
     rotate_to_fp8_kernel[(m, splits)](
         x, rows.codes, rows.scale, rows.values, rows.is_wide, rows.arrived, k, size,
         HADAMARD_SIZE=hadamard_size, RSQRT_SIZE=hadamard_size**-0.5, GROUPS=groups,
-        num_warps=min(max(groups * hadamard_size // 2048, 4), 16),
+        num_warps=min(max(groups * hadamard_size // columns_of_warp, 4), 16), maxnreg=registers,
     )  # fmt: skip
     return rows
 
@@ -292,7 +298,7 @@ def multiply_specialized(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mx
         in_tiles(w.words.view(-1, 64), [block_n, 64], gl.int8), w.words, w.shifts, w.factor, out, parts, x.arrived,
         m, n, k, work.num_whole, work.units_per_tile * steps, work.share * steps, work.programs_per_tile,
         GROUP_SIZE_M=config.GROUP_SIZE_M, TURNS=turns, UNROLL=steps // turns, STAGES=config.num_stages,
-        num_warps=4, maxnreg=REGISTERS[config.num_warps],
+        IN_PAIRS=work.in_pairs, num_warps=4, maxnreg=REGISTERS[config.num_warps],
     )  # fmt: skip
     return out
 
@@ -319,9 +325,9 @@ def multiply_unpacked(x: Fp8Rows, w: Fp8Words) -> torch.Tensor:
 def multiply_wide_rows(x: Fp8Rows, w: Fp8Words, out: torch.Tensor) -> None:
     """Write x @ w.T to out [M, n] in rows of x that are wide."""
     (m, k), n = x.codes.shape, w.words.shape[1]
-    wide_rows_kernel[(triton.cdiv(m, 64), min(triton.cdiv(n, 128), PROGRAMS_PER_TILE))](
+    wide_rows_kernel[(count_sms(out.device),)](
         x.values, x.is_wide, w.words, w.shifts, w.factor, out, m, n, k,
-        EVEN_K=k % 128 == 0, BLOCK_SIZE_M=64, BLOCK_SIZE_N=128, num_warps=8,
+        EVEN_K=k % 128 == 0, BLOCK_SIZE_M=64, BLOCK_SIZE_N=128, FLAGS=FLAGS_AT_ONCE, num_warps=8,
     )  # fmt: skip
 
 

@@ -18,8 +18,8 @@ from kernels.gemm.mxfp4_kernels import (
     e8m0_values,
     group_scales,
     hadamard_sums,
-    nearest_in_units,
     rotate_and_round,
+    round_in_units,
 )
 from kernels.gemm.tiles import rows_of_tile, store_tile
 from kernels.gemm.w4_tile import HAS_ASM
@@ -52,6 +52,19 @@ def power_of_two(exponent):
     code = exponent + 127
     bits = tl.where(code > 0, tl.maximum(code, 1) << 23, 0x00400000 >> tl.minimum(tl.maximum(-code, 0), 22))
     return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def nearest_at_once(x, unit):
+    """nearest_in_units: Hopper's minimum of magnitudes, with x's sign, takes the place of two comparisons."""
+    largest = 6.0 * unit.to(tl.float32, bitcast=True)
+    if HAS_ASM:
+        x = tl.inline_asm_elementwise(
+            "min.xorsign.abs.f32 $0, $1, $2;", "=r,r,r", [x, largest], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        x = tl.minimum(tl.maximum(x, -largest), largest)
+    return round_in_units(x, unit)
 
 
 @triton.jit
@@ -113,10 +126,11 @@ def rotate_to_fp8_kernel(
     scale = group_scales(sums, RSQRT_SIZE)
     row_scale, is_wide = store_scale(tl.max(scale, 0), least_scale(scale), scale_ptr, is_wide_ptr, arrived_ptr)
     unit = tl.maximum(127 + scale - row_scale, 1)[:, None] << 23  # bits of 2**shift
-    codes = nearest_in_units(sums * (power_of_two(127 - row_scale) * RSQRT_SIZE), unit)
+    codes = nearest_at_once(sums * (power_of_two(127 - row_scale) * RSQRT_SIZE), unit)
     codes = tl.reshape(codes, (GROUPS, HADAMARD_SIZE)).to(tl.float8e4nv)
     tl.store(codes_ptr + start + column, codes, mask=column < size)
     if is_wide:
+        x = tl.load(x_ptr + start + column, mask=column < size, other=0.0)  # again: kept, it would cost registers
         values = rotate_and_round(x, HADAMARD_SIZE, RSQRT_SIZE, GROUPS)
         tl.store(values_ptr + start + column, values.to(tl.bfloat16), mask=column < size)
 
@@ -340,37 +354,3 @@ def mxfp4_fp8_gemm_kernel(
             acc = tl.where(is_wide[None, :], wide, acc)
     acc *= tl.load(factor_ptr + rows_w)[:, None]
     store_tile(acc, out_ptr, tl.program_id(1), offs_m, offs_n, M, N)
-
-
-@triton.jit
-def wide_rows_kernel(
-    values_ptr,  # [M, K] bfloat16, of rows that are wide
-    is_wide_ptr,  # [M] int32
-    words_ptr,  # this and the next two: see mxfp4_fp8_gemm_kernel
-    shifts_ptr,
-    factor_ptr,
-    out_ptr,  # [M, N]
-    M,
-    N,
-    K,
-    EVEN_K: tl.constexpr,
-    BLOCK_SIZE_M: tl.constexpr,
-    BLOCK_SIZE_N: tl.constexpr,
-):
-    """out[row] = x[row] @ w.T where the row is wide; programs of tiles without such a row return at once."""
-    offs_m = tl.program_id(0) * BLOCK_SIZE_M + tl.arange(0, BLOCK_SIZE_M)
-    is_wide = tl.load(is_wide_ptr + offs_m, mask=offs_m < M, other=0) != 0
-    if tl.max(is_wide.to(tl.int32), 0) == 0:
-        return
-    rows_x = tl.where(is_wide, offs_m, 0).to(tl.int64)
-    for tile in range(tl.program_id(1), tl.cdiv(N, BLOCK_SIZE_N), tl.num_programs(1)):
-        offs_n = tile * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N)
-        rows_w = tl.where(offs_n < N, offs_n, 0).to(tl.int64)
-        acc = multiply_wide(
-            values_ptr, words_ptr, shifts_ptr, rows_x, rows_w, 0, tl.cdiv(K, 128), N, K,
-            EVEN_K, BLOCK_SIZE_M, BLOCK_SIZE_N,
-        )  # fmt: skip
-        acc *= tl.load(factor_ptr + rows_w)[:, None]
-        mask = is_wide[:, None] & (offs_n < N)[None, :]
-        out_ptrs = out_ptr + offs_m.to(tl.int64)[:, None] * N + offs_n[None, :]
-        tl.store(out_ptrs, tl.trans(acc).to(out_ptr.dtype.element_ty), mask=mask)

@@ -3,7 +3,8 @@
 What mxfp4_fp8_gemm_kernel computes. A program is groups of four warps that meet at barriers in shared memory: one
 copies FP8 tokens and words of weights into a ring of STAGES, two or four multiply. One that multiplies unpacks half of
 a step while the tensor core works on the other half. A program takes tile after tile, so that the next one's loads run
-under the last one's stores. Programs share tiles where that gives each as many steps (kernels/gemm/stream_k.py).
+under the last one's stores. Programs share tiles where that gives each as many steps (kernels/gemm/stream_k.py,
+kernels/gemm/parts_hopper.py).
 
 The product is computed transposed, weights on the left: a tile is 2 * ROWS output features by TOKENS tokens, a step 128
 columns of both. Two groups share a tile by its features; of four, two take the even steps and two the odd ones, and
@@ -23,6 +24,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from kernels.gemm.mxfp4_fp8_kernels import UNPACK_WORD
+from kernels.gemm.parts_hopper import add_parts, store_part, trade_halves
 
 STEP: gl.constexpr = gl.constexpr(128)
 HALF_STEP: gl.constexpr = gl.constexpr(64)
@@ -130,44 +132,6 @@ def copy(
 
 
 @gluon.jit
-def by_threads(acc, ROWS: gl.constexpr, TOKENS: gl.constexpr):
-    """Sums of a warpgroup in the order of its threads, four of each after the other: they are stored as they are."""
-    lanes = acc.reshape([ROWS // 16, 2, 8, TOKENS // 8, 4, 2]).permute((3, 0, 2, 4, 1, 5))
-    return lanes.reshape([ROWS * TOKENS])
-
-
-@gluon.jit
-def store_part(acc, parts_ptr, arrived_ptr, place, half: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr):
-    """Write sums of a tile's first steps for the program that does its last ones, and report: every thread does."""
-    sums = by_threads(acc, ROWS, TOKENS)
-    part = (place * 2 + half).to(gl.int64)
-    gl.store(parts_ptr + part * ROWS * TOKENS + gl.arange(0, ROWS * TOKENS, layout=sums.type.layout), sums)
-    zeros = gl.zeros([128], gl.int32, layout=gl.BlockedLayout([1], [32], [4], [0]))
-    gl.atomic_add(arrived_ptr + part + zeros, zeros + 1, sem="release")
-
-
-@gluon.jit
-def add_parts(
-    acc, parts_ptr, arrived_ptr, first_place, place, half: gl.constexpr,
-    ROWS: gl.constexpr, TOKENS: gl.constexpr, TURN: gl.constexpr, TURNS: gl.constexpr,
-):  # fmt: skip
-    """acc and this turn's share of what programs from the first place to this have summed of the tile."""
-    sums = by_threads(acc, ROWS, TOKENS)
-    index = gl.arange(0, ROWS * TOKENS, layout=sums.type.layout)
-    zeros = gl.zeros([128], gl.int32, layout=gl.BlockedLayout([1], [32], [4], [0]))
-    for other in range(first_place, place):
-        part = (other * 2 + half).to(gl.int64)
-        gl.inline_asm_elementwise(
-            "{ .reg .pred p; again: ld.acquire.gpu.global.b32 $0, [$1]; setp.lt.s32 p, $0, 128; @p bra again; }",
-            "=r,l", [arrived_ptr + part + zeros], dtype=gl.int32, is_pure=False, pack=1,
-        )  # fmt: skip
-        is_mine = index // (ROWS * TOKENS // TURNS) == TURN
-        sums += gl.load(parts_ptr + part * ROWS * TOKENS + index, mask=is_mine, other=0.0, cache_modifier=".cg")
-    lanes = sums.reshape([TOKENS // 8, ROWS // 16, 8, 4, 2, 2]).permute((1, 4, 2, 0, 3, 5))
-    return gl.convert_layout(lanes.reshape([ROWS, TOKENS]), acc.type.layout, assert_trivial=True)
-
-
-@gluon.jit
 def multiply_wide_rows(
     values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, first_token, first_row, num_steps, M, N, K,
     ROWS: gl.constexpr, TOKENS: gl.constexpr,
@@ -220,7 +184,7 @@ def store_tile(
 def multiply(
     tensors, sizes, ring, handover,
     WARPGROUP: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr, GROUP_SIZE_M: gl.constexpr,
-    TURNS: gl.constexpr, UNROLL: gl.constexpr, STAGES: gl.constexpr,
+    TURNS: gl.constexpr, UNROLL: gl.constexpr, STAGES: gl.constexpr, IN_PAIRS: gl.constexpr,
 ):  # fmt: skip
     """Four warps: ROWS output features of each tile, every TURNS-th step."""
     x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, parts_ptr, arrived_ptr = tensors
@@ -259,7 +223,9 @@ def multiply(
             acc = warpgroup_mma_wait(0, deps=(acc,))  # ptxas does not let products run into the next round
             mbarrier.arrive(empty.index((step + STAGES - TURNS) % STAGES), count=1)
         is_last = end == steps_per_tile
-        if is_last & (first > 0):
+        if IN_PAIRS:
+            pass  # sums of all turns are traded below
+        elif is_last & (first > 0):
             first_place = (tile - num_whole) * steps_per_tile // share
             acc = add_parts(acc, parts_ptr, arrived_ptr, first_place, place, HALF, ROWS, TOKENS, TURN, TURNS)
         if TURN > 0:
@@ -271,7 +237,13 @@ def multiply(
                 mbarrier.wait(has_sums.index(HALF), tile_parity)
                 acc += sums_bufs.index(HALF).load(SUMMED)
                 mbarrier.arrive(no_sums.index(HALF), count=1)
-            if is_last:
+            if IN_PAIRS:
+                store_tile(
+                    trade_halves(acc, parts_ptr, arrived_ptr, place, HALF, ROWS, TOKENS),
+                    x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr,
+                    first_token + place % 2 * (TOKENS // 2), first_row, steps_per_tile, M, N, K, ROWS, TOKENS // 2,
+                )  # fmt: skip
+            elif is_last:
                 store_tile(
                     acc, x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr,
                     first_token, first_row, steps_per_tile, M, N, K, ROWS, TOKENS,
@@ -305,6 +277,7 @@ def mxfp4_hopper_gemm_kernel(
     TURNS: gl.constexpr,
     UNROLL: gl.constexpr,
     STAGES: gl.constexpr,
+    IN_PAIRS: gl.constexpr,
 ):
     """out = x @ w.T."""
     TOKENS: gl.constexpr = x_desc.block_shape[0]
@@ -325,15 +298,21 @@ def mxfp4_hopper_gemm_kernel(
         mbarrier.init(has_sums.index(half), count=1)
         mbarrier.init(no_sums.index(half), count=1)
     tensors = (x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, parts_ptr, arrived_ptr)
-    place = place_of_program(programs_per_tile)
+    place = gl.program_id(0) if IN_PAIRS else place_of_program(programs_per_tile)
     sizes = (M, N, K, num_tiles_m, num_tiles_n, place, num_whole, steps_per_tile, share)
     ring = (x_bufs, words_bufs, full, empty)
     handover = (sums_bufs, has_sums, no_sums)
     if TURNS == 1:
         gl.warp_specialize(
             [
-                (multiply, (tensors, sizes, ring, handover, 0, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES)),
-                (multiply, (tensors, sizes, ring, handover, 1, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES)),
+                (
+                    multiply,
+                    (tensors, sizes, ring, handover, 0, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES, IN_PAIRS),
+                ),
+                (
+                    multiply,
+                    (tensors, sizes, ring, handover, 1, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES, IN_PAIRS),
+                ),
                 (copy, (x_desc, words_desc, sizes, ring, ROWS, TOKENS, GROUP_SIZE_M, STAGES)),
             ],
             [4, 4],
@@ -342,10 +321,22 @@ def mxfp4_hopper_gemm_kernel(
     else:
         gl.warp_specialize(
             [
-                (multiply, (tensors, sizes, ring, handover, 0, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES)),
-                (multiply, (tensors, sizes, ring, handover, 1, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES)),
-                (multiply, (tensors, sizes, ring, handover, 2, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES)),
-                (multiply, (tensors, sizes, ring, handover, 3, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES)),
+                (
+                    multiply,
+                    (tensors, sizes, ring, handover, 0, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES, IN_PAIRS),
+                ),
+                (
+                    multiply,
+                    (tensors, sizes, ring, handover, 1, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES, IN_PAIRS),
+                ),
+                (
+                    multiply,
+                    (tensors, sizes, ring, handover, 2, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES, IN_PAIRS),
+                ),
+                (
+                    multiply,
+                    (tensors, sizes, ring, handover, 3, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES, IN_PAIRS),
+                ),
                 (copy, (x_desc, words_desc, sizes, ring, ROWS, TOKENS, GROUP_SIZE_M, STAGES)),
             ],
             [4, 4, 4, 4],

@@ -58,12 +58,17 @@ def nearest_e2m1(x):
 
 @triton.jit
 def nearest_in_units(x, unit):
-    """nearest_e2m1 of x / unit, times unit: a power of two, given by its bits.
+    """nearest_e2m1 of x / unit, times unit: a power of two, given by its bits."""
+    largest = 6.0 * unit.to(tl.float32, bitcast=True)
+    return round_in_units(tl.minimum(tl.maximum(x, -largest), largest), unit)
+
+
+@triton.jit
+def round_in_units(x, unit):
+    """nearest_in_units of x that is 6 units at most.
 
     A binade's values are half of it apart, but below 1 as below 2: added to 1.5 * 2**22 of it, x has no bits to spare.
     """
-    largest = 6.0 * unit.to(tl.float32, bitcast=True)
-    x = tl.minimum(tl.maximum(x, -largest), largest)
     binade = tl.maximum(x.to(tl.int32, bitcast=True) & 0x7F800000, unit).to(tl.float32, bitcast=True)
     return x + binade * 6291456.0 - binade * 6291456.0
 

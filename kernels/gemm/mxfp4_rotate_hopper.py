@@ -11,7 +11,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma
 
-from kernels.gemm.mxfp4_fp8_kernels import LARGEST_SHIFT, NUM_ARRIVED, WIDEST_SPAN, power_of_two
+from kernels.gemm.mxfp4_fp8_kernels import LARGEST_SHIFT, NUM_ARRIVED, WIDEST_SPAN, nearest_at_once, power_of_two
 from kernels.gemm.mxfp4_kernels import GROUP_SIZE, nearest_in_units
 
 LINES: gl.constexpr = gl.constexpr(128)
@@ -118,7 +118,7 @@ def rotate_to_fp8_hopper_kernel(
         sums = rotate_part(x_bufs.index(part), signs, SIZE)
         scale = scale_bufs.index(part).load(gl.SliceLayout(1, LAYOUT))
         unit = gl.maximum(127 + scale - row_scale, 1) << 23  # bits of 2**shift
-        codes = nearest_in_units(sums * factor, unit[:, None]).to(gl.float8e4nv)
+        codes = nearest_at_once(sums * factor, unit[:, None]).to(gl.float8e4nv)
         exists = (part * GROUPS + group < num_groups)[:, None]
         offset = row.to(gl.int64) * K + part * GROUPS * GROUP_SIZE
         gl.store(codes_ptr + offset + column, codes, mask=exists)

@@ -28,6 +28,11 @@ class Division:
         return self.units_per_tile // self.share if self.units_per_tile % self.share == 0 else 1
 
     @property
+    def in_pairs(self) -> bool:
+        """Whether every tile has two programs, each half of its steps."""
+        return self.programs_per_tile == 2
+
+    @property
     def in_parts(self) -> bool:
         """Whether some tile has several programs."""
         return self.share % self.units_per_tile != 0
