@@ -34,7 +34,8 @@ from kernels.spec import Case, Layer
 compiled = []
 for n, k in ((8192, 8192), (10240, 8192), (8200, 8160)):
     with torch.device("meta"):
-        codes = [torch.zeros(shape, dtype=torch.uint8) for shape in ((n, k // 2), (n, k // 32), (1, k // 2), (1, k // 32))]
+        shapes = ((n, k // 2), (n, k // 32), (1, k // 2), (1, k // 32))
+        codes = [torch.zeros(shape, dtype=torch.uint8) for shape in shapes]
         weights, x = {"w": codes[0], "w_scale": codes[1]}, torch.empty(1, k, dtype=torch.bfloat16)
     layer = Layer("mxfp4_gemm", "grid", 1, 1, "mxfp4_w4a4_hadamard32", "bfloat16", {"n": n, "k": k})
     for inputs in ({"x": x}, {"x": x, "x_codes": codes[2], "x_scale": codes[3]}):
