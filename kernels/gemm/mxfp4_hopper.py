@@ -164,13 +164,13 @@ def store_tile(
     """Scale sums [ROWS, TOKENS] and write them, transposed; rows that FP8 cannot hold are computed here."""
     SUMMED: gl.constexpr = acc.type.layout
     STORED: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // ROWS, ROWS // 8], [4, 1], [1, 0])
-    row = gl.minimum(first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, SUMMED)), N - 1)
-    token = gl.minimum(first_token + gl.arange(0, TOKENS, layout=gl.SliceLayout(0, SUMMED)), M - 1)
-    acc = acc * gl.load(x_scale_ptr + token)[None, :] * gl.load(factor_ptr + row)[:, None]
+    token = first_token + gl.arange(0, TOKENS, layout=gl.SliceLayout(1, STORED))
+    is_wide = gl.load(is_wide_ptr + gl.minimum(token, M - 1)) != 0  # early: it is there when it is asked for
+    row_of_acc = gl.minimum(first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, SUMMED)), N - 1)
+    token_of_acc = gl.minimum(first_token + gl.arange(0, TOKENS, layout=gl.SliceLayout(0, SUMMED)), M - 1)
+    acc = acc * gl.load(x_scale_ptr + token_of_acc)[None, :] * gl.load(factor_ptr + row_of_acc)[:, None]
     out = gl.convert_layout(acc.to(out_ptr.dtype.element_ty).permute((1, 0)), STORED)
     column = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(0, STORED))
-    token = first_token + gl.arange(0, TOKENS, layout=gl.SliceLayout(1, STORED))
-    is_wide = gl.load(is_wide_ptr + gl.minimum(token, M - 1)) != 0
     out_ptrs = out_ptr + token.to(gl.int64)[:, None] * N + column[None, :]
     gl.store(out_ptrs, out, mask=((token < M) & (is_wide == 0))[:, None] & (column < N)[None, :])
     if gl.max(is_wide.to(gl.int32), 0) != 0:
@@ -265,7 +265,7 @@ def mxfp4_hopper_gemm_kernel(
     factor_ptr,  # [N] float32
     out_ptr,  # [M, N]
     parts_ptr,  # [programs, 2, ROWS, TOKENS] float32: sums of the first steps of a tile that several programs share
-    arrived_ptr,  # [programs, 2] int32, zeros: how many threads have written theirs
+    arrived_ptr,  # [programs, 2] int32, zeros: which warpgroups have written theirs
     M,
     N,
     K,

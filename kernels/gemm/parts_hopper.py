@@ -7,6 +7,7 @@ They are float32 and always added in the same order.
 # mypy: disable-error-code="no-untyped-def"
 # Triton types the arguments of jit functions at the launch.
 
+import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
@@ -28,17 +29,18 @@ def from_threads(sums, ROWS: gl.constexpr, TOKENS: gl.constexpr):
 
 @gluon.jit
 def report(arrived_ptr):
-    """Every thread of a warpgroup says that it has written its sums."""
-    zeros = gl.zeros([128], gl.int32, layout=gl.BlockedLayout([1], [32], [4], [0]))
-    gl.atomic_add(arrived_ptr + zeros, zeros + 1, sem="release")
+    """One thread of a warpgroup says that all of them have written their sums."""
+    tl.debug_barrier()  # Gluon has it under another name in every version of Triton
+    lane = gl.arange(0, 128, layout=gl.BlockedLayout([1], [32], [4], [0]))
+    gl.atomic_add(arrived_ptr + 0 * lane, gl.full_like(lane, 1), mask=lane == 0, sem="release")
 
 
 @gluon.jit
 def wait_for(arrived_ptr):
-    """Until every thread of a warpgroup of another program has reported."""
+    """Until a warpgroup of another program has reported."""
     zeros = gl.zeros([128], gl.int32, layout=gl.BlockedLayout([1], [32], [4], [0]))
     gl.inline_asm_elementwise(
-        "{ .reg .pred p; again: ld.acquire.gpu.global.b32 $0, [$1]; setp.lt.s32 p, $0, 128; @p bra again; }",
+        "{ .reg .pred p; again: ld.acquire.gpu.global.b32 $0, [$1]; setp.eq.s32 p, $0, 0; @p bra again; }",
         "=r,l", [arrived_ptr + zeros], dtype=gl.int32, is_pure=False, pack=1,
     )  # fmt: skip
 
