@@ -2,9 +2,10 @@
 
 Weights stay in 4 bits. Launches: rotate and round activations, or unpack prequantized ones; the product, with weights
 unpacked in registers, by Triton for a few tokens, and the sum over its splits, or by kernels/gemm/mxfp4_hopper.py for
-more. One token is multiplied by integers instead, as kernels/gemm/mxfp4_rows.py says. With very many tokens weights are unpacked into memory that is free again after the product, torch's
-row-wise scaled GEMM multiplies. There, and after Triton's tiles of more than 64 tokens, a last launch computes rows of
-activations that FP8 cannot hold: it looks at a flag for each row and mostly returns.
+more. One token is multiplied by integers instead (kernels/gemm/mxfp4_rows.py). With very many tokens weights are
+unpacked into memory that is free again after the product, torch's row-wise scaled GEMM multiplies. There, and after
+Triton's tiles of more than 64 tokens, a last launch computes rows of activations that FP8 cannot hold: it looks at a
+flag for each row and mostly returns.
 """
 
 from collections.abc import Mapping
