@@ -27,20 +27,21 @@ def line_up(
     for device, count in devices.items():
         left = [unit for unit in units if (unit.key, device) not in done]
         took = {key: total for (key, name), total in seconds.items() if name == device}
-        longest_first = order_longest_first(left, took)
-        lines[device] = longest_first if count > 1 else longest_first[::-1]
+        lines[device] = order_by_time(left, took, longest_first=count > 1)
     return lines
 
 
-def order_longest_first(units: Sequence[WorkUnit], seconds: Mapping[str, float]) -> list[WorkUnit]:
-    """Units by what they took last time; before them those that were never measured, by an estimate of their work.
+def order_by_time(units: Sequence[WorkUnit], seconds: Mapping[str, float], *, longest_first: bool) -> list[WorkUnit]:
+    """Units by what they took last time; those that were never measured, by an estimate of their work, count as longer.
 
     Args:
         seconds: what the units of a device took, by layer key.
     """
     new = [unit for unit in units if unit.key not in seconds]
     known = [unit for unit in units if unit.key in seconds]
-    return sorted(new, key=estimate_work, reverse=True) + sorted(known, key=lambda u: seconds[u.key], reverse=True)
+    new.sort(key=estimate_work, reverse=longest_first)
+    known.sort(key=lambda unit: seconds[unit.key], reverse=longest_first)
+    return new + known if longest_first else known + new
 
 
 def estimate_work(unit: WorkUnit) -> int:

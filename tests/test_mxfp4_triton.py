@@ -29,7 +29,7 @@ for scheme, m in [*sizes, ("mxfp4_w4a4_hadamard64", 1), ("mxfp4_w4a4_hadamard128
     launch = prepare_triton(case, weights, inputs)
     compiled += [asdict(record) for record in compile_launches(sys.argv[1], launch.run)]
 
-for_hopper = [(1, {}), (1024, {}), (4096, {"activations": "prequantized"})] if sys.argv[1] == "sm_90" else []
+for_hopper = [(2, {}), (1024, {}), (4096, {"activations": "prequantized"})] if sys.argv[1] == "sm_90" else []
 torch._scaled_mm = lambda a, b, *scales, out_dtype, use_fast_accum: torch.empty(len(a), b.shape[1], dtype=out_dtype)
 for m, options in for_hopper:
     inputs = {"x": torch.zeros(m, k, dtype=torch.bfloat16)}

@@ -184,8 +184,9 @@ it, however busy the machine is."""
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    for name, changes in (("one", {}), ("two", {"intermediate_size": SECONDS_LONG}), ("three", {})):
-        make_model(tmp_path / name, **changes)
+    make_model(tmp_path / "one")
+    for name in ("two", "three"):
+        make_model(tmp_path / name, intermediate_size=SECONDS_LONG)
     return tmp_path
 
 

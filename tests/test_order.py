@@ -3,7 +3,7 @@
 import pytest
 
 from kernels.spec import Case, Layer
-from tasks.order import estimate_work, line_up, order_longest_first
+from tasks.order import estimate_work, line_up, order_by_time
 from tasks.records import WorkUnit
 
 
@@ -27,15 +27,17 @@ def models(units: list[WorkUnit]) -> list[str]:
 
 
 def test_what_took_longest_last_time_comes_first_and_what_nobody_knows_before_it() -> None:
-    ordered = order_longest_first([SHORT, NEW, LONG, NEW_AND_LARGE], SECONDS)
-    assert models(ordered) == ["new-and-large", "new", "long", "short"]
-    assert order_longest_first([], SECONDS) == []
+    units = [SHORT, NEW, LONG, NEW_AND_LARGE]
+    assert models(order_by_time(units, SECONDS, longest_first=True)) == ["new-and-large", "new", "long", "short"]
+    assert models(order_by_time(units, SECONDS, longest_first=False)) == ["short", "long", "new", "new-and-large"]
+    assert order_by_time([], SECONDS, longest_first=True) == []
 
 
-def test_units_that_take_as_long_keep_their_order() -> None:
+@pytest.mark.parametrize("longest_first", [True, False])
+def test_units_that_take_as_long_keep_their_order(longest_first: bool) -> None:
     twins = [make_unit(name) for name in "cab"]
-    assert order_longest_first(twins, {}) == twins
-    assert order_longest_first(twins, {unit.key: 2.0 for unit in twins}) == twins
+    assert order_by_time(twins, {}, longest_first=longest_first) == twins
+    assert order_by_time(twins, {unit.key: 2.0 for unit in twins}, longest_first=longest_first) == twins
 
 
 @pytest.mark.parametrize(

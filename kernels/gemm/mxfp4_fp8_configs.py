@@ -55,7 +55,7 @@ class Mxfp4Fp8Config:
 
 
 PRODUCTS = ("rows", "pipelined", "specialized", "unpacked")
-"""Weights are unpacked in registers by mxfp4_rows_kernel, for one token, where the warps and stages are read; by
+"""Weights are unpacked in registers by mxfp4_rows_kernel, for one token, where only the warps are read; by
 mxfp4_fp8_gemm_kernel; by mxfp4_hopper_gemm_kernel; into memory, and torch multiplies: nothing else is read then."""
 
 
@@ -66,7 +66,7 @@ def default_fp8_config(m: int, n: int, k: int) -> Mxfp4Fp8Config:
         m, n, k: tokens, output features, input features.
     """
     if m == 1 and k <= MOST_COLUMNS and n <= MOST_FEATURES_BY_ROWS:
-        return Mxfp4Fp8Config(1, ROWS.value, 1, 1, PROMOTE=False, PRODUCT="rows", num_warps=16, num_stages=4)
+        return Mxfp4Fp8Config(1, ROWS.value, 1, 1, PROMOTE=False, PRODUCT="rows", num_warps=16, num_stages=1)
     if m >= LEAST_TOKENS_TO_UNPACK and n % 16 == 0 == k % 16:
         return Mxfp4Fp8Config(256, 128, 8, 1, PROMOTE=False, PRODUCT="unpacked", num_warps=8, num_stages=4)
     if m > FEW_TOKENS:

@@ -147,18 +147,23 @@ def multiply_half(magnitudes, signs, shifts, x):
 
 @triton.jit
 def load_rows(words_ptr, shifts_ptr, first_row, N, K, STEPS: tl.constexpr, EVEN: tl.constexpr):
-    """Words [STEPS, ROWS, LANES, 4] and shifts [STEPS, ROWS]; what is not there is zero."""
+    """Words [STEPS, ROWS, LANES, 4] and shifts [STEPS, ROWS, LANES]; of what is not there anything finite.
+
+    Pointers to shifts are laid out as those to words are because Triton sees nothing contiguous in them.
+    """
     step = tl.arange(0, STEPS)[:, None]
-    rows = tl.arange(0, ROWS)[None, :] + first_row
     place = tl.arange(0, ROWS * 16)[None, :] + first_row * 16
+    words_ptrs = words_ptr + step * (N * 16) + place
+    row = tl.arange(0, ROWS)[None, :, None] + first_row
+    step_of_shift = tl.arange(0, STEPS)[None, None, :] + 0 * tl.arange(0, LANES)[:, None, None]
+    shift_ptrs = shifts_ptr + step_of_shift * N + tl.where(row < N, row, 0)
     if EVEN:
-        words = tl.load(words_ptr + step * (N * 16) + place)
-        shifts = tl.load(shifts_ptr + step * N + rows)
+        words, shifts = tl.load(words_ptrs), tl.load(shift_ptrs)
     else:
-        exists = step < tl.cdiv(K, 128)
-        words = tl.load(words_ptr + step * (N * 16) + place, mask=exists & (place < N * 16), other=0)
-        shifts = tl.load(shifts_ptr + step * N + rows, mask=exists & (rows < N), other=0)
-    return tl.reshape(words, (STEPS, ROWS, LANES, 4)), shifts
+        num_steps = tl.cdiv(K, 128)
+        words = tl.load(words_ptrs, mask=(step < num_steps) & (place < N * 16), other=0)
+        shifts = tl.load(shift_ptrs, mask=step_of_shift < num_steps, other=0)
+    return tl.reshape(words, (STEPS, ROWS, LANES, 4)), tl.permute(shifts, (2, 1, 0))
 
 
 @triton.jit
@@ -217,7 +222,7 @@ def mxfp4_rows_kernel(
     words_ptr,  # [K / 128, N, 16] int32
     shifts_ptr,  # [K / 128, N] int32
     factor_ptr,  # [N] float32
-    parts_ptr,  # [N, WARPS] float32
+    parts_ptr,  # [WARPS, N] float32
     out_ptr,  # [N]
     N,
     K,
@@ -225,40 +230,38 @@ def mxfp4_rows_kernel(
     WARPS: tl.constexpr,
     TURNS: tl.constexpr,
     EVEN: tl.constexpr,
-    STAGES: tl.constexpr,
 ):
     """out = w @ x, of STEPS steps at most; a program takes every num_programs-th tile of ROWS rows, TURNS at most.
 
-    The token is asked for before the first rows, and unpacked when these are on their way.
+    The next tile is loaded while this one is multiplied.
     """
-    pid, num_programs = tl.program_id(0), tl.num_programs(0)
+    pid, num_programs, num_tiles = tl.program_id(0), tl.num_programs(0), tl.cdiv(N, ROWS)
     table = 0
     if HAS_ASM:
         table = tl.inline_asm_elementwise(LOWER_TABLE, "=r,r", [pid], tl.int32, is_pure=True, pack=1)
     codes, first_code, second_code = load_token(codes_ptr, scale_ptr, K, STEPS)
-    first_x = tl.zeros((STEPS, 1, LANES, 4), dtype=tl.int32)
-    second_x = tl.zeros((STEPS, 1, LANES, 4), dtype=tl.int32)
-    first_scale = tl.zeros((STEPS, 1, LANES), dtype=tl.float32)
-    second_scale = tl.zeros((STEPS, 1, LANES), dtype=tl.float32)
-    place_of_shift = 8 * (tl.arange(0, LANES)[None, None, :] // 2)
-    for tile in tl.range(pid, tl.cdiv(N, ROWS), num_programs, num_stages=STAGES):
-        first_row = tile * ROWS
-        words, shifts = load_rows(words_ptr, shifts_ptr, first_row, N, K, STEPS, EVEN)
-        if tile == pid:
-            first_x, second_x, first_scale, second_scale = unpack_token(codes, first_code, second_code, STEPS)
+    words, shifts = load_rows(words_ptr, shifts_ptr, pid * ROWS, N, K, STEPS, EVEN)
+    tl.debug_barrier()  # ptxas would wait for the token before it asks for the rows
+    first_x, second_x, first_scale, second_scale = unpack_token(codes, first_code, second_code, STEPS)
+    lane = tl.arange(0, LANES)
+    for tile in range(pid, num_tiles, num_programs):
+        ahead = tl.where(tile + num_programs < num_tiles, tile + num_programs, tile)
+        next_words, next_shifts = load_rows(words_ptr, shifts_ptr, ahead * ROWS, N, K, STEPS, EVEN)
         first, first_signs, second, second_signs = unpack_word(words, table)
-        shifts = shifts[:, :, None] >> place_of_shift
+        shifts = shifts >> 8 * (lane // 2)[None, None, :]
         sums = multiply_half(first, first_signs, shifts, first_x) * first_scale
         sums += multiply_half(second, second_signs, shifts >> 16, second_x) * second_scale
         sums = tl.sum(tl.reshape(sums, (STEPS // WARPS, WARPS, ROWS, LANES)), 0)
-        rows = tl.arange(0, ROWS)[None, :] + first_row
-        tl.store(parts_ptr + rows * WARPS + tl.arange(0, WARPS)[:, None], tl.sum(sums, 2), mask=rows < N)
-    tile = tl.arange(0, TURNS)[:, None] * num_programs + pid
-    rows = tl.arange(0, ROWS)[None, :] + tile * ROWS
+        sums = tl.broadcast_to(tl.sum(sums, 2)[:, :, None], (WARPS, ROWS, LANES))  # in the same threads
+        row = tl.arange(0, ROWS)[None, :, None] + tile * ROWS
+        place = tl.arange(0, WARPS)[None, None, :] * N + tl.where(row < N, row, 0) + 0 * lane[:, None, None]
+        tl.store(parts_ptr + place, tl.permute(sums, (2, 1, 0)), mask=(row < N) & (lane == 0)[:, None, None])
+        words, shifts = next_words, next_shifts
+    rows = tl.arange(0, ROWS)[None, :] + (tl.arange(0, TURNS)[:, None] * num_programs + pid) * ROWS
     factor = tl.load(factor_ptr + rows, mask=rows < N, other=0.0) * FACTOR_OF_SUMS
     tl.debug_barrier()
-    parts = parts_ptr + rows[:, :, None] * WARPS + tl.arange(0, WARPS)[None, None, :]
-    sums = tl.sum(tl.load(parts, mask=(rows < N)[:, :, None], other=0.0), 2) * factor
+    parts_ptrs = parts_ptr + tl.arange(0, WARPS)[None, :, None] * N + rows[:, None, :]
+    sums = tl.sum(tl.load(parts_ptrs, mask=(rows < N)[:, None, :], other=0.0), 1) * factor
     tl.store(out_ptr + rows, sums.to(out_ptr.dtype.element_ty), mask=rows < N)
 
 
@@ -282,7 +285,6 @@ def multiply_rows(
     factor: torch.Tensor,
     dtype: torch.dtype,
     num_warps: int,
-    num_stages: int,
 ) -> torch.Tensor:
     """x @ w.T [1, n].
 
@@ -299,8 +301,8 @@ def multiply_rows(
     out = torch.empty(1, n, dtype=dtype, device=codes.device)
     mxfp4_rows_kernel[(num_programs,)](
         codes.view(torch.int32), scales, words.view(torch.int32), shifts, factor,
-        torch.empty(n, warps, device=codes.device), out, n, k, STEPS=steps, WARPS=warps,
+        torch.empty(warps, n, device=codes.device), out, n, k, STEPS=steps, WARPS=warps,
         TURNS=triton.next_power_of_2(triton.cdiv(num_tiles, num_programs)),
-        EVEN=n % ROWS.value == 0 and num_steps == steps, STAGES=num_stages, num_warps=num_warps,
+        EVEN=n % ROWS.value == 0 and num_steps == steps, num_warps=num_warps,
     )  # fmt: skip
     return out
