@@ -69,6 +69,7 @@ def load_first_scales(
     """Where a warpgroup's scales of a tile are, of its rows and both its blocks of weights, and the first of them."""
     row = half_row + gl.where(num_rows > HALF_M, WARPGROUP * HALF_M, 0)
     a_scale_ptrs = a_scale_ptr + (block.to(gl.int64) * BLOCK_SIZE_M + row) * groups
+    expert = gl.where(num_rows > 0, expert, 0)  # undefined if there is no block at all
     w_scale_ptr += expert.to(gl.int64) * k_groups * groups
     w0_scale_ptr = w_scale_ptr + 2 * tile_n * groups
     w1_scale_ptr = w_scale_ptr + gl.minimum(2 * tile_n + 1, k_groups - 1) * groups

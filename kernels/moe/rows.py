@@ -287,7 +287,7 @@ def moe_sum_kernel(
         for split in tl.static_range(SPLIT):
             x = tl.load(x_ptrs + (choice * SPLIT + split) * K, mask=mask, other=0.0).to(tl.float32)
             if weights_ptr is not None:
-                x *= tl.load(weights_ptr + pair)
+                x = tl.where(mask, x * tl.load(weights_ptr + pair), 0.0)
             total += x
     tl.store(out_ptr + token * K + offs_k, total.to(out_ptr.dtype.element_ty), mask=offs_k < K)
 
