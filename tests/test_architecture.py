@@ -64,6 +64,7 @@ TESTED_ELSEWHERE = {
     "kernels/gemm/words.py": "test_w4_words.py, test_w8_words.py",
     "kernels/moe/blocks_hopper.py": "test_{fused,words,int4}_gluon.py: compiled, and on a GPU",
     "kernels/moe/columns.py": "test_words_gluon.py: on a GPU, before every product by lanes",
+    "kernels/moe/down_hopper.py": "test_fused_gluon.py: compiled, and on a GPU",
     "kernels/moe/gemm_hopper.py": "test_fused_gluon.py: compiled, and on a GPU",
     "kernels/moe/gemm_int4_hopper.py": "test_int4_gluon.py: compiled, and on a GPU",
     "kernels/moe/halves_hopper.py": "test_int4_gluon.py: compiled, and on a GPU",

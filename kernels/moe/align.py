@@ -14,6 +14,7 @@ row and written to its own row. With an expert map the pairs of other ranks' exp
 # Triton types the arguments of jit functions at the launch.
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -23,6 +24,7 @@ ONE_PROGRAM_PAIRS = 2048
 """Up to so many pairs one program counts and places them all; more of them are counted in a launch of its own."""
 
 PAIRS_PER_PROGRAM = 1024
+PROGRAMS_PER_STEP = 32
 NUM_WARPS = 8
 
 
@@ -76,21 +78,23 @@ def count_pairs_kernel(
 
 
 @triton.jit
-def add_counts(counts_ptr, BLOCK_SIZE_E: tl.constexpr, PROGRAMS_PER_STEP: tl.constexpr):
+def add_counts(counts_ptr, program, num_programs, BLOCK_SIZE_E: tl.constexpr, PROGRAMS_PER_STEP: tl.constexpr):
     """How many pairs every expert has, and how many of them the programs before this one."""
     counts = tl.zeros((BLOCK_SIZE_E,), dtype=tl.int32)
     before = tl.zeros((BLOCK_SIZE_E,), dtype=tl.int32)
-    for first in range(0, tl.num_programs(0), PROGRAMS_PER_STEP):
-        program = (first + tl.arange(0, PROGRAMS_PER_STEP))[:, None]
-        count_ptrs = counts_ptr + program * BLOCK_SIZE_E + tl.arange(0, BLOCK_SIZE_E)[None, :]
-        count = tl.load(count_ptrs, mask=program < tl.num_programs(0), other=0)  # [PROGRAMS_PER_STEP, BLOCK_SIZE_E]
+    for first in range(0, num_programs, PROGRAMS_PER_STEP):
+        other = (first + tl.arange(0, PROGRAMS_PER_STEP))[:, None]
+        count_ptrs = counts_ptr + other * BLOCK_SIZE_E + tl.arange(0, BLOCK_SIZE_E)[None, :]
+        count = tl.load(count_ptrs, mask=other < num_programs, other=0)  # [PROGRAMS_PER_STEP, BLOCK_SIZE_E]
         counts += tl.sum(count, 0)
-        before += tl.sum(tl.where(program < tl.program_id(0), count, 0), 0)
+        before += tl.sum(tl.where(other < program, count, 0), 0)
     return counts, before
 
 
 @triton.jit
-def place_pairs_kernel(
+def place_pairs(
+    program,  # of num_programs that do
+    num_programs,
     ids_ptr,
     expert_map_ptr,
     counts_ptr,  # of count_pairs_kernel; None if one program has all pairs
@@ -112,14 +116,13 @@ def place_pairs_kernel(
 
     An expert owns ceil(count / BLOCK_SIZE_M) consecutive blocks.
     """
-    program, num_programs = tl.program_id(0), tl.num_programs(0)
     experts = tl.arange(0, BLOCK_SIZE_E)
     pair = program * PAIRS + tl.arange(0, PAIRS)
     expert, valid = load_experts(ids_ptr, expert_map_ptr, pair, num_pairs)
     if counts_ptr is None:
         counts, before = tl.histogram(expert, BLOCK_SIZE_E, mask=valid), 0
     else:
-        counts, before = add_counts(counts_ptr, BLOCK_SIZE_E, PROGRAMS_PER_STEP)
+        counts, before = add_counts(counts_ptr, program, num_programs, BLOCK_SIZE_E, PROGRAMS_PER_STEP)
     num_blocks = (counts + BLOCK_SIZE_M - 1) // BLOCK_SIZE_M
     first_block = tl.cumsum(num_blocks, 0) - num_blocks
     cursor_ptr += program * BLOCK_SIZE_E
@@ -148,9 +151,73 @@ def place_pairs_kernel(
             tl.store(num_long_ptr, total_long)
 
 
+@triton.jit
+def place_pairs_kernel(
+    ids_ptr,  # this and the others: see place_pairs
+    expert_map_ptr,
+    counts_ptr,
+    cursor_ptr,
+    block_pairs_ptr,
+    block_experts_ptr,
+    block_rows_ptr,
+    num_blocks_ptr,
+    order_ptr,
+    num_long_ptr,
+    num_pairs,
+    max_blocks,
+    BLOCK_SIZE_M: tl.constexpr,
+    BLOCK_SIZE_E: tl.constexpr,
+    PAIRS: tl.constexpr,
+    PROGRAMS_PER_STEP: tl.constexpr,
+):
+    """Give every pair a row of its expert."""
+    place_pairs(
+        tl.program_id(0), tl.num_programs(0), ids_ptr, expert_map_ptr, counts_ptr, cursor_ptr, block_pairs_ptr,
+        block_experts_ptr, block_rows_ptr, num_blocks_ptr, order_ptr, num_long_ptr, num_pairs, max_blocks,
+        BLOCK_SIZE_M, BLOCK_SIZE_E, PAIRS, PROGRAMS_PER_STEP,
+    )  # fmt: skip
+
+
 def max_num_blocks(num_pairs: int, num_experts: int, block_size_m: int) -> int:
     """The most blocks any routing of num_pairs can need: what the grids are launched with."""
     return min(num_pairs, (num_pairs + num_experts * (block_size_m - 1)) // block_size_m)
+
+
+def count_pairs(
+    topk_ids: torch.Tensor,
+    num_experts: int,
+    block_size_m: int,
+    expert_map: torch.Tensor | None,
+    *,
+    ordered: bool = False,
+) -> tuple[Blocks, int, tuple[Any, ...]]:
+    """Blocks that are not written yet, how many programs place pairs, and what place_pairs takes after these.
+
+    Pairs have been counted, if they are more than one program places.
+    """
+    num_pairs, device = topk_ids.numel(), topk_ids.device
+    max_blocks = max_num_blocks(num_pairs, num_experts, block_size_m)
+    block_size_e = max(triton.next_power_of_2(num_experts), 16)
+    one_program = num_pairs <= ONE_PROGRAM_PAIRS
+    pairs_per_program = max(triton.next_power_of_2(num_pairs), 16) if one_program else PAIRS_PER_PROGRAM
+    num_programs = triton.cdiv(num_pairs, pairs_per_program)
+    pairs, experts, rows, num_blocks, cursor = (
+        torch.empty(size, dtype=torch.int32, device=device)
+        for size in (max_blocks * block_size_m, max_blocks, max_blocks, 1, num_programs * block_size_e)
+    )
+    order, num_long = (torch.empty_like(experts), torch.empty_like(num_blocks)) if ordered else (None, None)
+    counts = None
+    if not one_program:
+        counts = torch.empty_like(cursor)
+        count_pairs_kernel[(num_programs,)](
+            topk_ids, expert_map, counts, num_pairs, block_size_e, pairs_per_program, num_warps=NUM_WARPS
+        )
+    arguments = (
+        topk_ids, expert_map, counts, cursor, pairs, experts, rows, num_blocks, order, num_long, num_pairs, max_blocks,
+        block_size_m, block_size_e, pairs_per_program, PROGRAMS_PER_STEP,
+    )  # fmt: skip
+    blocks = Blocks(pairs, experts, rows, max_blocks, num_blocks=num_blocks, order=order, num_long=num_long)
+    return blocks, num_programs, arguments
 
 
 def align_blocks_triton(
@@ -171,25 +238,6 @@ def align_blocks_triton(
     Returns:
         Blocks, allocated for the worst routing so that a CUDA graph can capture the launch.
     """
-    num_pairs, device = topk_ids.numel(), topk_ids.device
-    max_blocks = max_num_blocks(num_pairs, num_experts, block_size_m)
-    block_size_e = max(triton.next_power_of_2(num_experts), 16)
-    one_program = num_pairs <= ONE_PROGRAM_PAIRS
-    pairs_per_program = max(triton.next_power_of_2(num_pairs), 16) if one_program else PAIRS_PER_PROGRAM
-    grid = (triton.cdiv(num_pairs, pairs_per_program),)
-    pairs, experts, rows, num_blocks, cursor = (
-        torch.empty(size, dtype=torch.int32, device=device)
-        for size in (max_blocks * block_size_m, max_blocks, max_blocks, 1, grid[0] * block_size_e)
-    )
-    order, num_long = (torch.empty_like(experts), torch.empty_like(num_blocks)) if ordered else (None, None)
-    counts = None
-    if not one_program:
-        counts = torch.empty_like(cursor)
-        count_pairs_kernel[grid](
-            topk_ids, expert_map, counts, num_pairs, block_size_e, pairs_per_program, num_warps=NUM_WARPS
-        )
-    place_pairs_kernel[grid](
-        topk_ids, expert_map, counts, cursor, pairs, experts, rows, num_blocks, order, num_long, num_pairs, max_blocks,
-        block_size_m, block_size_e, pairs_per_program, PROGRAMS_PER_STEP=32, num_warps=NUM_WARPS,
-    )  # fmt: skip
-    return Blocks(pairs, experts, rows, max_blocks, num_blocks=num_blocks, order=order, num_long=num_long)
+    blocks, num_programs, arguments = count_pairs(topk_ids, num_experts, block_size_m, expert_map, ordered=ordered)
+    place_pairs_kernel[(num_programs,)](*arguments, num_warps=NUM_WARPS)
+    return blocks

@@ -1,7 +1,7 @@
-"""Our fused MoE of the block scheme for Hopper: launches gemm_hopper.py between the kernels of align.py and rows.py.
+"""Our fused MoE of the block scheme for Hopper: launches gemm_hopper.py and down_hopper.py between Triton kernels.
 
-Five launches, or six from 2049 pairs on: align (one or two), quantize hidden states, gate-up, down, sum. The batched
-format needs neither align nor sum.
+Four launches, five from 2049 pairs on: count pairs (only then), align and quantize hidden states, gate-up, down, sum.
+The batched format needs three: quantize, gate-up, down.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,10 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from kernels.configs import read_config
+from kernels.moe.align_quantize import align_and_quantize
+from kernels.moe.down_hopper import moe_down_hopper_kernel
 from kernels.moe.fused_triton import find_blocks, routing_of
-from kernels.moe.gemm_hopper import BLOCK_SIZE_M, moe_down_hopper_kernel, moe_gate_up_hopper_kernel
+from kernels.moe.gemm_hopper import BLOCK_SIZE_M, HALF_M, moe_gate_up_hopper_kernel
 from kernels.moe.inputs import weights_input
 from kernels.moe.rows import quantize_triton, sum_over_choices
 from kernels.moe.schemes import GROUP_SIZE, MOE_SCHEMES, scheme_of
@@ -46,9 +48,9 @@ DEFAULT = GluonConfig(GATE_UP_GROUP_SIZE_M=1, DOWN_GROUP_SIZE_M=8, num_stages=4)
 """The best on an H200: DeepSeek-V3 TP8 and Qwen3-30B-A3B, M=64 to 4096. One stage more does not fit."""
 
 
-def in_tiles(matrices: torch.Tensor) -> TensorDescriptor:
+def in_tiles(matrices: torch.Tensor, rows: int = GROUP_SIZE) -> TensorDescriptor:
     """What the copy engine reads [..., rows, columns] by, tile by tile."""
-    return TensorDescriptor.from_tensor(matrices.view(-1, matrices.shape[-1]), [GROUP_SIZE, GROUP_SIZE], TILE)
+    return TensorDescriptor.from_tensor(matrices.view(-1, matrices.shape[-1]), [rows, GROUP_SIZE], TILE)
 
 
 def fused_moe_gluon(weights: Tensors, inputs: Tensors, config: GluonConfig, weight_input: bool = False) -> torch.Tensor:
@@ -64,9 +66,12 @@ def fused_moe_gluon(weights: Tensors, inputs: Tensors, config: GluonConfig, weig
     w1, w2, w1_scale, w2_scale = (weights[name] for name in ("w1", "w2", "w1_scale", "w2_scale"))
     num_experts, k, n = w2.shape
     x = hidden_states.view(-1, k)
-    blocks = find_blocks(inputs, num_experts, ROWS_OF_BLOCK, may_be_single=False)
     weight_input = weight_input and routing.topk_weights is not None
-    a, a_scale = quantize_triton(SCHEME, x, None, routing, weight_input)
+    if routing.topk_ids is None:
+        blocks = find_blocks(inputs, num_experts, ROWS_OF_BLOCK, may_be_single=False)
+        a, a_scale = quantize_triton(SCHEME, x, None, routing)
+    else:
+        blocks, a, a_scale = align_and_quantize(routing, num_experts, ROWS_OF_BLOCK, x, weight_rows=weight_input)
     h = torch.empty(blocks.max_blocks * ROWS_OF_BLOCK, n, dtype=FP8_DTYPE, device=x.device)
     h_scale = torch.empty(len(h), n // GROUP_SIZE, device=x.device)
     out = torch.empty(routing.num_rows, k, dtype=x.dtype, device=x.device)
@@ -80,10 +85,11 @@ def fused_moe_gluon(weights: Tensors, inputs: Tensors, config: GluonConfig, weig
         TOP_K=1 if weight_input else routing.top_k, GROUP_SIZE_M=config.GATE_UP_GROUP_SIZE_M, **constants,
     )  # fmt: skip
     moe_down_hopper_kernel[(min(num_sms, blocks.max_blocks * triton.cdiv(k, 2 * GROUP_SIZE)),)](
-        in_tiles(h), h_scale, in_tiles(w2), w2_scale, None if weight_input else routing.topk_weights, out, *where,
+        in_tiles(h, HALF_M.value), h_scale, in_tiles(w2), w2_scale, out, *where,
         GROUP_SIZE_M=config.DOWN_GROUP_SIZE_M, **constants,
     )  # fmt: skip
-    return sum_over_choices(out, routing, out.dtype).view(hidden_states.shape)
+    by_weight = None if weight_input else routing.topk_weights
+    return sum_over_choices(out, routing, out.dtype, weights=by_weight).view(hidden_states.shape)
 
 
 def prepare_gluon(case: Case, weights: Tensors, inputs: Tensors) -> Launch:

@@ -49,10 +49,10 @@ def multiply_half(a, w, half: gl.constexpr, acc, use_acc):
 
 @gluon.jit
 def multiply_both(
-    a_scale_ptrs, w0_scale_ptr, w1_scale_ptr, groups, step, first_row, a_bufs, w0_bufs, w1_bufs, full, empty,
-    STAGES: gl.constexpr,
+    a_scale, w0_scale, w1_scale, a_scale_ptrs, w0_scale_ptr, w1_scale_ptr, groups, step, first_row,
+    a_bufs, w0_bufs, w1_bufs, full, empty, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """64 rows of a tile times both halves of both its blocks of weights, and the next step.
+    """64 rows of a tile times both halves of both its blocks of weights, and the next step; its first scales are given.
 
     Sums over 128 columns are the tensor core's, sums of these float32. While a product is added to its sum the next one
     is on its way: products take turns in two sets of registers, p0 and p1.
@@ -60,7 +60,6 @@ def multiply_both(
     p0 = gl.zeros([HALF_M, HALF_M], gl.float32, layout=SUMMED)
     p1, sum00, sum01, sum10, sum11 = p0, p0, p0, p0, p0
     never = groups < 0  # which ptxas does not know, so that a product takes the registers of the one it is given
-    a_scale, w0_scale, w1_scale = gl.load(a_scale_ptrs), gl.load(w0_scale_ptr), gl.load(w1_scale_ptr)
     for group in range(groups):
         stage = step % STAGES
         mbarrier.wait(full.index(stage), step // STAGES & 1)
@@ -113,16 +112,27 @@ def copy_gate_up(
             token = gl.where(is_row, pair // TOP_K, 0).to(gl.int64)
             a_ptrs = a_ptr + token[:, None] * K + column[None, :]
             w_row = expert * 2 * N + tile_n * GROUP
-            for k in range(0, K, GROUP):
-                stage = step % STAGES
-                mbarrier.wait(empty.index(stage), (step // STAGES & 1) ^ 1)
-                mbarrier.expect(full.index(stage), 2 * GROUP * GROUP)
-                tma.async_copy_global_to_shared(w_desc, [w_row, k], full.index(stage), w0_bufs.index(stage))
-                tma.async_copy_global_to_shared(w_desc, [w_row + N, k], full.index(stage), w1_bufs.index(stage))
-                async_copy.async_copy_global_to_shared(a_bufs.index(stage), a_ptrs, mask=is_row[:, None])
-                async_copy.mbarrier_arrive(full.index(stage), increment_count=False)
-                a_ptrs += GROUP
-                step += 1
+            for k in range(0, K, 2 * GROUP):  # two steps at a time: neighbouring columns come from the same pages
+                stage0, stage1, two = step % STAGES, (step + 1) % STAGES, k + GROUP < K
+                mbarrier.wait(empty.index(stage0), (step // STAGES & 1) ^ 1)
+                mbarrier.wait(empty.index(stage1), ((step + 1) // STAGES & 1) ^ 1, pred=two)
+                mbarrier.expect(full.index(stage0), 2 * GROUP * GROUP)
+                mbarrier.expect(full.index(stage1), 2 * GROUP * GROUP, pred=two)
+                tma.async_copy_global_to_shared(w_desc, [w_row, k], full.index(stage0), w0_bufs.index(stage0))
+                tma.async_copy_global_to_shared(
+                    w_desc, [w_row, k + GROUP], full.index(stage1), w0_bufs.index(stage1), pred=two
+                )
+                tma.async_copy_global_to_shared(w_desc, [w_row + N, k], full.index(stage0), w1_bufs.index(stage0))
+                tma.async_copy_global_to_shared(
+                    w_desc, [w_row + N, k + GROUP], full.index(stage1), w1_bufs.index(stage1), pred=two
+                )
+                async_copy.async_copy_global_to_shared(a_bufs.index(stage0), a_ptrs, mask=is_row[:, None])
+                async_copy.mbarrier_arrive(full.index(stage0), increment_count=False)
+                if two:
+                    async_copy.async_copy_global_to_shared(a_bufs.index(stage1), a_ptrs + GROUP, mask=is_row[:, None])
+                    async_copy.mbarrier_arrive(full.index(stage1), increment_count=False)
+                a_ptrs += 2 * GROUP
+                step += gl.where(two, 2, 1)
         tile_n, expert, num_rows, pair = next_n, next_expert, next_rows, next_pair
 
 
@@ -156,6 +166,7 @@ def multiply_gate_up(
             gate_scale_ptr = w_scale_ptr + (expert * 2 * num_tiles_n + tile_n).to(gl.int64) * groups
             up_scale_ptr = gate_scale_ptr + num_tiles_n * groups
             gate0, gate1, up0, up1, step = multiply_both(
+                gl.load(a_scale_ptrs), gl.load(gate_scale_ptr), gl.load(up_scale_ptr),
                 a_scale_ptrs, gate_scale_ptr, up_scale_ptr, groups, step, WARPGROUP * HALF_M,
                 a_bufs, w0_bufs, w1_bufs, full, empty, STAGES,
             )  # fmt: skip
@@ -200,6 +211,7 @@ def moe_gate_up_hopper_kernel(
     STAGES: gl.constexpr,
 ):
     """out = q(silu(a @ w_gate.T) * (a @ w_up.T)), by the rows of the blocks."""
+    gl.static_assert(STAGES > 1, "two steps are loaded at a time")
     num_blocks = max_blocks if num_blocks_ptr is None else gl.maximum(gl.load(num_blocks_ptr), 1)
     a_bufs, w0_bufs, w1_bufs, full, empty = make_ring(w_desc, 1 + COPYING_THREADS, STAGES)  # each reports its rows
     gl.warp_specialize(
@@ -215,166 +227,6 @@ def moe_gate_up_hopper_kernel(
             (copy_gate_up, (
                 a_ptr, w_desc, pairs_ptr, experts_ptr, rows_ptr, rows_per_expert, num_blocks, N, K,
                 a_bufs, w0_bufs, w1_bufs, full, empty, LAYOUT, TOP_K, GROUP_SIZE_M, STAGES,
-            )),
-        ],
-        [4, 4],
-        [232, 40],
-    )  # fmt: skip
-
-
-@gluon.jit
-def copy_down(
-    a_desc, w_desc, experts_ptr, rows_ptr, rows_per_expert, num_blocks, N, K, a_bufs, w0_bufs, w1_bufs, full, empty,
-    LAYOUT: gl.constexpr, GROUP_SIZE_M: gl.constexpr, STAGES: gl.constexpr,
-):  # fmt: skip
-    """Four warps, of which one thread asks the copy engine for everything."""
-    num_tiles_n, step = gl.cdiv(K, 2 * GROUP), 0
-    tile_n, block, expert, num_rows = load_tile(
-        gl.program_id(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
-        LAYOUT, BLOCK_SIZE_M, GROUP_SIZE_M,
-    )  # fmt: skip
-    for tile in range(gl.program_id(0), num_blocks * num_tiles_n, gl.num_programs(0)):
-        next_n, next_block, next_expert, next_rows = load_tile(
-            tile + gl.num_programs(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
-            LAYOUT, BLOCK_SIZE_M, GROUP_SIZE_M,
-        )  # fmt: skip
-        if num_rows > 0:
-            a_row, w_row = block * BLOCK_SIZE_M, expert * K + tile_n * 2 * GROUP
-            for n in range(0, N, GROUP):
-                stage = step % STAGES
-                mbarrier.wait(empty.index(stage), (step // STAGES & 1) ^ 1)
-                mbarrier.expect(full.index(stage), 3 * GROUP * GROUP)
-                tma.async_copy_global_to_shared(w_desc, [w_row, n], full.index(stage), w0_bufs.index(stage))
-                tma.async_copy_global_to_shared(w_desc, [w_row + GROUP, n], full.index(stage), w1_bufs.index(stage))
-                tma.async_copy_global_to_shared(a_desc, [a_row, n], full.index(stage), a_bufs.index(stage))
-                step += 1
-        tile_n, block, expert, num_rows = next_n, next_block, next_expert, next_rows
-
-
-@gluon.jit
-def store_down(acc, pair, num_rows, row, out_ptr, columns, K, stored: gl.constexpr):
-    """out[pair] = acc, [64, 64] of a block's rows."""
-    pair = gl.convert_layout(gl.where(row < num_rows, pair, -1), gl.SliceLayout(1, stored))[:, None]
-    out_ptrs = out_ptr + pair.to(gl.int64) * K + columns[None, :]
-    acc = gl.convert_layout(acc.to(out_ptr.dtype.element_ty), stored)
-    gl.store(out_ptrs, acc, mask=(pair >= 0) & (columns < K)[None, :])
-
-
-@gluon.jit
-def multiply_down(
-    a_scale_ptr, w_scale_ptr, topk_weights_ptr, out_ptr, pairs_ptr, experts_ptr, rows_ptr, rows_per_expert, num_blocks,
-    N, K, a_bufs, w0_bufs, w1_bufs, full, empty,
-    WARPGROUP: gl.constexpr, LAYOUT: gl.constexpr, GROUP_SIZE_M: gl.constexpr, STAGES: gl.constexpr,
-):  # fmt: skip
-    """Four warps: 64 rows of each tile, or of a tile that has no more, half of its columns."""
-    stored: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
-    half_row = gl.arange(0, HALF_M, layout=gl.SliceLayout(1, SUMMED))
-    column = gl.arange(0, HALF_M, layout=gl.SliceLayout(0, stored))
-    zeros = gl.zeros([HALF_M, HALF_M], gl.float32, layout=SUMMED)
-    num_tiles_n, groups, k_groups, step = gl.cdiv(K, 2 * GROUP), N // GROUP, K // GROUP, 0
-    tile_n, block, expert, num_rows = load_tile(
-        gl.program_id(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
-        LAYOUT, BLOCK_SIZE_M, GROUP_SIZE_M,
-    )  # fmt: skip
-    for tile in range(gl.program_id(0), num_blocks * num_tiles_n, gl.num_programs(0)):
-        next_n, next_block, next_expert, next_rows = load_tile(
-            tile + gl.num_programs(0), experts_ptr, rows_ptr, rows_per_expert, num_blocks, num_tiles_n,
-            LAYOUT, BLOCK_SIZE_M, GROUP_SIZE_M,
-        )  # fmt: skip
-        w_scale_ptrs = w_scale_ptr + expert.to(gl.int64) * k_groups * groups
-        columns = tile_n * 2 * GROUP + column
-        if num_rows > HALF_M:
-            row = half_row + WARPGROUP * HALF_M
-            pair = load_pairs(block, row, pairs_ptr, rows_per_expert, LAYOUT, BLOCK_SIZE_M)
-            a_scale_ptrs = a_scale_ptr + (block.to(gl.int64) * BLOCK_SIZE_M + row) * groups
-            w0_scale_ptr = w_scale_ptrs + 2 * tile_n * groups
-            w1_scale_ptr = w_scale_ptrs + gl.minimum(2 * tile_n + 1, k_groups - 1) * groups
-            acc0, acc1, acc2, acc3, step = multiply_both(
-                a_scale_ptrs, w0_scale_ptr, w1_scale_ptr, groups, step, WARPGROUP * HALF_M,
-                a_bufs, w0_bufs, w1_bufs, full, empty, STAGES,
-            )  # fmt: skip
-            if topk_weights_ptr is not None:
-                weight = gl.load(topk_weights_ptr + pair, mask=row < num_rows, other=0.0)[:, None]
-                acc0 *= weight
-                acc1 *= weight
-                acc2 *= weight
-                acc3 *= weight
-            store_down(acc0, pair, num_rows, row, out_ptr, columns, K, stored)
-            store_down(acc1, pair, num_rows, row, out_ptr, columns + HALF_M, K, stored)
-            store_down(acc2, pair, num_rows, row, out_ptr, columns + GROUP, K, stored)
-            store_down(acc3, pair, num_rows, row, out_ptr, columns + GROUP + HALF_M, K, stored)
-        elif num_rows > 0:
-            w_bufs = w1_bufs if WARPGROUP else w0_bufs
-            pair = load_pairs(block, half_row, pairs_ptr, rows_per_expert, LAYOUT, BLOCK_SIZE_M)
-            a_scale_ptrs = a_scale_ptr + (block.to(gl.int64) * BLOCK_SIZE_M + half_row) * groups
-            one_scale_ptr = w_scale_ptrs + gl.minimum(2 * tile_n + WARPGROUP, k_groups - 1) * groups
-            acc0, acc1, p0, p1 = zeros, zeros, zeros, zeros
-            never = groups < 0
-            scale = gl.load(a_scale_ptrs) * gl.load(one_scale_ptr)
-            for group in range(groups):
-                stage = step % STAGES
-                mbarrier.wait(full.index(stage), step // STAGES & 1)
-                a = a_bufs.index(stage).slice(0, HALF_M, 0).load(LEFT)
-                w = w_bufs.index(stage)
-                c0 = multiply_half(a, w, 0, p0, never)
-                c1 = multiply_half(a, w, 1, p1, never)
-                ahead = gl.minimum(group + 1, groups - 1)
-                next_scale = gl.load(a_scale_ptrs + ahead) * gl.load(one_scale_ptr + ahead)
-                p0 = warpgroup_mma_wait(1, deps=(c0,))
-                acc0 = add_up(acc0, p0, scale)
-                p1 = warpgroup_mma_wait(0, deps=(c1,))
-                mbarrier.arrive(empty.index(stage), count=1)
-                acc1 = add_up(acc1, p1, scale)
-                scale = next_scale
-                step += 1
-            if topk_weights_ptr is not None:
-                weight = gl.load(topk_weights_ptr + pair, mask=half_row < num_rows, other=0.0)[:, None]
-                acc0 *= weight
-                acc1 *= weight
-            columns += WARPGROUP * GROUP
-            store_down(acc0, pair, num_rows, half_row, out_ptr, columns, K, stored)
-            store_down(acc1, pair, num_rows, half_row, out_ptr, columns + HALF_M, K, stored)
-        tile_n, block, expert, num_rows = next_n, next_block, next_expert, next_rows
-
-
-@gluon.jit
-def moe_down_hopper_kernel(
-    a_desc,  # [num_blocks * BLOCK_SIZE_M, N] float8_e4m3fn in tiles of 128 x 128
-    a_scale_ptr,  # [num_blocks * BLOCK_SIZE_M, N / 128]
-    w_desc,  # [E * K, N] float8_e4m3fn in tiles of 128 x 128
-    w_scale_ptr,  # [E, K / 128, N / 128]
-    topk_weights_ptr,  # [num_pairs] if the output is weighted, else None
-    out_ptr,  # [num_pairs, K] values
-    pairs_ptr,
-    experts_ptr,
-    rows_ptr,
-    rows_per_expert,
-    num_blocks_ptr,  # [1], or None if it is max_blocks
-    max_blocks,
-    N,
-    K,
-    LAYOUT: gl.constexpr,
-    GROUP_SIZE_M: gl.constexpr,
-    STAGES: gl.constexpr,
-):
-    """out[pair] = topk_weight[pair] * (a[row of the pair] @ w.T)."""
-    num_blocks = max_blocks if num_blocks_ptr is None else gl.maximum(gl.load(num_blocks_ptr), 1)
-    a_bufs, w0_bufs, w1_bufs, full, empty = make_ring(w_desc, 1, STAGES)
-    gl.warp_specialize(
-        [
-            (multiply_down, (
-                a_scale_ptr, w_scale_ptr, topk_weights_ptr, out_ptr, pairs_ptr, experts_ptr, rows_ptr,
-                rows_per_expert, num_blocks, N, K, a_bufs, w0_bufs, w1_bufs, full, empty,
-                0, LAYOUT, GROUP_SIZE_M, STAGES,
-            )),
-            (multiply_down, (
-                a_scale_ptr, w_scale_ptr, topk_weights_ptr, out_ptr, pairs_ptr, experts_ptr, rows_ptr,
-                rows_per_expert, num_blocks, N, K, a_bufs, w0_bufs, w1_bufs, full, empty,
-                1, LAYOUT, GROUP_SIZE_M, STAGES,
-            )),
-            (copy_down, (
-                a_desc, w_desc, experts_ptr, rows_ptr, rows_per_expert, num_blocks, N, K,
-                a_bufs, w0_bufs, w1_bufs, full, empty, LAYOUT, GROUP_SIZE_M, STAGES,
             )),
         ],
         [4, 4],
