@@ -13,11 +13,10 @@ from dataclasses import asdict, dataclass
 
 import torch
 import triton
-from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from kernels.configs import read_config
 from kernels.errors import ConfigError
+from kernels.gemm.descriptors import in_tiles
 from kernels.gemm.mxfp4_fp8_configs import (
     PRODUCTS,
     STEPS,
@@ -123,9 +122,8 @@ def rotate_long_rows(x: torch.Tensor, hadamard_size: int) -> Fp8Rows:
     """The same, with rows in shared memory, not split."""
     m, k = x.shape
     rows = empty_rows(m, k, 1, x.device)
-    dtype = gl.bfloat16 if x.dtype == torch.bfloat16 else gl.float16
     rotate_to_fp8_hopper_kernel[(m,)](
-        in_tiles(x.view(-1, hadamard_size), [LINES.value, hadamard_size], dtype),
+        in_tiles(x.view(-1, hadamard_size), LINES.value, hadamard_size),
         rows.codes, rows.scale, rows.values, rows.is_wide, rows.arrived, k,
         RSQRT_SIZE=hadamard_size**-0.5, PARTS=triton.cdiv(k, LINES.value * hadamard_size), num_warps=8,
     )  # fmt: skip
@@ -295,18 +293,13 @@ def multiply_specialized(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mx
     out = torch.empty(m, n, dtype=dtype, device=x.codes.device)
     parts = torch.empty(work.num_programs if work.in_parts else 0, block_n, block_m, device=out.device)
     mxfp4_hopper_gemm_kernel[(work.num_programs,)](
-        in_tiles(x.codes, [block_m, STEP.value], gl.float8e4nv), x.scale, x.values, x.is_wide,
-        in_tiles(w.words.view(-1, 64), [block_n, 64], gl.int8), w.words, w.shifts, w.factor, out, parts, x.arrived,
+        in_tiles(x.codes, block_m, STEP.value), x.scale, x.values, x.is_wide,
+        in_tiles(w.words, block_n, 64), w.words, w.shifts, w.factor, out, parts, x.arrived,
         m, n, k, work.num_whole, work.units_per_tile * steps, work.share * steps, work.programs_per_tile,
         GROUP_SIZE_M=config.GROUP_SIZE_M, TURNS=turns, UNROLL=steps // turns, STAGES=config.num_stages,
         IN_PAIRS=work.in_pairs, num_warps=4, maxnreg=REGISTERS[config.num_warps],
     )  # fmt: skip
     return out
-
-
-def in_tiles(matrix: torch.Tensor, tile: list[int], dtype: gl.dtype) -> TensorDescriptor:
-    """What the copy engine reads a matrix by, tile by tile."""
-    return TensorDescriptor.from_tensor(matrix, tile, gl.NVMMASharedLayout.get_default_for(tile, dtype))
 
 
 def multiply_unpacked(x: Fp8Rows, w: Fp8Words) -> torch.Tensor:

@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass
 
 import torch
 import triton
-from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from kernels.configs import read_config
+from kernels.gemm.descriptors import in_tiles
 from kernels.moe.align_quantize import align_and_quantize
 from kernels.moe.down_hopper import moe_down_hopper_kernel
 from kernels.moe.fused_triton import find_blocks, routing_of
@@ -25,7 +24,6 @@ from kernels.requirements import missing_family
 from kernels.sms import count_sms
 from kernels.spec import Case, Device, Launch, Outputs, Tensors
 
-TILE = gl.NVMMASharedLayout.get_default_for([GROUP_SIZE, GROUP_SIZE], gl.float8e4nv)
 SCHEME = MOE_SCHEMES["fp8_w8a8_block128"]
 ROWS_OF_BLOCK: int = BLOCK_SIZE_M.value
 REGISTERS = 168
@@ -46,11 +44,6 @@ class GluonConfig:
 
 DEFAULT = GluonConfig(GATE_UP_GROUP_SIZE_M=1, DOWN_GROUP_SIZE_M=8, num_stages=4)
 """The best on an H200: DeepSeek-V3 TP8 and Qwen3-30B-A3B, M=64 to 4096. One stage more does not fit."""
-
-
-def in_tiles(matrices: torch.Tensor, rows: int = GROUP_SIZE) -> TensorDescriptor:
-    """What the copy engine reads [..., rows, columns] by, tile by tile."""
-    return TensorDescriptor.from_tensor(matrices.view(-1, matrices.shape[-1]), [rows, GROUP_SIZE], TILE)
 
 
 def fused_moe_gluon(weights: Tensors, inputs: Tensors, config: GluonConfig, weight_input: bool = False) -> torch.Tensor:
@@ -81,11 +74,11 @@ def fused_moe_gluon(weights: Tensors, inputs: Tensors, config: GluonConfig, weig
     constants = {"LAYOUT": blocks.layout, "STAGES": config.num_stages, "num_warps": 4, "maxnreg": REGISTERS}
     num_sms = count_sms(x.device)
     moe_gate_up_hopper_kernel[(min(num_sms, blocks.max_blocks * (n // GROUP_SIZE)),)](
-        a, a_scale, in_tiles(w1), w1_scale, h, h_scale, *where,
+        a, a_scale, in_tiles(w1, GROUP_SIZE, GROUP_SIZE), w1_scale, h, h_scale, *where,
         TOP_K=1 if weight_input else routing.top_k, GROUP_SIZE_M=config.GATE_UP_GROUP_SIZE_M, **constants,
     )  # fmt: skip
     moe_down_hopper_kernel[(min(num_sms, blocks.max_blocks * triton.cdiv(k, 2 * GROUP_SIZE)),)](
-        in_tiles(h, HALF_M.value), h_scale, in_tiles(w2), w2_scale, out, *where,
+        in_tiles(h, HALF_M.value, GROUP_SIZE), h_scale, in_tiles(w2, GROUP_SIZE, GROUP_SIZE), w2_scale, out, *where,
         GROUP_SIZE_M=config.DOWN_GROUP_SIZE_M, **constants,
     )  # fmt: skip
     by_weight = None if weight_input else routing.topk_weights

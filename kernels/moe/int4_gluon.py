@@ -13,9 +13,10 @@ import triton
 
 from kernels.configs import read_config
 from kernels.errors import ShapeError
+from kernels.gemm.descriptors import in_tiles
 from kernels.gemm.words import Words
 from kernels.moe.align import Blocks
-from kernels.moe.fused_gluon import REGISTERS, GluonConfig, in_tiles
+from kernels.moe.fused_gluon import REGISTERS, GluonConfig
 from kernels.moe.fused_triton import find_blocks, routing_of
 from kernels.moe.gemm_hopper import BLOCK_SIZE_M
 from kernels.moe.gemm_int4_hopper import HALF, int4_hopper_kernel
@@ -98,9 +99,9 @@ def launch_product(
         raise ShapeError("words without scales: pack int4 weights with pack_int4")
     row_pairs, k = w.num_rows // 2, codes.shape[1]
     int4_hopper_kernel[(count_sms(out.device),)](
-        in_tiles(codes), scales, in_tiles(sums.view(FP8_DTYPE)), in_tiles(w.words.view(-1, GROUP_SIZE)),
-        w.scales.flatten().view(torch.int16), factor, out,
-        blocks.pairs, blocks.experts, blocks.rows, routing.rows_per_expert, blocks.num_blocks, blocks.max_blocks,
+        in_tiles(codes, ROWS_OF_BLOCK, GROUP_SIZE), scales, in_tiles(sums.view(FP8_DTYPE), ROWS_OF_BLOCK, GROUP_SIZE),
+        in_tiles(w.words.view(-1, GROUP_SIZE), GROUP_SIZE, GROUP_SIZE), w.scales.flatten().view(torch.int16), factor,
+        out, blocks.pairs, blocks.experts, blocks.rows, routing.rows_per_expert, blocks.num_blocks, blocks.max_blocks,
         blocks.order, blocks.num_long, row_pairs, k, IS_GATE_UP=is_gate_up,
         SUM_STEPS=sums.shape[1] // SUMS_OF_STAGE,
         SUM_WIDTH=min(max(triton.next_power_of_2(k // GROUP_SIZE), 16), SUMS_OF_STAGE), LAYOUT=blocks.layout,

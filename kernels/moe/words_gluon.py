@@ -12,10 +12,9 @@ from typing import cast
 
 import torch
 import triton
-from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from kernels.configs import read_config
+from kernels.gemm.descriptors import in_tiles
 from kernels.gemm.words import Words
 from kernels.moe.align import Blocks
 from kernels.moe.columns import order_columns
@@ -34,7 +33,6 @@ REGISTERS = {1: (232, 40, 168), 2: (104, 32, 80)}
 """By programs an SM: of a thread that multiplies, of one that copies, and before they have given and taken."""
 SCALES = {"mxfp4": torch.int8, "nvfp4": torch.int16}
 """What a lane has of a row and step."""
-TILE = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +71,6 @@ def default_config(case: Case) -> WordsGluonConfig:
         return DEFAULTS[0]
     rows = num_pairs / max(num_experts if is_batched(case) else min(num_experts, num_pairs), 1)
     return DEFAULTS[1 + bisect(MOST_ROWS, rows)]
-
-
-def in_tiles(words: torch.Tensor, rows: int) -> TensorDescriptor:
-    """What the copy engine reads [..., 32] words by, some rows in turn, two in a line."""
-    return TensorDescriptor.from_tensor(words.view(-1, 64), [rows // 2, 64], TILE)
 
 
 def words_moe_gluon(layer: WordsLayer, inputs: Tensors, config: WordsGluonConfig, *, on_input: bool) -> torch.Tensor:
@@ -121,7 +114,7 @@ def launch_product(
     multiplying, copying, most = REGISTERS[config.programs_per_sm]
     scales = cast(torch.Tensor, w.scales).view(SCALES[layer.format])
     words_hopper_kernel[(min(config.programs_per_sm * count_sms(a.device), tiles),)](
-        a, in_tiles(w.words, 2 * config.ROWS), scales, factor, weights, out,
+        a, in_tiles(w.words.view(-1, 64), config.ROWS, 64), scales, factor, weights, out,
         blocks.pairs, blocks.experts, blocks.rows, routing.rows_per_expert, blocks.num_blocks, blocks.max_blocks,
         num_rows_w, num_steps, out.shape[1],
         GATED=gated, LAYOUT=blocks.layout, TOP_K=routing.num_rows // len(a), BLOCK_SIZE_M=config.BLOCK_SIZE_M,
