@@ -7,18 +7,12 @@ import torch
 from poison import poisoned_empty
 
 from kernels.errors import ConfigError
-from kernels.gemm.mxfp4_fp8 import (
-    Fp8Rows,
-    empty_rows,
-    multiply_fp8,
-    multiply_wide_rows,
-    pack_fp8_words,
-    rotate_to_fp8,
-    rows_to_fp8,
-    size_of_split,
-)
+from kernels.gemm.mxfp4_fp8 import multiply_fp8
+from kernels.gemm.mxfp4_fp8_activations import Fp8Rows, empty_rows, rotate_to_fp8, rows_to_fp8, size_of_split
 from kernels.gemm.mxfp4_fp8_configs import Mxfp4Fp8Config, default_fp8_config
+from kernels.gemm.mxfp4_fp8_words import pack_fp8_words
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES
+from kernels.gemm.mxfp4_wide_rows import wide_rows_triton
 from kernels.mxfp4_gemm import KERNEL
 from kernels.quantize.fp4 import E8M0_NAN, dequantize_mxfp4, quantize_mxfp4
 from kernels.quantize.hadamard import rotate_hadamard
@@ -112,7 +106,7 @@ def test_wide_rows_are_found_wherever_they_are_and_others_left_alone() -> None:
     rows.is_wide[0, wide] = 1
     rows.values[wide] = torch.randn(len(wide), k, generator=generator).bfloat16()
     out = torch.full((m, n), 7.0)
-    multiply_wide_rows(rows, pack_fp8_words(*weights), out)
+    wide_rows_triton(rows, pack_fp8_words(*weights), out)
     expected = torch.full((m, n), 7.0)
     expected[wide] = rows.values[wide].float() @ dequantize_mxfp4(*weights).T
     torch.testing.assert_close(out, expected)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from compilations import assert_fits, compile_for
 
-from kernels.gemm.mxfp4_fp8 import LEAST_LONG_ROWS, LONGEST_SHARED_ROW, rotate_long_rows, rotate_to_fp8
+from kernels.gemm.mxfp4_fp8_activations import LEAST_LONG_ROWS, LONGEST_SHARED_ROW, rotate_long_rows, rotate_to_fp8
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES
 
 SIZES = tuple(HADAMARD_SIZES.values())
@@ -13,7 +13,7 @@ import json, sys
 from dataclasses import asdict
 import torch
 from kernels.compile import compile_launches
-from kernels.gemm.mxfp4_fp8 import rotate_to_fp8
+from kernels.gemm.mxfp4_fp8_activations import rotate_to_fp8
 
 compiled = []
 for size, columns in [(size, columns) for size in {SIZES} for columns in (28672, {LONGEST_SHARED_ROW})]:

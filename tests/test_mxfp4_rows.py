@@ -10,8 +10,8 @@ from compilations import assert_fits, compile_for
 from poison import poisoned_empty
 
 from kernels.errors import ConfigError
-from kernels.gemm.mxfp4_fp8 import pack_fp8_words
 from kernels.gemm.mxfp4_fp8_configs import default_fp8_config
+from kernels.gemm.mxfp4_fp8_words import pack_fp8_words
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES
 from kernels.gemm.mxfp4_rows import MOST_COLUMNS, multiply_rows, quantize_token
 from kernels.mxfp4_gemm import KERNEL

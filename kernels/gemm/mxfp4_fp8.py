@@ -9,7 +9,7 @@ flag for each row and mostly returns.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import torch
 import triton
@@ -17,6 +17,7 @@ import triton
 from kernels.configs import read_config
 from kernels.errors import ConfigError
 from kernels.gemm.descriptors import in_tiles
+from kernels.gemm.mxfp4_fp8_activations import Fp8Rows, rotate_to_fp8, rows_to_fp8
 from kernels.gemm.mxfp4_fp8_configs import (
     PRODUCTS,
     STEPS,
@@ -25,23 +26,13 @@ from kernels.gemm.mxfp4_fp8_configs import (
     divide_steps,
     specialized_config,
 )
-from kernels.gemm.mxfp4_fp8_kernels import (
-    LARGEST_SHIFT,
-    LEAST_SHIFT,
-    NUM_ARRIVED,
-    mxfp4_fp8_gemm_kernel,
-    rotate_to_fp8_kernel,
-    rows_to_fp8_kernel,
-    unpack_words_kernel,
-)
+from kernels.gemm.mxfp4_fp8_kernels import mxfp4_fp8_gemm_kernel, unpack_words_kernel
+from kernels.gemm.mxfp4_fp8_words import PACKED, Fp8Words, pack_fp8_words
 from kernels.gemm.mxfp4_hopper import STEP, mxfp4_hopper_gemm_kernel
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
-from kernels.gemm.mxfp4_rotate_hopper import LINES, rotate_to_fp8_hopper_kernel
 from kernels.gemm.mxfp4_rows import MOST_COLUMNS, multiply_rows, quantize_token
 from kernels.gemm.mxfp4_triton import sum_splits_triton
-from kernels.gemm.mxfp4_wide_rows import wide_rows_kernel
-from kernels.gemm.once import OncePerTensor
-from kernels.quantize.fp4 import E8M0_NAN, MXFP4_GROUP_SIZE, e8m0_values
+from kernels.gemm.mxfp4_wide_rows import wide_rows_triton
 from kernels.quantize.fp8 import FP8_DTYPE
 from kernels.requirements import missing_family
 from kernels.sms import count_sms
@@ -49,156 +40,10 @@ from kernels.spec import Case, Device, Launch, Outputs, Tensors
 
 REGISTERS = {8: 168, 16: 96}
 """Of a thread of "specialized", by warps, before those that multiply take what those that load give."""
-REGISTERS_TO_ROTATE = 96
-"""Of a thread, where an SM has more than a few rows: it holds five of 8192 columns at a time then, else four."""
-FEW_ROWS = 256
-"""Up to so many, two for an SM, have a warp for 1024 columns of a row, more for 2048: others are rotated meanwhile."""
 ROWS_TO_UNPACK = 32
 """A program's, of one step."""
-LEAST_GROUPS = 32
-"""Of a program that unpacks prequantized rows: with fewer the four bytes that its assembly takes are of two threads."""
-LONGEST_ROW = 8192
-LONGEST_SHARED_ROW = 65536
-LEAST_LONG_ROWS = 256
-"""Rows between these lengths, if there are so many, are rotated in shared memory: in registers one fills an SM."""
 MOST_TOKENS_WITH_WIDE = 64
 """Of tiles of "pipelined" that compute wide rows too: larger ones have no registers for that code."""
-FLAGS_AT_ONCE = 4096
-"""Of rows, that a program which looks for wide ones reads."""
-WIDEST_SPAN_OF_WEIGHTS = LARGEST_SHIFT.value - LEAST_SHIFT.value
-
-
-@dataclass(frozen=True, slots=True)
-class Fp8Rows:
-    """Rows of MXFP4 as FP8 codes times a power of two, and those that this cannot hold."""
-
-    codes: torch.Tensor
-    """[M, k] float8_e4m3fn."""
-    scale: torch.Tensor
-    """[splits, M] float32."""
-    values: torch.Tensor
-    """[M, k] bfloat16, written where is_wide."""
-    is_wide: torch.Tensor
-    """[splits, M] int32."""
-    arrived: torch.Tensor
-    """[NUM_ARRIVED] int32, zeros."""
-
-
-def empty_rows(m: int, k: int, splits: int, device: torch.device) -> Fp8Rows:
-    """Room for m rows of k columns, whose splits have scales of their own."""
-    return Fp8Rows(
-        codes=torch.empty(m, k, dtype=FP8_DTYPE, device=device),
-        scale=torch.empty(splits, m, device=device),
-        values=torch.empty(m, k, dtype=torch.bfloat16, device=device),
-        is_wide=torch.empty(splits, m, dtype=torch.int32, device=device),
-        arrived=torch.empty(NUM_ARRIVED.value, dtype=torch.int32, device=device),
-    )
-
-
-def size_of_split(k: int, splits: int) -> int:
-    """Columns that a split of the sum has: whole steps."""
-    columns: int = STEP.value * triton.cdiv(k, STEP.value * splits)
-    return columns
-
-
-def rotate_to_fp8(x: torch.Tensor, hadamard_size: int, splits: int = 1) -> Fp8Rows:
-    """What quantize_mxfp4(rotate_hadamard(x, hadamard_size)) stands for; x [M, k] bfloat16 or float16, contiguous."""
-    m, k = x.shape
-    if splits == 1 and LONGEST_ROW < k <= LONGEST_SHARED_ROW and m >= LEAST_LONG_ROWS:
-        return rotate_long_rows(x, hadamard_size)
-    size = size_of_split(k, splits)
-    rows, groups = empty_rows(m, k, splits, x.device), max(triton.next_power_of_2(size // hadamard_size), 16)
-    columns_of_warp = 1024 if splits == 1 and m <= FEW_ROWS else 2048
-    registers = REGISTERS_TO_ROTATE if m > FEW_ROWS else None
-    rotate_to_fp8_kernel[(m, splits)](
-        x, rows.codes, rows.scale, rows.values, rows.is_wide, rows.arrived, k, size,
-        HADAMARD_SIZE=hadamard_size, RSQRT_SIZE=hadamard_size**-0.5, GROUPS=groups,
-        num_warps=min(max(groups * hadamard_size // columns_of_warp, 4), 16), maxnreg=registers,
-    )  # fmt: skip
-    return rows
-
-
-def rotate_long_rows(x: torch.Tensor, hadamard_size: int) -> Fp8Rows:
-    """The same, with rows in shared memory, not split."""
-    m, k = x.shape
-    rows = empty_rows(m, k, 1, x.device)
-    rotate_to_fp8_hopper_kernel[(m,)](
-        in_tiles(x.view(-1, hadamard_size), LINES.value, hadamard_size),
-        rows.codes, rows.scale, rows.values, rows.is_wide, rows.arrived, k,
-        RSQRT_SIZE=hadamard_size**-0.5, PARTS=triton.cdiv(k, LINES.value * hadamard_size), num_warps=8,
-    )  # fmt: skip
-    return rows
-
-
-def rows_to_fp8(codes: torch.Tensor, scales: torch.Tensor, splits: int = 1) -> Fp8Rows:
-    """What codes [M, k / 2] with scales [M, k / 32] stand for."""
-    m, k = codes.shape[0], 2 * codes.shape[1]
-    rows, size = empty_rows(m, k, splits, codes.device), size_of_split(k, splits)
-    rows_to_fp8_kernel[(m, splits)](
-        codes, scales, rows.codes, rows.scale, rows.values, rows.is_wide, rows.arrived, k, size,
-        GROUPS=max(triton.next_power_of_2(size // MXFP4_GROUP_SIZE), LEAST_GROUPS),
-    )  # fmt: skip
-    return rows
-
-
-@dataclass(frozen=True, slots=True)
-class Fp8Words:
-    """MXFP4 weights as the FP8 kernel reads them: codes stay 4 bits, scales become shifts of exponents.
-
-    Of each row and step of 128 columns there are 64 bytes, all rows of a step one after the other. Four bytes hold
-    columns c to c + 3 of the step's first half, and those of its second half: magnitudes in three bits of the nibbles
-    of two bytes each, as prmt takes selectors; the sign of byte i's column of either half in bit 7 or 3 of byte i.
-    """
-
-    words: torch.Tensor
-    """[steps, N, 64] int8."""
-    shifts: torch.Tensor
-    """[steps, N] int32: a byte for each group of 32, 0 to 11."""
-    factor: torch.Tensor
-    """[N] float32: of whole sums, a power of two."""
-
-
-PACKED = OncePerTensor[Fp8Words]()
-"""By the codes of a matrix, its words."""
-
-
-def place_signs(words: torch.Tensor) -> torch.Tensor:
-    """Of words int32 of eight e2m1 codes: the sign of code i to bit 8 i + 7, that of code 4 + i to bit 8 i + 3."""
-    signs = torch.zeros_like(words)
-    for i in range(4):
-        signs |= ((words >> 4 * i + 3) & 1) << 8 * i + 7 | ((words >> 4 * i + 19) & 1) << 8 * i + 3
-    return words & 0x77777777 | signs
-
-
-def pack_fp8_words(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Words:
-    """Repack weights; columns are padded with zeros to whole steps.
-
-    Args:
-        codes: [N, k / 2] uint8, the first of two e2m1 codes in the low nibble.
-        scales: [N, k / 32] uint8, e8m0.
-    Raises:
-        ConfigError: a row's scales span too much for one power of two beside FP8.
-    """
-    steps = -(-codes.shape[1] // 64)
-    is_nan = scales == E8M0_NAN
-    is_used = ((codes.unflatten(1, (-1, MXFP4_GROUP_SIZE // 2)) & 0x77) != 0).any(2) & ~is_nan
-    largest = torch.where(is_used, scales, 0).amax(1)
-    below = torch.where(is_used, largest[:, None].int() - scales, 0)
-    span = 0 if below.is_meta else int(below.max())  # who compiles ahead has shapes and no values
-    if span > WIDEST_SPAN_OF_WEIGHTS:
-        raise ConfigError(
-            f"a row of the weights has scales that span {span} powers of two, "
-            f"{WIDEST_SPAN_OF_WEIGHTS} at most fit beside FP8: use triton"
-        )
-    padded = torch.nn.functional.pad(codes, (0, 64 * steps - codes.shape[1]))
-    halves = padded.unflatten(1, (steps, 2, 16, 2))  # [N, steps, half, four columns, two bytes of two nibbles]
-    words = place_signs(halves.transpose(2, 3).flatten(2).transpose(0, 1).contiguous().view(torch.int32)).view(
-        torch.int8
-    )
-    shifts = (WIDEST_SPAN_OF_WEIGHTS - below).to(torch.uint8)
-    shifts = torch.nn.functional.pad(shifts, (0, 4 * steps - shifts.shape[1])).view(torch.int32)
-    factor = e8m0_values(largest) * 2.0**-LARGEST_SHIFT.value
-    return Fp8Words(words, shifts.T.contiguous(), torch.where(is_nan.any(1), torch.nan, factor))
 
 
 def prepare_fp8(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
@@ -281,7 +126,7 @@ def multiply_fp8(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mxfp4Fp8Co
     if split_k > 1:
         sum_splits_triton(parts, out)
     if not wide_too:
-        multiply_wide_rows(x, w, out)
+        wide_rows_triton(x, w, out)
     return out
 
 
@@ -312,17 +157,8 @@ def multiply_unpacked(x: Fp8Rows, w: Fp8Words) -> torch.Tensor:
     out: torch.Tensor = torch._scaled_mm(
         x.codes, codes.T, x.scale.view(-1, 1), w.factor[None, :], out_dtype=torch.bfloat16, use_fast_accum=True
     )
-    multiply_wide_rows(x, w, out)
+    wide_rows_triton(x, w, out)
     return out
-
-
-def multiply_wide_rows(x: Fp8Rows, w: Fp8Words, out: torch.Tensor) -> None:
-    """Write x @ w.T to out [M, n] in rows of x that are wide."""
-    (m, k), n = x.codes.shape, w.words.shape[1]
-    wide_rows_kernel[(count_sms(out.device),)](
-        x.values, x.is_wide, w.words, w.shifts, w.factor, out, m, n, k,
-        EVEN_K=k % 128 == 0, BLOCK_SIZE_M=64, BLOCK_SIZE_N=128, FLAGS=FLAGS_AT_ONCE, num_warps=8,
-    )  # fmt: skip
 
 
 def unsupported_fp8(case: Case, device: Device) -> str | None:

@@ -23,7 +23,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from kernels.gemm.mxfp4_fp8_kernels import UNPACK_WORD
+from kernels.gemm.mxfp4_fp8_codes import UNPACK_WORD, shifted_tables
 from kernels.gemm.parts_hopper import add_parts, store_part, trade_halves
 
 STEP: gl.constexpr = gl.constexpr(128)
@@ -77,12 +77,6 @@ def tile_of(tile, num_tiles_m, num_tiles_n, GROUP_SIZE_M: gl.constexpr):
 
 
 @gluon.jit
-def shifted_tables(shift):
-    """The e4m3 codes of 0, 0.5, 1, 1.5 and of 2, 3, 4, 6, times 2**(shift - 5)."""
-    return 0x14100800 + shift * 0x08080800, 0x24201C18 + shift * 0x08080808
-
-
-@gluon.jit
 def unpack_words(words, shift0, shift1):
     """e4m3 codes of the columns of either half of a step; words int8, shifts those of their groups."""
     low0, high0 = shifted_tables(shift0)
@@ -132,7 +126,7 @@ def copy(
 
 
 @gluon.jit
-def multiply_wide_rows(
+def store_wide_rows(
     values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, first_token, first_row, num_steps, M, N, K,
     ROWS: gl.constexpr, TOKENS: gl.constexpr,
 ):  # fmt: skip
@@ -174,7 +168,7 @@ def store_tile(
     out_ptrs = out_ptr + token.to(gl.int64)[:, None] * N + column[None, :]
     gl.store(out_ptrs, out, mask=((token < M) & (is_wide == 0))[:, None] & (column < N)[None, :])
     if gl.max(is_wide.to(gl.int32), 0) != 0:
-        multiply_wide_rows(
+        store_wide_rows(
             values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr,
             first_token, first_row, num_steps, M, N, K, ROWS, TOKENS,
         )  # fmt: skip

@@ -11,8 +11,9 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma
 
-from kernels.gemm.mxfp4_fp8_kernels import LARGEST_SHIFT, NUM_ARRIVED, WIDEST_SPAN, nearest_at_once, power_of_two
-from kernels.gemm.mxfp4_kernels import GROUP_SIZE, nearest_in_units
+from kernels.gemm.mxfp4_fp8_codes import LARGEST_SHIFT, WIDEST_SPAN, power_of_two
+from kernels.gemm.mxfp4_fp8_kernels import NUM_ARRIVED, nearest_at_once
+from kernels.gemm.mxfp4_kernels import GROUP_SIZE, group_scales, nearest_in_units
 
 LINES: gl.constexpr = gl.constexpr(128)
 """Hadamard groups of a part of a row: two warpgroups multiply 64 each."""
@@ -62,10 +63,8 @@ def rotate_part(x, signs, SIZE: gl.constexpr):
 
 @gluon.jit
 def scales_of(sums, group, num_groups, RSQRT_SIZE: gl.constexpr):
-    """The e8m0 codes, int32, of quantize_mxfp4 of RSQRT_SIZE * sums; 0 past the row's end."""
-    magnitude = gl.max(sums.to(gl.int32, bitcast=True) & 0x7FFFFFFF, 1).to(gl.float32, bitcast=True)
-    exponent = (magnitude * RSQRT_SIZE).to(gl.int32, bitcast=True) >> 23
-    return gl.where(group < num_groups, gl.where(exponent == 255, 255, gl.maximum(exponent - 2, 0)), 0)
+    """group_scales; 0 past the row's end."""
+    return gl.where(group < num_groups, group_scales(sums, RSQRT_SIZE), 0)
 
 
 @gluon.jit

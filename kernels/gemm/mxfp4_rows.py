@@ -4,10 +4,10 @@ Twice an e2m1 value is an integer up to 12, and dp4a multiplies four of them: wh
 integer, at most 32 * 144, times two powers of two. Only these are added up in float32. So no row of activations is too
 wide, and a group of them with the NaN scale makes the output NaN.
 
-Weights are those of the product on FP8 tensor cores: kernels/gemm/mxfp4_fp8.py has their layout. A segment is one step
-of one row, 64 bytes; four lanes have 16 each, eight rows of a step are a warp's. A program takes all steps of eight
-rows, then of its next rows: a lane's columns stay the same, so that it keeps the token in registers. What a warp added
-up of a row is written, and added up by the program at its end.
+Weights are those of the product on FP8 tensor cores: kernels/gemm/mxfp4_fp8_words.py has their layout. A segment is
+one step of one row, 64 bytes; four lanes have 16 each, eight rows of a step are a warp's. A program takes all steps of
+eight rows, then of its next rows: a lane's columns stay the same, so that it keeps the token in registers. What a warp
+added up of a row is written, and added up by the program at its end.
 """
 
 # mypy: disable-error-code="no-untyped-def"

@@ -6,10 +6,17 @@ They are rare: the launch mostly reads a flag for each row, by as many programs 
 # mypy: disable-error-code="no-untyped-def"
 # Triton types the arguments of jit functions at the launch.
 
+import torch
 import triton
 import triton.language as tl
 
+from kernels.gemm.mxfp4_fp8_activations import Fp8Rows
 from kernels.gemm.mxfp4_fp8_kernels import multiply_wide
+from kernels.gemm.mxfp4_fp8_words import Fp8Words
+from kernels.sms import count_sms
+
+FLAGS_AT_ONCE = 4096
+"""Of rows, that a program reads."""
 
 
 @triton.jit
@@ -60,3 +67,12 @@ def multiply_wide_tile(
         mask = is_wide[:, None] & (offs_n < N)[None, :]
         out_ptrs = out_ptr + offs_m.to(tl.int64)[:, None] * N + offs_n[None, :]
         tl.store(out_ptrs, tl.trans(acc).to(out_ptr.dtype.element_ty), mask=mask)
+
+
+def wide_rows_triton(x: Fp8Rows, w: Fp8Words, out: torch.Tensor) -> None:
+    """Write x @ w.T to out [M, n] in rows of x that are wide."""
+    (m, k), n = x.codes.shape, w.words.shape[1]
+    wide_rows_kernel[(count_sms(out.device),)](
+        x.values, x.is_wide, w.words, w.shifts, w.factor, out, m, n, k,
+        EVEN_K=k % 128 == 0, BLOCK_SIZE_M=64, BLOCK_SIZE_N=128, FLAGS=FLAGS_AT_ONCE, num_warps=8,
+    )  # fmt: skip
