@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from kernels.errors import ShapeError
+from kernels.moe.activations import quantize_triton
 from kernels.moe.align import align_blocks_triton
 from kernels.moe.align_quantize import align_and_quantize
-from kernels.moe.rows import Routing, quantize_triton
+from kernels.moe.routing import Routing
 from kernels.moe.schemes import MOE_SCHEMES
 
 E, K = 16, 384

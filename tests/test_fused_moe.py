@@ -70,7 +70,7 @@ def test_every_kind_of_configuration_computes_the_formula(scheme: str, config: M
 def test_a_few_pairs_skip_the_alignment(scheme: str, config: MoeConfig):
     case = case_of(scheme, num_experts=24, num_tokens=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kernels.moe.fused_triton.align_blocks_triton", None)
+        patch.setattr("kernels.moe.routing.align_blocks_triton", None)
         error = error_of_triton(*tensors_of(case), case, config)
     assert error < BFLOAT16_ERROR
 
@@ -79,7 +79,7 @@ def test_a_few_pairs_skip_the_alignment(scheme: str, config: MoeConfig):
 def test_top_1_needs_no_sum(scheme: str):
     case = case_of(scheme, top_k=1, num_tokens=9)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kernels.moe.rows.moe_sum_kernel", None)
+        patch.setattr("kernels.moe.sums.moe_sum_kernel", None)
         error = error_of_triton(*tensors_of(case), case, SWAPPED)
     assert error < FLOAT32_ERROR
 

@@ -8,8 +8,8 @@ from w4_cases import case_of, relative_error, tensors_of
 
 from kernels import mxfp4_moe, nvfp4_moe
 from kernels.errors import ConfigError
-from kernels.moe.fused_triton import routing_of
 from kernels.moe.inputs import local_expert_ids, weights_input
+from kernels.moe.routing import routing_of
 from kernels.moe.words_triton import BY_ROW, WordsConfig, words_gemv
 from kernels.spec import Case, Kernel, Tensors
 

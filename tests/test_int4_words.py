@@ -8,7 +8,8 @@ import triton.language as tl
 from kernels.gemm.int4_tile import multiply_int4, unpack_int4
 from kernels.gemm.int4_words import OFFSETS, pack_int4
 from kernels.gemm.words import STEP
-from kernels.moe.rows import Routing, quantize_rows_and_sum
+from kernels.moe.activations import quantize_rows_and_sum
+from kernels.moe.routing import Routing
 from kernels.quantize.fp4 import pack_nibbles
 from kernels.quantize.fp8 import quantize_fp8_row
 from kernels.quantize.integer import int4_fp8_values, int4_values

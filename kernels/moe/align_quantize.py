@@ -11,8 +11,9 @@ import triton
 import triton.language as tl
 
 from kernels.errors import ShapeError
+from kernels.moe.activations import quantize_groups
 from kernels.moe.align import NUM_WARPS, Blocks, count_pairs, place_pairs
-from kernels.moe.rows import Routing, quantize_groups
+from kernels.moe.routing import Routing
 from kernels.moe.schemes import GROUP_SIZE
 from kernels.quantize.fp8 import FP8_DTYPE
 

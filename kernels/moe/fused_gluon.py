@@ -12,13 +12,14 @@ import triton
 
 from kernels.configs import read_config
 from kernels.gemm.descriptors import in_tiles
+from kernels.moe.activations import quantize_triton
 from kernels.moe.align_quantize import align_and_quantize
 from kernels.moe.down_hopper import moe_down_hopper_kernel
-from kernels.moe.fused_triton import find_blocks, routing_of
 from kernels.moe.gemm_hopper import BLOCK_SIZE_M, HALF_M, moe_gate_up_hopper_kernel
 from kernels.moe.inputs import weights_input
-from kernels.moe.rows import quantize_triton, sum_over_choices
+from kernels.moe.routing import find_blocks, routing_of
 from kernels.moe.schemes import GROUP_SIZE, MOE_SCHEMES, scheme_of
+from kernels.moe.sums import sum_over_choices
 from kernels.quantize.fp8 import FP8_DTYPE
 from kernels.requirements import missing_family
 from kernels.sms import count_sms

@@ -1,4 +1,4 @@
-"""Our Triton fused MoE: launches the kernels of align.py, rows.py, gemm.py and gemv.py with a configuration.
+"""Our Triton fused MoE: launches the kernels of align.py, activations.py, gemm.py, gemv.py and sums.py.
 
 Two launches to seven: align (none, one or two), quantize hidden states (unless they stay values or are quantized on
 load), gate-up, quantize the intermediate (only by whole rows), down, sum (unless top_k is 1 and no expert map leaves
@@ -13,45 +13,18 @@ import triton
 
 from kernels.configs import read_config
 from kernels.errors import ConfigError
-from kernels.moe.align import Blocks, align_blocks_triton
+from kernels.moe.activations import quantize_triton
+from kernels.moe.align import Blocks
 from kernels.moe.gemm import moe_down_kernel, moe_gate_up_kernel
 from kernels.moe.gemv import down_gemv, gate_up_gemv
 from kernels.moe.inputs import is_batched, weights_input
-from kernels.moe.rows import Routing, quantize_triton, sum_over_choices
+from kernels.moe.routing import Routing, find_blocks, gemm_arguments, routing_of
 from kernels.moe.schemes import GROUP_SIZE, MoeScheme, scheme_of
+from kernels.moe.sums import sum_over_choices
 from kernels.moe.triton_configs import MoeConfig, default_config
 from kernels.quantize.fp8 import FP8_DTYPE
 from kernels.requirements import missing_capability
 from kernels.spec import Case, Device, Launch, Outputs, Tensors
-
-
-def routing_of(inputs: Tensors) -> Routing:
-    """The rows of both activation formats, as the kernels count them."""
-    if "expert_num_tokens" in inputs:
-        num_experts, rows_per_expert, _ = inputs["hidden_states"].shape
-        return Routing(
-            num_rows=num_experts * rows_per_expert,
-            top_k=1,
-            expert_num_tokens=inputs["expert_num_tokens"],
-            rows_per_expert=rows_per_expert,
-        )
-    topk_ids = inputs["topk_ids"]
-    return Routing(topk_ids.numel(), topk_ids.shape[1], topk_ids, inputs["topk_weights"], inputs.get("expert_map"))
-
-
-def find_blocks(
-    inputs: Tensors, num_experts: int, block_size_m: int, *, may_be_single: bool = True, ordered: bool = False
-) -> Blocks:
-    """Blocks of rows of one expert each; num_experts is this rank's. Few pairs are aligned too unless may_be_single."""
-    if "expert_num_tokens" in inputs:
-        max_blocks = num_experts * triton.cdiv(inputs["hidden_states"].shape[1], block_size_m)
-        return Blocks(*(inputs["expert_num_tokens"],) * 3, max_blocks, "batched")
-    topk_ids, expert_map = inputs["topk_ids"], inputs.get("expert_map")
-    # Few pairs rarely share an expert: each is a block of its own.
-    are_few = topk_ids.numel() * 4 <= (num_experts if expert_map is None else expert_map.numel())
-    if block_size_m == 1 or (may_be_single and are_few):
-        return Blocks(*(topk_ids,) * 3, topk_ids.numel(), "single")
-    return align_blocks_triton(topk_ids, num_experts, block_size_m, expert_map, ordered=ordered)
 
 
 def fused_moe_triton(
@@ -74,12 +47,6 @@ def fused_moe_triton(
         return down_gemv(scheme, weights, h, h_scale, topk_weights, routing, config, x.dtype)
     out = down_triton(scheme, weights, h, h_scale, topk_weights, routing, blocks, config, x.dtype)
     return sum_over_choices(out, routing, out.dtype).view(hidden_states.shape)
-
-
-def gemm_arguments(routing: Routing, blocks: Blocks) -> tuple[torch.Tensor | int | None, ...]:
-    """Where the rows of a block are; an expert map is looked up by whoever reads topk_ids."""
-    expert_map = routing.expert_map if blocks.layout == "single" else None
-    return blocks.pairs, blocks.experts, blocks.rows, expert_map, blocks.max_blocks
 
 
 def gemm_constants(scheme: MoeScheme, blocks: Blocks, config: MoeConfig) -> dict[str, object]:

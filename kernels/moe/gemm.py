@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 
 from kernels.gemm.tiles import tile_of_program
-from kernels.moe.rows import GROUP_SIZE, round_to_fp8, scale_of
+from kernels.moe.activations import GROUP_SIZE, round_to_fp8, scale_of
 
 
 @triton.jit

@@ -18,6 +18,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
+from kernels.moe.activations import scale_of
 from kernels.moe.blocks_hopper import add_up, load_pairs, load_tile, make_barriers, sigmoid
 
 GROUP: gl.constexpr = gl.constexpr(128)
@@ -172,7 +173,7 @@ def multiply_gate_up(
             )  # fmt: skip
             h0, h1 = gate0 * sigmoid(gate0) * up0, gate1 * sigmoid(gate1) * up1
             amax = gl.max(gl.maximum(gl.abs(h0), gl.abs(h1)), 1)
-            scale = gl.maximum(amax, 1e-10) / 448.0
+            scale = scale_of(amax)
             factor = (1.0 / scale)[:, None]
             h0 = (h0 * factor).to(out_ptr.dtype.element_ty)  # saturates
             h1 = (h1 * factor).to(out_ptr.dtype.element_ty)

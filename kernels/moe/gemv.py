@@ -16,7 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.moe.rows import GROUP_SIZE, Routing, round_to_fp8, scale_of
+from kernels.moe.activations import GROUP_SIZE, round_to_fp8, scale_of
+from kernels.moe.routing import Routing
 from kernels.moe.schemes import GROUP_SIZE as GROUP_SIZE_OF_SCHEMES
 from kernels.moe.schemes import MoeScheme
 from kernels.moe.triton_configs import MoeConfig

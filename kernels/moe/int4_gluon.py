@@ -1,4 +1,4 @@
-"""Our INT4 MoE for Hopper: launches gemm_int4_hopper.py between the kernels of align.py and rows.py.
+"""Our INT4 MoE for Hopper: launches gemm_int4_hopper.py between the kernels of align.py, activations.py and sums.py.
 
 Six launches, or seven from 2049 pairs on: align (one or two), quantize hidden states, gate-up, quantize the
 intermediate, down, sum. From the first rounding to the down product rows are those of the blocks. The batched format
@@ -15,14 +15,15 @@ from kernels.configs import read_config
 from kernels.errors import ShapeError
 from kernels.gemm.descriptors import in_tiles
 from kernels.gemm.words import Words
+from kernels.moe.activations import quantize_blocks_kernel
 from kernels.moe.align import Blocks
 from kernels.moe.fused_gluon import REGISTERS, GluonConfig
-from kernels.moe.fused_triton import find_blocks, routing_of
 from kernels.moe.gemm_hopper import BLOCK_SIZE_M
 from kernels.moe.gemm_int4_hopper import HALF, int4_hopper_kernel
 from kernels.moe.inputs import weights_input
-from kernels.moe.rows import Routing, quantize_blocks_kernel, sum_over_choices
+from kernels.moe.routing import Routing, find_blocks, routing_of
 from kernels.moe.schemes import GROUP_SIZE
+from kernels.moe.sums import sum_over_choices
 from kernels.moe.words_triton import OFFSET_FACTORS, WordsLayer
 from kernels.quantize.fp8 import FP8_DTYPE
 from kernels.sms import count_sms

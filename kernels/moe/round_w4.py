@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 
 from kernels.gemm.mxfp4_kernels import e8m0_values, nearest_e2m1
-from kernels.moe.rows import is_computed
+from kernels.moe.activations import FP8_MAX
+from kernels.moe.routing import is_computed
 
 
 @triton.jit
@@ -37,7 +38,7 @@ def round_to_fp4(x, global_scale_ptr, FORMAT: tl.constexpr, GROUP_SIZE: tl.const
     else:
         global_scale = tl.load(global_scale_ptr)
         scale = tl.div_rn(amax.to(tl.float32, bitcast=True) * global_scale, 6.0)
-        scale = tl.minimum(scale, 448.0).to(tl.float8e4nv).to(tl.float32)
+        scale = tl.minimum(scale, FP8_MAX).to(tl.float8e4nv).to(tl.float32)
         scale = tl.where(amax > 0x7F800000, float("nan"), scale)  # NaN, which tl.minimum dropped
         divisor = tl.where(scale == 0, 1.0, scale)[:, :, None]
         scaled = tl.div_rn(groups * global_scale, tl.broadcast_to(divisor, groups.shape))

@@ -1,4 +1,4 @@
-"""Our MoE with repacked FP4 weights for Hopper: launches words_hopper.py between the kernels of align.py and rows.py.
+"""Our MoE with repacked FP4 weights for Hopper: launches words_hopper.py between the kernels of align.py and sums.py.
 
 Five launches, or six from 2049 pairs on: align (one or two), order the columns of hidden states, gate-up, down, sum
 (unless top_k is 1 and no expert map leaves pairs out). The batched format needs neither align nor sum. Few pairs go row
@@ -18,9 +18,9 @@ from kernels.gemm.descriptors import in_tiles
 from kernels.gemm.words import Words
 from kernels.moe.align import Blocks
 from kernels.moe.columns import order_columns
-from kernels.moe.fused_triton import find_blocks, routing_of
 from kernels.moe.inputs import is_batched, moe_sizes, weights_input
-from kernels.moe.rows import Routing, sum_over_choices
+from kernels.moe.routing import Routing, find_blocks, routing_of
+from kernels.moe.sums import sum_over_choices
 from kernels.moe.words_hopper import words_hopper_kernel
 from kernels.moe.words_triton import BY_ROW, WordsLayer, goes_by_row, launch_words, prepare_words_with
 from kernels.requirements import missing_family

@@ -18,13 +18,14 @@ from kernels.gemm.int4_words import OFFSETS, pack_int4
 from kernels.gemm.w4_words import GROUP_SIZES, pack_words
 from kernels.gemm.w8_words import pack_int8
 from kernels.gemm.words import PACKED, PACKED_BY_LANES, STEP, Words, gate_up_by_lanes, interleave_gate_up
+from kernels.moe.activations import quantize_rows_and_sum
 from kernels.moe.align import Blocks
-from kernels.moe.fused_triton import find_blocks, gemm_arguments, routing_of
 from kernels.moe.gemm_words import words_down_kernel, words_gate_up_kernel
 from kernels.moe.gemv_words import words_down_gemv_kernel, words_gate_up_gemv_kernel
 from kernels.moe.inputs import is_batched, moe_sizes, weights_input
 from kernels.moe.round_w4 import round_rows_kernel
-from kernels.moe.rows import Routing, quantize_rows_and_sum, sum_over_choices
+from kernels.moe.routing import Routing, find_blocks, gemm_arguments, routing_of
+from kernels.moe.sums import sum_over_choices
 from kernels.sms import DEFAULT_NUM_SMS
 from kernels.spec import Case, Launch, Outputs, Tensors
 

@@ -1,74 +1,35 @@
-"""The Triton kernels of the fused MoE that work row by row: quantize activations, sum over top_k.
+"""The Triton kernels that quantize activations of the fused MoE to FP8 or INT8: groups of 128, or whole rows.
 
-Rows are tokens, pairs (token * top_k + choice), in the batched format e * T + i, or for quantize_blocks_kernel rows of
-blocks. Rows that this rank does not compute are neither read nor written: pairs of other ranks' experts, the padding of
-the batched format.
+Rows are those of kernels/moe/routing.py, or for quantize_blocks_kernel rows of blocks.
 """
 
 # mypy: disable-error-code="no-untyped-def"
 # Triton types the arguments of jit functions at the launch.
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 
+from kernels.moe.routing import Routing, is_computed
 from kernels.moe.schemes import GROUP_SIZE as GROUP_SIZE_OF_SCHEMES
 from kernels.moe.schemes import MoeScheme
-from kernels.quantize.fp8 import FP8_DTYPE
+from kernels.quantize import fp8
 
 GROUP_SIZE: tl.constexpr = tl.constexpr(GROUP_SIZE_OF_SCHEMES)
-
-
-@dataclass(frozen=True, slots=True)
-class Routing:
-    """Which rows the experts of this rank compute."""
-
-    num_rows: int
-    """Pairs, or E * T in the batched format."""
-    top_k: int
-    """Rows per row of hidden_states; 1 in the batched format, where each row has an expert of its own."""
-    topk_ids: torch.Tensor | None = None
-    """[M, top_k] int32; None in the batched format."""
-    topk_weights: torch.Tensor | None = None
-    """[M, top_k] float32; None in the batched format, which is neither weighted nor summed."""
-    expert_map: torch.Tensor | None = None
-    """This rank's number of each expert, -1 for other ranks'; None if it has them all."""
-    expert_num_tokens: torch.Tensor | None = None
-    """[E] int32 in the batched format, else None."""
-    rows_per_expert: int | None = None
-    """T in the batched format, else None."""
-
-    @property
-    def computed(self) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, int | None]:
-        """The arguments of is_computed, all None if every row is."""
-        ids = None if self.expert_map is None else self.topk_ids
-        return ids, self.expert_map, self.expert_num_tokens, self.rows_per_expert
-
-
-@triton.jit
-def is_computed(row, mask, ids_ptr, expert_map_ptr, expert_num_tokens_ptr, rows_per_expert):
-    """Which of the masked rows this rank computes."""
-    if expert_num_tokens_ptr is not None:
-        count = tl.load(expert_num_tokens_ptr + row // rows_per_expert, mask=mask, other=0)
-        mask = mask & (row % rows_per_expert < count)
-    elif expert_map_ptr is not None:
-        expert = tl.load(ids_ptr + row, mask=mask, other=0)
-        mask = mask & (tl.load(expert_map_ptr + expert, mask=mask, other=-1) >= 0)
-    return mask
+FP8_MAX: tl.constexpr = tl.constexpr(fp8.FP8_MAX)
+AMAX_FLOOR: tl.constexpr = tl.constexpr(fp8.AMAX_FLOOR)
 
 
 @triton.jit
 def scale_of(amax):
     """kernels.quantize.fp8.scale_of."""
-    return tl.maximum(amax, 1e-10) / 448.0
+    return tl.maximum(amax, AMAX_FLOOR) / FP8_MAX
 
 
 @triton.jit
 def round_to_fp8(x):
     """kernels.quantize.fp8.round_to_fp8."""
-    return tl.minimum(tl.maximum(x, -448.0), 448.0).to(tl.float8e4nv)
+    return tl.minimum(tl.maximum(x, -FP8_MAX), FP8_MAX).to(tl.float8e4nv)
 
 
 @triton.jit
@@ -82,7 +43,7 @@ def round_to_int8(x):
 def largest_magnitude(x):
     """max|x|, but at least 1e-10, or NaN if there is one: the bits of magnitudes are ordered as integers, NaN last."""
     bits = tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 0)
-    return tl.maximum(bits.to(tl.float32, bitcast=True), 1e-10, propagate_nan=tl.PropagateNan.ALL)
+    return tl.maximum(bits.to(tl.float32, bitcast=True), AMAX_FLOOR, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -169,7 +130,7 @@ def store_quantized(
         scale = amax / 127.0
         codes = round_to_int8(x / scale)
     else:
-        scale = amax / 448.0
+        scale = amax / FP8_MAX
         codes = (x * (1.0 / scale)).to(tl.float8e4nv)  # at most 448 but for the last bits: rounds to it
     tl.store(scale_ptr + row, scale if weight is None else scale * weight)
     tl.store(codes_ptr + row * K + offs, codes, mask=offs < K)
@@ -262,65 +223,6 @@ def quantize_blocks_kernel(
     )
 
 
-@triton.jit
-def moe_sum_kernel(
-    x_ptr,
-    weights_ptr,  # [num_pairs], multiply rows; or None
-    ids_ptr,
-    expert_map_ptr,  # None if every pair was computed
-    out_ptr,
-    K,
-    top_k: tl.constexpr,
-    SPLIT: tl.constexpr,
-    BLOCK_SIZE_K: tl.constexpr,
-):
-    """out[token] = sum of weight[token, choice] * x[token, choice, split], float32 and always in the same order."""
-    token = tl.program_id(0).to(tl.int64)
-    offs_k = tl.program_id(1) * BLOCK_SIZE_K + tl.arange(0, BLOCK_SIZE_K)
-    x_ptrs = x_ptr + token * top_k * SPLIT * K + offs_k
-    total = tl.zeros((BLOCK_SIZE_K,), dtype=tl.float32)
-    for choice in tl.static_range(top_k):
-        mask = offs_k < K
-        pair = token * top_k + choice
-        if expert_map_ptr is not None:
-            mask = mask & is_computed(pair, pair >= 0, ids_ptr, expert_map_ptr, None, None)
-        for split in tl.static_range(SPLIT):
-            x = tl.load(x_ptrs + (choice * SPLIT + split) * K, mask=mask, other=0.0).to(tl.float32)
-            if weights_ptr is not None:
-                x = tl.where(mask, x * tl.load(weights_ptr + pair), 0.0)
-            total += x
-    tl.store(out_ptr + token * K + offs_k, total.to(out_ptr.dtype.element_ty), mask=offs_k < K)
-
-
-def sum_over_choices(
-    by_row: torch.Tensor,
-    routing: Routing,
-    dtype: torch.dtype,
-    split: int = 1,
-    weights: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """The sum [M, K] in dtype of each token's rows that this rank computed; by_row itself where there is but one.
-
-    Rows of the batched format are neither weighted nor summed.
-
-    Args:
-        by_row: [num_rows, split, K], in dtype if split is 1: rows whose sums were split have several.
-        weights: [num_rows] float32, multiply rows; None if they are weighted already, or not at all.
-    """
-    if (
-        split == 1
-        and weights is None
-        and (routing.topk_ids is None or (routing.top_k == 1 and routing.expert_map is None))
-    ):
-        return by_row
-    k = by_row.shape[-1]
-    total = torch.empty(routing.num_rows // routing.top_k, k, dtype=dtype, device=by_row.device)
-    moe_sum_kernel[(len(total), triton.cdiv(k, 1024))](
-        by_row, weights, *routing.computed[:2], total, k, routing.top_k, split, BLOCK_SIZE_K=1024
-    )
-    return total
-
-
 def quantize_triton(
     scheme: MoeScheme,
     x: torch.Tensor,
@@ -371,7 +273,7 @@ def quantize_rows_and_sum(
     """
     num_rows, k = x.shape
     computed = routing.computed if num_rows == routing.num_rows else (None,) * 4  # else rows are tokens
-    codes = torch.empty_like(x, dtype=FP8_DTYPE)
+    codes = torch.empty_like(x, dtype=fp8.FP8_DTYPE)
     scales = torch.empty(num_rows, device=x.device)
     num_sums = max(triton.next_power_of_2(k // GROUP_SIZE_OF_SCHEMES), least_sums)
     sums = torch.empty(num_rows, num_sums, dtype=torch.float16, device=x.device)
