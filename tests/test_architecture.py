@@ -52,7 +52,6 @@ TESTED_ELSEWHERE = {
     "kernels/gemm/mxfp4_inputs.py": "test_mxfp4_gemm.py: sizes, weights, inputs and costs",
     "kernels/gemm/mxfp4_fp8_activations.py": "test_mxfp4_fp8.py, test_mxfp4_rotate_hopper.py",
     "kernels/gemm/mxfp4_fp8_codes.py": "test_mxfp4_fp8.py: every code; test_mxfp4_{triton,hopper}.py: compiled",
-    "kernels/gemm/mxfp4_fp8_configs.py": "test_mxfp4_fp8.py, test_mxfp4_hopper.py: what is picked",
     "kernels/gemm/mxfp4_fp8_kernels.py": "test_mxfp4_fp8.py: in the interpreter; test_mxfp4_triton.py: compiled",
     "kernels/gemm/mxfp4_fp8_words.py": "test_mxfp4_fp8.py: packed, multiplied by one, refused",
     "kernels/gemm/mxfp4_wide_rows.py": "test_mxfp4_fp8.py: in the interpreter; test_mxfp4_triton.py: compiled",

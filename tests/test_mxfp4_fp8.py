@@ -9,7 +9,7 @@ from poison import poisoned_empty
 from kernels.errors import ConfigError
 from kernels.gemm.mxfp4_fp8 import multiply_fp8
 from kernels.gemm.mxfp4_fp8_activations import Fp8Rows, empty_rows, rotate_to_fp8, rows_to_fp8, size_of_split
-from kernels.gemm.mxfp4_fp8_configs import Mxfp4Fp8Config, default_fp8_config
+from kernels.gemm.mxfp4_fp8_configs import Mxfp4Fp8Config
 from kernels.gemm.mxfp4_fp8_words import pack_fp8_words
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES
 from kernels.gemm.mxfp4_wide_rows import wide_rows_triton
@@ -179,16 +179,6 @@ def test_the_product_is_the_formula_with_wide_rows_and_nan(
         assert (output[row].float() - reference[row]).norm() / reference[row].norm() < 0.0025
 
 
-def test_float16_never_unpacks_first_since_torch_gives_bfloat16() -> None:
-    case = Case(case_of(dtype="float16").layer, 4096)
-    weights = KERNEL.make_weights(case.layer, 0, torch.device("cpu"))
-    inputs, provider = {"x": torch.zeros(4096, 384, dtype=torch.float16)}, KERNEL.providers["triton-exact-fp8"]
-    assert provider.prepare(case, weights, inputs).config["PRODUCT"] == "specialized"
-    with pytest.raises(ConfigError) as error:
-        provider.prepare_with(case, weights, inputs, asdict(replace(CONFIG, PRODUCT="unpacked")))
-    assert str(error.value) == "PRODUCT='unpacked': torch's row-wise product gives bfloat16 (this is float16)"
-
-
 @pytest.mark.parametrize(
     ("case", "reason"),
     [
@@ -204,32 +194,6 @@ def test_what_it_runs(case: Case, reason: str | None) -> None:
 def test_it_wants_a_hopper() -> None:
     unsupported = KERNEL.providers["triton-exact-fp8"].unsupported
     assert unsupported(case_of(), Device("cuda", "NVIDIA A100", (8, 0))) == "needs sm_90 (this is sm_80)"
-
-
-def test_many_tokens_unpack_first_and_few_split_the_sum() -> None:
-    products = [default_fp8_config(m, 8192, 8192).PRODUCT for m in (2, 3071, 3072)]
-    assert products == ["pipelined", "specialized", "unpacked"]
-    assert default_fp8_config(64, 128, 8192).SPLIT_K == 8
-    assert default_fp8_config(4096, 8200, 8192).PRODUCT == "specialized", "torch wants multiples of 16"
-
-
-@pytest.mark.parametrize(
-    ("n", "k", "expected"),
-    [
-        pytest.param(8192, 8192, 4, id="two programs an SM"),
-        pytest.param(10240, 8192, 3, id="four would leave some SMs a third program"),
-        pytest.param(8192, 28672, 4, id="long rows"),
-        pytest.param(1024, 8192, 8, id="too few tiles for every SM"),
-        pytest.param(1024, 1024, 2, id="short rows"),
-        pytest.param(128, 96, 1, id="less than a step"),
-    ],
-)
-def test_few_tokens_split_the_sum_so_that_no_sm_waits_for_another(n: int, k: int, expected: int) -> None:
-    assert {default_fp8_config(m, n, k).SPLIT_K for m in (2, 16, 32)} == {expected}
-
-
-def test_tiles_enough_are_split_in_two_only_where_four_programs_fit_an_sm() -> None:
-    assert [default_fp8_config(m, 57344, 8192).SPLIT_K for m in (1, 16, 17, 32)] == [2, 2, 1, 1]
 
 
 @pytest.mark.gpu

@@ -1,6 +1,6 @@
 """The product of MXFP4 as FP8 in Gluon: compiled for Hopper anywhere, and on a GPU against the reference."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache
 from typing import Any
 
@@ -8,8 +8,7 @@ import pytest
 import torch
 from compilations import assert_fits, compile_for
 
-from kernels.errors import ConfigError
-from kernels.gemm.mxfp4_fp8_configs import PRODUCTS, default_fp8_config, specialized_config
+from kernels.gemm.mxfp4_fp8_configs import default_fp8_config, specialized_config
 from kernels.mxfp4_gemm import KERNEL
 from kernels.quantize.fp4 import E8M0_NAN
 from kernels.spec import Case, Layer, Tensors
@@ -58,25 +57,6 @@ def test_it_fits_a_hopper_at_real_sizes():
 def test_a_matrix_of_too_few_tiles_is_left_to_triton():
     assert default_fp8_config(64, 8192, 8192).PRODUCT == "specialized"
     assert default_fp8_config(64, 128, 8192).PRODUCT == "pipelined"
-
-
-def test_warps_that_make_no_groups_are_refused():
-    case = Case(Layer("mxfp4_gemm", "grid", 1, 1, "mxfp4_w4a4_hadamard32", "bfloat16", {"n": 256, "k": 256}), 64)
-    weights = KERNEL.make_weights(case.layer, 0, torch.device("cpu"))
-    inputs = KERNEL.make_inputs(case, weights, 1, torch.device("cpu"))
-    config = asdict(replace(default_fp8_config(64, 8192, 8192), num_warps=4))
-    with pytest.raises(ConfigError, match=r"^PRODUCT='specialized' multiplies by 8 warps or 16 \(.*=4\)$"):
-        KERNEL.providers["triton-exact-fp8"].prepare_with(case, weights, inputs, config)
-
-
-def test_a_product_that_does_not_exist_is_refused():
-    case = case_of(5)
-    weights = KERNEL.make_weights(case.layer, 0, torch.device("cpu"))
-    inputs = KERNEL.make_inputs(case, weights, 1, torch.device("cpu"))
-    config = asdict(specialized_config(64)) | {"PRODUCT": "imagined"}
-    with pytest.raises(ConfigError) as error:
-        KERNEL.providers["triton-exact-fp8"].prepare_with(case, weights, inputs, config)
-    assert str(error.value) == f"mxfp4_gemm has no PRODUCT 'imagined': use one of {', '.join(PRODUCTS)}"
 
 
 def case_of(num_tokens: int, n: int = 384, k: int = 1024, dtype: str = "bfloat16", **options: str) -> Case:

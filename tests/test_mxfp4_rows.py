@@ -9,11 +9,10 @@ import torch
 from compilations import assert_fits, compile_for
 from poison import poisoned_empty
 
-from kernels.errors import ConfigError
 from kernels.gemm.mxfp4_fp8_configs import default_fp8_config
 from kernels.gemm.mxfp4_fp8_words import pack_fp8_words
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES
-from kernels.gemm.mxfp4_rows import MOST_COLUMNS, multiply_rows, quantize_token
+from kernels.gemm.mxfp4_rows import multiply_rows, quantize_token
 from kernels.mxfp4_gemm import KERNEL
 from kernels.quantize.fp4 import E8M0_NAN, dequantize_mxfp4, quantize_mxfp4
 from kernels.quantize.hadamard import rotate_hadamard
@@ -144,26 +143,6 @@ def test_nan_in_weights_stays_in_its_row() -> None:
     w = codes_of(10, 96)
     w[1][3, 1] = E8M0_NAN
     assert multiply(codes_of(1, 96), w).isnan().tolist() == [[row == 3 for row in range(10)]]
-
-
-@pytest.mark.parametrize(("num_tokens", "k"), [(2, 384), (1, MOST_COLUMNS + 32)])
-def test_what_registers_do_not_hold_is_refused(num_tokens: int, k: int) -> None:
-    case, device = case_of(num_tokens, k=k), torch.device("cpu")
-    weights = KERNEL.make_weights(case.layer, 0, device)
-    inputs = KERNEL.make_inputs(case, weights, 1, device)
-    with pytest.raises(ConfigError) as error:
-        KERNEL.providers["triton-exact-fp8"].prepare_with(case, weights, inputs, asdict(CONFIG))
-    assert str(error.value) == (
-        f"PRODUCT='rows' keeps one token of 8192 columns at most in registers (this is {num_tokens} of {k})"
-    )
-
-
-def test_one_token_goes_by_rows_where_that_was_measured_to_win() -> None:
-    def product(m: int, n: int, k: int) -> str:
-        return default_fp8_config(m, n, k).PRODUCT
-
-    assert [product(1, n, 8192) for n in (8192, 10240, 57344)] == ["rows", "rows", "pipelined"]
-    assert product(1, 8192, 28672) == product(2, 8192, 8192) == "pipelined"
 
 
 @pytest.mark.gpu

@@ -15,13 +15,12 @@ import torch
 import triton
 
 from kernels.configs import read_config
-from kernels.errors import ConfigError
 from kernels.gemm.descriptors import in_tiles
 from kernels.gemm.mxfp4_fp8_activations import Fp8Rows, rotate_to_fp8, rows_to_fp8
 from kernels.gemm.mxfp4_fp8_configs import (
-    PRODUCTS,
     STEPS,
     Mxfp4Fp8Config,
+    check_fp8_config,
     default_fp8_config,
     divide_steps,
     specialized_config,
@@ -30,7 +29,7 @@ from kernels.gemm.mxfp4_fp8_kernels import mxfp4_fp8_gemm_kernel, unpack_words_k
 from kernels.gemm.mxfp4_fp8_words import PACKED, Fp8Words, pack_fp8_words
 from kernels.gemm.mxfp4_hopper import STEP, mxfp4_hopper_gemm_kernel
 from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
-from kernels.gemm.mxfp4_rows import MOST_COLUMNS, multiply_rows, quantize_token
+from kernels.gemm.mxfp4_rows import multiply_rows, quantize_token
 from kernels.gemm.mxfp4_triton import sum_splits_triton
 from kernels.gemm.mxfp4_wide_rows import wide_rows_triton
 from kernels.quantize.fp8 import FP8_DTYPE
@@ -62,15 +61,10 @@ def prepare_fp8_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapp
 
 def launch_fp8(case: Case, weights: Tensors, inputs: Tensors, config: Mxfp4Fp8Config) -> Launch:
     """The launch with a given configuration."""
+    check_fp8_config(config, case)
     w = PACKED.get(weights["w"], lambda: pack_fp8_words(weights["w"], weights["w_scale"]))
     dtype = inputs["x"].dtype
     hadamard_size = HADAMARD_SIZES[case.layer.scheme]
-    if config.PRODUCT not in PRODUCTS:
-        raise ConfigError(f"mxfp4_gemm has no PRODUCT {config.PRODUCT!r}: use one of {', '.join(PRODUCTS)}")
-    if config.PRODUCT == "specialized" and config.num_warps not in (8, 16):
-        raise ConfigError(f"PRODUCT='specialized' multiplies by 8 warps or 16 (this is num_warps={config.num_warps})")
-    if config.PRODUCT == "unpacked" and dtype != torch.bfloat16:
-        raise ConfigError(f"PRODUCT='unpacked': torch's row-wise product gives bfloat16 (this is {case.layer.dtype})")
     if config.PRODUCT == "rows":
         return launch_rows(case, w, inputs, config)
 
@@ -92,11 +86,6 @@ def launch_fp8(case: Case, weights: Tensors, inputs: Tensors, config: Mxfp4Fp8Co
 
 def launch_rows(case: Case, w: Fp8Words, inputs: Tensors, config: Mxfp4Fp8Config) -> Launch:
     """The launch of one token."""
-    m, k = case.num_tokens, case.layer.sizes["k"]
-    if m > 1 or k > MOST_COLUMNS:
-        raise ConfigError(
-            f"PRODUCT='rows' keeps one token of {MOST_COLUMNS} columns at most in registers (this is {m} of {k})"
-        )
 
     def run() -> Outputs:
         if "x_codes" in inputs:
@@ -133,7 +122,7 @@ def multiply_fp8(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mxfp4Fp8Co
 def multiply_specialized(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mxfp4Fp8Config) -> torch.Tensor:
     """x @ w.T [M, n], weights unpacked in registers of warps that multiply while others load."""
     (m, k), n = x.codes.shape, w.words.shape[1]
-    block_m, block_n, turns = config.BLOCK_SIZE_M, config.BLOCK_SIZE_N, config.num_warps // 8
+    block_m, block_n, turns = config.BLOCK_SIZE_M, config.BLOCK_SIZE_N, config.turns
     steps, work = STEPS[config.num_warps], divide_steps(m, n, k, config, count_sms(x.codes.device))
     out = torch.empty(m, n, dtype=dtype, device=x.codes.device)
     parts = torch.empty(work.num_programs if work.in_parts else 0, block_n, block_m, device=out.device)

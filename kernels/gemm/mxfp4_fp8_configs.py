@@ -1,13 +1,17 @@
 """The launch configurations of MXFP4 as FP8: which product, in what tiles, its sum in how many splits."""
 
+from bisect import bisect
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import triton
 
+from kernels.errors import ConfigError
 from kernels.gemm.mxfp4_hopper import STEP
 from kernels.gemm.mxfp4_rows import MOST_COLUMNS, ROWS
 from kernels.gemm.stream_k import Division, divide_tiles
 from kernels.sms import DEFAULT_NUM_SMS
+from kernels.spec import Case
 
 ENOUGH_PROGRAMS = 192
 """With fewer of them the sum is split, for more than FEW_TOKENS."""
@@ -30,6 +34,9 @@ FEATURES = 128
 """Output features of a tile of "specialized"."""
 STEPS = {8: 4, 16: 2}
 """That a program of "specialized" takes at a time, by its warps."""
+FROM_ONE = range(1, 2**31)
+SHARED_BYTES = (227 - 5) * 1024
+"""Of an SM, for the steps in flight of "specialized" and the sums that its warps hand over; 4 KiB take its stores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,11 @@ class Mxfp4Fp8Config:
     """Of "specialized" those that multiply: 8, or 16 that take every other step each."""
     num_stages: int
     """Steps in flight."""
+
+    @property
+    def turns(self) -> int:
+        """Of "specialized": warps take one of so many steps."""
+        return self.num_warps // 8
 
 
 PRODUCTS = ("rows", "pipelined", "specialized", "unpacked")
@@ -125,3 +137,75 @@ def divide_steps(m: int, n: int, k: int, config: Mxfp4Fp8Config, num_sms: int) -
     """Who computes what of "specialized"."""
     num_tiles = triton.cdiv(m, config.BLOCK_SIZE_M) * triton.cdiv(n, config.BLOCK_SIZE_N)
     return divide_tiles(num_tiles, triton.cdiv(k, STEP.value * STEPS[config.num_warps]), num_sms)
+
+
+def check_fp8_config(config: Mxfp4Fp8Config, case: Case) -> None:
+    """Refuse what the product chosen cannot compute, or would compute wrong; what it does not read may be anything.
+
+    Shared memory of "pipelined" is Triton's to share out, who says so if it does not fit.
+
+    Raises:
+        ConfigError: which value it is, what it may be, what to set it to.
+    """
+    n, k = case.layer.sizes["n"], case.layer.sizes["k"]
+    product = f"PRODUCT={config.PRODUCT!r}"
+    if config.PRODUCT not in PRODUCTS:
+        raise ConfigError(f"mxfp4_gemm has no {product}: use one of {', '.join(PRODUCTS)}")
+    if config.PRODUCT == "rows" and (case.num_tokens > 1 or k > MOST_COLUMNS):
+        raise ConfigError(
+            f"{product} keeps one token of {MOST_COLUMNS} columns at most in registers "
+            f"(this is {case.num_tokens} of {k}): use 'pipelined'"
+        )
+    if config.PRODUCT == "unpacked" and case.layer.dtype != "bfloat16":
+        raise ConfigError(
+            f"{product}: torch's row-wise product gives bfloat16 (this is {case.layer.dtype}): use 'specialized'"
+        )
+    if config.PRODUCT == "unpacked" and n % 16:
+        raise ConfigError(
+            f"{product}: torch's row-wise product takes 16 features or a multiple (this is {n}): use 'specialized'"
+        )
+    for name, allowed in list_allowed(config, k):
+        value = getattr(config, name)
+        if value not in allowed:
+            near = allowed[max(bisect(allowed, value) - 1, 0)]
+            raise ConfigError(f"{product} takes {name} {say(allowed)} (this is {value}): set it to {near}")
+
+
+def say(allowed: Sequence[int]) -> str:
+    """Numbers in a sentence."""
+    if allowed is FROM_ONE:
+        return "from 1 on"
+    if isinstance(allowed, range) and allowed.step == 1:
+        return f"from {allowed[0]} to {allowed[-1]}"
+    return " or ".join(map(str, allowed))
+
+
+def list_allowed(config: Mxfp4Fp8Config, k: int) -> Iterator[tuple[str, Sequence[int]]]:
+    """Fields that the product reads and what they may be, one after the other: later ones take earlier ones as right.
+
+    "pipelined" must multiply by wgmma, whose left operand has what its assembly takes of a word in one thread: 64 rows
+    of weights at least, and groups of four warps. In the turns of 16 warps a stage must always be of the same: others
+    could take its last fill for this one.
+    """
+    if config.PRODUCT == "rows":
+        yield "num_warps", (1, 2, 4, 8, 16, 32)
+    elif config.PRODUCT == "pipelined":
+        yield "BLOCK_SIZE_M", (16, 32, 64, 128, 256)
+        yield "BLOCK_SIZE_N", (64, 128, 256)
+        yield "num_warps", (4, 8)
+        yield "GROUP_SIZE_M", FROM_ONE
+        yield "SPLIT_K", range(1, triton.cdiv(k, STEP.value) + 1)
+        yield "num_stages", FROM_ONE
+    elif config.PRODUCT == "specialized":
+        yield "BLOCK_SIZE_M", (64, 128, 256)
+        yield "BLOCK_SIZE_N", (FEATURES,)
+        yield "num_warps", (8, 16) if config.BLOCK_SIZE_M < 256 else (8,)
+        yield "GROUP_SIZE_M", FROM_ONE
+        yield "num_stages", range(2, most_stages(config) + 1, config.turns)
+
+
+def most_stages(config: Mxfp4Fp8Config) -> int:
+    """Steps of "specialized" that fit an SM's shared memory, FP8 tokens and words of weights."""
+    step_bytes: int = STEP.value * config.BLOCK_SIZE_M + STEP.value // 2 * config.BLOCK_SIZE_N + 16
+    sums_bytes = 4 * config.BLOCK_SIZE_M * config.BLOCK_SIZE_N if config.turns > 1 else 0
+    return (SHARED_BYTES - sums_bytes) // step_bytes
