@@ -10,12 +10,16 @@ vLLM's Triton with freshly tuned configurations takes part where VLLM_TUNED_CONF
 Prints, for each kernel, layer and timer, the microseconds of ours (the fastest of our own providers) and of every
 provider of vLLM at each batch size, the floor, the share of it that ours reaches, and how many times as fast as the
 fastest other one it is; then the README's table, the geometric means, and how well the medians are known. An output
-that failed its check has no time. MXFP4 with dynamic activations, which vLLM has no provider for on Hopper, is compared
-with what multiplies as much there: torch's bfloat16 GEMM of the same case, and vLLM's Marlin on the 16-bit values of
-prequantized activations, timed on the same GPU.
+that failed its check has no time. How many times as fast is what `kernel-nightly show` says: the median of the ratios
+of rounds, each of which timed both.
+
+MXFP4 with dynamic activations, which vLLM has no provider for on Hopper, is compared with what multiplies as much
+there: torch's bfloat16 GEMM of the same case, and vLLM's Marlin on the 16-bit values of prequantized activations, timed
+on the same GPU. That is another case, which has no rounds in common with this one, so medians are divided.
 """
 
 import argparse
+import math
 import statistics
 import subprocess
 import sys
@@ -24,6 +28,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dashboards.comparisons import find_speedup
 from flows.report import EXIT_OK, EXIT_REGRESSION, EXIT_USAGE
 from kernels.registry import find_kernel, kernels
 from kernels.spec import Case
@@ -31,12 +36,14 @@ from tasks.errors import StoreError
 from tasks.floors import find_floor_us, group_rates
 from tasks.intervals import find_interval
 from tasks.nights import Night
+from tasks.records import Measurement
 from tasks.store import Store
 
 SUITE = "against_vllm"
 OURS = ("triton", "triton-exact-fp8", "triton-gluon")
 GEMM = "torch-bf16"
 """What MXFP4's linear layer is compared with beside vLLM."""
+MARLIN_ELSEWHERE = "vllm-marlin (prequantized)"
 PRECISION = "0.02"
 """Of the medians, at which a provider may stop: at 0.005, as of other runs, one GPU takes more than 8 minutes."""
 TIMER_OF_README = "graph"
@@ -49,25 +56,29 @@ class Row:
     case: Case
     timer: str
     floor_us: float | None = None
-    times: dict[str, float] = field(default_factory=dict)
-    """Medians in microseconds by provider; of prequantized activations by "provider (prequantized)"."""
-    half_widths: dict[str, float] = field(default_factory=dict)
-    """Of the medians' intervals, relative."""
+    measured: dict[str, Measurement] = field(default_factory=dict)
+    """What has a time, by provider; Marlin on prequantized activations as MARLIN_ELSEWHERE."""
     why: dict[str, str] = field(default_factory=dict)
     """Of our providers without a time, the status."""
 
     @property
-    def ours_us(self) -> float | None:
-        return min((us for name, us in self.times.items() if name in OURS), default=None)
+    def ours(self) -> Measurement | None:
+        return find_fastest(found for name, found in self.measured.items() if name in OURS)
 
     @property
-    def best_other_us(self) -> float | None:
-        others = (us for name, us in self.times.items() if name.startswith("vllm-") or name == GEMM)
-        return min(others, default=None)
+    def best_other(self) -> Measurement | None:
+        others = (found for name, found in self.measured.items() if name.startswith("vllm-") or name == GEMM)
+        return find_fastest(others)
 
     @property
     def ratio(self) -> float | None:
-        return self.best_other_us / self.ours_us if self.best_other_us and self.ours_us else None
+        speedup = find_speedup(self.ours, self.best_other)
+        return speedup.ratio if speedup else None
+
+
+def find_fastest(measured: Iterable[Measurement]) -> Measurement | None:
+    """The one with the least median; None of none."""
+    return min(measured, key=lambda found: found.median_us or math.inf, default=None)
 
 
 def collect(night: Night) -> list[Row]:
@@ -78,8 +89,7 @@ def collect(night: Night) -> list[Row]:
         check, case = measurement.check, measurement.check.case
         row = rows.setdefault((case.key, measurement.timer), Row(case, measurement.timer))
         if measurement.median_us is not None:
-            row.times[check.provider] = measurement.median_us
-            row.half_widths[check.provider] = find_interval(measurement).relative_half_width
+            row.measured[check.provider] = measurement
             dtype = find_kernel(case.layer.kernel).gemm_dtype.get(case.layer.scheme, "")  # none: it moves bytes only
             row.floor_us = find_floor_us(check, rates.get(check.host_id, {}), dtype)
         elif check.provider in OURS:
@@ -92,14 +102,14 @@ def add_marlin(rows: Iterable[Row]) -> None:
     """Beside dynamic MXFP4 activations Marlin's time on the values of prequantized ones: the same product, same GPU."""
     rows = list(rows)
     marlin = {
-        (row.case.layer.key, row.case.num_tokens, row.timer): row.times["vllm-marlin"]
+        (row.case.layer.key, row.case.num_tokens, row.timer): row.measured["vllm-marlin"]
         for row in rows
-        if row.case.options.get("activations") == "prequantized" and "vllm-marlin" in row.times
+        if row.case.options.get("activations") == "prequantized" and "vllm-marlin" in row.measured
     }
     for row in rows:
         known = marlin.get((row.case.layer.key, row.case.num_tokens, row.timer))
         if known and "activations" not in row.case.options:
-            row.times["vllm-marlin (prequantized)"] = known
+            row.measured[MARLIN_ELSEWHERE] = known
 
 
 def print_table(rows: Iterable[Row]) -> None:
@@ -111,15 +121,15 @@ def print_table(rows: Iterable[Row]) -> None:
         sizes = [f"{name}={size}" for name, size in layer.sizes.items()] if layer.model == "grid" else []
         sections[" ".join([layer.kernel, layer.label, *sizes, layer.scheme, *shared, row.timer])].append(row)
     for title, of_section in sections.items():
-        names = sorted({name for row in of_section for name in row.times}, key=lambda name: (name not in OURS, name))
+        names = sorted({name for row in of_section for name in row.measured}, key=lambda name: (name not in OURS, name))
         print(f"\n{title}\n")
         print("| M | " + " | ".join([*names, "floor", "share", "ratio"]) + " |")
         print("|---|" + "--:|" * (len(names) + 3))
         for row in sorted(of_section, key=lambda row: row.case.num_tokens):
             place = " ".join([str(row.case.num_tokens), row.case.options.get("token_strategy", "")]).strip()
-            times = [f"{row.times[name]:.1f}" if name in row.times else row.why.get(name, "") for name in names]
+            times = [tell_us(row.measured.get(name)) or row.why.get(name, "") for name in names]
             floor = f"{row.floor_us:.1f}" if row.floor_us else ""
-            share = f"{row.floor_us / row.ours_us:.0%}" if row.floor_us and row.ours_us else ""
+            share = f"{row.floor_us / row.ours.median_us:.0%}" if row.floor_us and row.ours else ""
             print("| " + " | ".join([place, *times, floor, share, f"{row.ratio:.2f}" if row.ratio else ""]) + " |")
 
 
@@ -141,12 +151,18 @@ def print_speed_ups(rows: Iterable[Row]) -> None:
 
 def tell_speed_up(row: Row | None) -> str:
     """Ours, the fastest other, and how many times as fast ours is; empty where one has no time."""
-    return f"{row.ours_us:.1f} / {row.best_other_us:.1f} ({row.ratio:.2f})" if row and row.ratio else ""
+    return f"{tell_us(row.ours)} / {tell_us(row.best_other)} ({row.ratio:.2f})" if row and row.ratio else ""
+
+
+def tell_us(measurement: Measurement | None) -> str:
+    """Its median; empty of none."""
+    return f"{measurement.median_us:.1f}" if measurement else ""
 
 
 def print_precision(rows: Iterable[Row]) -> None:
     """How well the medians are known."""
-    widths = sorted(width for row in rows for width in row.half_widths.values())
+    own = (found for row in rows for name, found in row.measured.items() if name != MARLIN_ELSEWHERE)
+    widths = sorted(find_interval(measurement).relative_half_width for measurement in own)
     if widths:
         middle, most = statistics.median(widths), widths[int(0.95 * (len(widths) - 1))]
         print(
@@ -162,7 +178,12 @@ def print_means(rows: Iterable[Row]) -> None:
         if row.ratio:
             options = (row.case.options.get("activations", ""),) if row.case.layer.kernel == "mxfp4_gemm" else ("",)
             ratios[row.case.layer.kernel, row.case.layer.scheme, *options, row.timer].append(row.ratio)
-    print("\nThe fastest other provider's time over ours\n")
+    print(
+        "\nThe fastest other provider's time over ours, as all ratios here: the median of the ratios of rounds, each of"
+    )
+    print(
+        f"which timed both; where the other is {MARLIN_ELSEWHERE}, medians are divided, as there are no common rounds\n"
+    )
     print("| kernel | scheme | activations | timer | cases | geometric mean | least | largest |")
     print("|---|---|---|---|--:|--:|--:|--:|")
     for key, values in ratios.items():

@@ -25,11 +25,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tasks.checkout import CHECKOUT
 from tasks.comparison_session import Outcome
 from tasks.comparison_store import ComparisonStore
 from tasks.comparisons import Sitting
 from tasks.paired import LOOKS, choose_state, draw_ratio, estimate, judge_sittings
-from tasks.provenance import CHECKOUT
 from tasks.records import Series, State
 
 Draw = Callable[[random.Random, int], float]

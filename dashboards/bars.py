@@ -65,5 +65,5 @@ def draw_configs(panel: Panel, marks: Mapping[str, Mark], chart_id: str) -> Draw
 
 def against_default(row: Row, default: Row) -> Row:
     """A row that is compared with that of the default configuration, and with nothing else."""
-    speedup = find_speedup(row, default)
+    speedup = find_speedup(row.measurement, default.measurement)
     return replace(row, reference=DEFAULT_CONFIG, speedup_over_vllm=speedup, speedup_over_baseline=None)

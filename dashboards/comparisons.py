@@ -11,7 +11,7 @@ from tasks.accuracy import usual_error
 from tasks.floors import find_floor_us, group_rates
 from tasks.intervals import find_paired_ratio
 from tasks.nights import Night
-from tasks.records import Status
+from tasks.records import Measurement, Status
 from tasks.references import find_reference_changes
 
 
@@ -54,27 +54,28 @@ def compare_rows(rows: list[Row], baseline: str) -> list[Row]:
             replace(
                 row,
                 reference=reference.provider if reference else "",
-                speedup_over_vllm=find_speedup(row, vllm),
-                speedup_over_baseline=find_speedup(row, plain),
+                speedup_over_vllm=find_speedup(row.measurement, vllm.measurement if vllm else None),
+                speedup_over_baseline=find_speedup(row.measurement, plain.measurement if plain else None),
             )
         )
     return compared
 
 
-def find_speedup(row: Row, other: Row | None) -> Speedup | None:
-    """How many times as fast as another row a row is, None unless both were timed.
+def find_speedup(measurement: Measurement | None, other: Measurement | None) -> Speedup | None:
+    """How many times as fast as another measurement one is, None unless both have a time.
 
     Rounds that both were timed in are compared one by one, so that drift of the machine cancels; without any, medians.
     """
-    if not (other and other.measurement and row.measurement and other.median_us and row.median_us):
+    ours_us, others_us = (each.median_us if each else None for each in (measurement, other))
+    if not (measurement and other and ours_us and others_us):
         return None
-    if other.series == row.series:
+    if other.series == measurement.series:
         return Speedup(1.0)
-    ratio = find_paired_ratio(other.measurement, row.measurement)
+    ratio = find_paired_ratio(other, measurement)
     if ratio:
         return Speedup(ratio.median, ratio)
-    are_noted = bool(other.measurement.trials and row.measurement.trials)
-    return Speedup(other.median_us / row.median_us, is_timed_alone=are_noted)
+    are_noted = bool(other.trials and measurement.trials)
+    return Speedup(others_us / ours_us, is_timed_alone=are_noted)
 
 
 def add_floors(rows: list[Row], night: Night, about: About) -> list[Row]:

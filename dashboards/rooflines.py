@@ -10,7 +10,7 @@ from dashboards.axes import RIGHT, TOP, Axis, draw_x, draw_y, round_decades, wid
 from dashboards.paper import Paper
 from dashboards.rows import MAIN_TIMER, KernelRows, Row, group, make_safe
 from dashboards.svg import INK, SURFACE, Drawing, Mark, Tag
-from kernels.ceilings import COPY
+from kernels.rates import COPY
 from tasks.floors import group_rates
 from tasks.nights import Night
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from flows.coverage import coverage_lines
 from kernels.registry import kernels
-from kernels.timing.timers import TIMERS
 from tasks.comparison_store import ComparisonStore
 from tasks.refs import SHORT
 from tasks.shapes import list_models
@@ -18,10 +17,29 @@ def list_lines(what: str, save_dir: Path, parquet: Path | None = None) -> list[s
     Args:
         parquet: what `kernel-nightly export` wrote, read instead of the database of save_dir.
     """
-    registry = kernels()
     match what:
         case "models":
             return list(list_models())
+        case "suites":
+            return [f"{suite.name}: {suite.description}" for suite in SUITES.values()]
+        case "runs":
+            return list_runs(Store.from_parquet(parquet) if parquet else Store.read(save_dir))
+        case "branches":
+            return list_comparisons(
+                ComparisonStore.from_parquet(parquet) if parquet else ComparisonStore.read(save_dir)
+            )
+        case "timers":
+            from kernels.timing.timers import TIMERS  # imports torch, which takes seconds
+
+            return [f"{timer.name} ({timer.device_type}): {timer.description}" for timer in TIMERS.values()]
+        case _:
+            return list_declared(what)
+
+
+def list_declared(what: str) -> list[str]:
+    """What the kernels declare, all of which this imports."""
+    registry = kernels()
+    match what:
         case "kernels":
             return [f"{kernel.name}: {kernel.title}" for kernel in registry.values()]
         case "providers":
@@ -31,18 +49,8 @@ def list_lines(what: str, save_dir: Path, parquet: Path | None = None) -> list[s
         case "options":
             options = {(name, values) for kernel in registry.values() for name, values in kernel.options.items()}
             return [f"{name}: {', '.join(values)}" for name, values in sorted(options)]
-        case "timers":
-            return [f"{timer.name} ({timer.device_type}): {timer.description}" for timer in TIMERS.values()]
-        case "coverage":
-            return coverage_lines()
-        case "suites":
-            return [f"{suite.name}: {suite.description}" for suite in SUITES.values()]
-        case "branches":
-            return list_comparisons(
-                ComparisonStore.from_parquet(parquet) if parquet else ComparisonStore.read(save_dir)
-            )
         case _:
-            return list_runs(Store.from_parquet(parquet) if parquet else Store.read(save_dir))
+            return coverage_lines()
 
 
 def list_runs(opened: Store) -> list[str]:

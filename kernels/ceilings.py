@@ -5,17 +5,16 @@ ones of the same launches are the reference kernels, timed beside every case.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
+from kernels.rates import COPY, Rate, gemm_name
 from kernels.requirements import missing_capability
 from kernels.spec import Device
 from kernels.timing.devices import device_of
 from kernels.timing.graphs import GraphStopwatch
 from kernels.timing.timers import TIMERS, Stopwatch, WallStopwatch, time_alone
 
-COPY = "copy"
 GPU_COPY_BYTES = 1 << 30
 """Of one buffer, as CPU_COPY_BYTES: what caches hold is no matter."""
 CPU_COPY_BYTES = 1 << 26
@@ -28,22 +27,6 @@ CPU_REFERENCE_GEMM_SIZE = 128
 SAMPLES = 20
 
 Run = Callable[[], object]
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """The best rate that a device was seen at."""
-
-    name: str
-    """"copy", or a dtype and " gemm"."""
-    value: float
-    unit: str
-    """"GB/s" or "TFLOP/s"."""
-
-
-def gemm_name(dtype: str) -> str:
-    """What the rate of a dtype's GEMM is called, e.g. "float8_e4m3fn gemm"."""
-    return f"{dtype} gemm"
 
 
 def measure_ceilings(device: torch.device) -> tuple[Rate, ...]:

@@ -18,6 +18,7 @@ NOT_KERNELS = (
     "errors",
     "footprint",
     "launches",
+    "rates",
     "registry",
     "requirements",
     "sms",

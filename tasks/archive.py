@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tasks.checkout import CHECKOUT
 from tasks.errors import UsageError
-from tasks.provenance import CHECKOUT
 
 PACKAGES = ("kernels", "tasks")
 """What a worker imports of ours."""

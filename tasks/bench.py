@@ -15,11 +15,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from triton.errors import TritonError
 
-from kernels.ceilings import Rate, measure_ceilings, prepare_references
+from kernels.ceilings import measure_ceilings, prepare_references
 from kernels.errors import ConfigError, KernelError
 from kernels.launches import recording_launches
 from kernels.moe.vllm_config_files import Config, Reading
 from kernels.moe.vllm_configs import read_tuned_files
+from kernels.rates import Rate
 from kernels.registry import find_kernel
 from kernels.source import hash_sources
 from kernels.spec import Case, Kernel, Launch, Layer, Tensors, Tolerance

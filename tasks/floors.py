@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 
-from kernels.ceilings import COPY, gemm_name
+from kernels.rates import COPY, gemm_name
 from tasks.records import Ceiling, Check
 
 Rates = Mapping[str, float]
-"""Ceilings of one host: name -> value in the unit that kernels/ceilings.py gives it."""
+"""Ceilings of one host: name -> value in the unit that kernels/ceilings.py measures it in."""
 
 
 def group_rates(ceilings: Iterable[Ceiling]) -> dict[str, dict[str, float]]:

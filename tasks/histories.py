@@ -7,7 +7,7 @@ from math import isnan
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.ceilings import COPY, gemm_name
+from kernels.rates import COPY, gemm_name
 from tasks.records import Host, Point, Run, Series
 
 Floats = NDArray[np.float64]

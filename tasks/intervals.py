@@ -72,8 +72,11 @@ def find_paired_ratio(measurement: Measurement, baseline: Measurement) -> Interv
     """How many times as long one provider took as another on the same case, round by round: drift cancels.
 
     Returns:
-        The median of the rounds' ratios of medians; None where they share no round.
+        The median of the rounds' ratios of medians; None where they share no round. Two cases share none, though the
+        rounds of each are numbered from 0.
     """
+    if measurement.check.case != baseline.check.case:
+        return None
     ours, theirs = group_rounds(measurement), group_rounds(baseline)
     both = [number for number in ours if number in theirs]
     ratios = [statistics.median(ours[number]) / statistics.median(theirs[number]) for number in both]

@@ -114,7 +114,7 @@ class Ceiling:
     run_id: str
     host_id: str
     name: str
-    """"copy", or a dtype and " gemm" (kernels/ceilings.py)."""
+    """"copy", or a dtype and " gemm" (kernels/rates.py)."""
     value: float
     unit: str
     """"GB/s" or "TFLOP/s"."""

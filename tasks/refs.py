@@ -4,8 +4,8 @@ import subprocess
 from pathlib import Path
 
 from tasks.archive import PACKAGES
+from tasks.checkout import CHECKOUT
 from tasks.errors import UsageError
-from tasks.provenance import CHECKOUT
 
 SHORT = 12
 """Digits of a commit that people read."""

@@ -13,6 +13,7 @@ from rich.console import Console
 from tasks.ahead import AheadReport
 from tasks.archive import Archive, open_archive
 from tasks.cases import Plan, Selection
+from tasks.checkout import read_git_state
 from tasks.clock import Clock
 from tasks.errors import WorkerError
 from tasks.findings import Past
@@ -21,7 +22,6 @@ from tasks.lines import print_line
 from tasks.order import line_up
 from tasks.pool import WorkerPool, open_workers
 from tasks.progress import RunProgress
-from tasks.provenance import read_git_state
 from tasks.quarantine import Quarantine
 from tasks.records import Host, Run, Suspect, UnitResult, WorkUnit
 from tasks.retrial import make_units

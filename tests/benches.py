@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from kernels.ceilings import Rate
+from kernels.rates import Rate
 from kernels.spec import Case, Device, Layer
 from tasks.bench import Contender
 from tasks.records import Check, Host, Status, Trial, WeightsReceipt

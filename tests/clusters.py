@@ -13,7 +13,7 @@ import benches
 import ray
 from ray.cluster_utils import Cluster
 
-from kernels.ceilings import Rate
+from kernels.rates import Rate
 from kernels.spec import Case, Device, Layer
 from tasks.bench import Contender
 from tasks.records import Check, Host, Status, Trial, WeightsReceipt, WorkUnit

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from test_archive import commit
-from test_provenance import git
+from test_checkout import git
 
-from tasks.provenance import CHECKOUT
+from tasks.checkout import CHECKOUT
 
 REAL = ("kernels/__init__.py", "tasks/__init__.py", "kernels/errors.py", "kernels/spec.py", "tasks/records.py")
 SAMPLING = """

@@ -10,7 +10,7 @@ from records import make_run
 
 from kernels.spec import Case, Device, Layer
 from tasks.nights import Night
-from tasks.records import Check, Measurement, Status
+from tasks.records import Check, Measurement, Status, Trial
 
 CHECKOUT = Path(__file__).parent.parent
 EXAMPLE = CHECKOUT / "examples" / "h200" / "against_vllm"
@@ -22,29 +22,62 @@ def case_of(scheme: str, num_tokens: int = 16) -> Case:
     return Case(Layer("mxfp4_gemm", "grid", 1, 1, scheme, "bfloat16", {"n": 256, "k": 512}), num_tokens)
 
 
-def measured(case: Case, provider: str, us: float) -> Measurement:
+def measured(case: Case, provider: str, *samples_us: float) -> Measurement:
+    """A round for each sample."""
     check = Check(case, provider, Status.OK, "host")
-    return Measurement("run", check, "graph", H200, NOW, (us, us, us))
+    trials = tuple(Trial(number, 1) for number in range(len(samples_us)))
+    return Measurement("run", check, "graph", H200, NOW, samples_us, trials)
+
+
+def row_of(case: Case, **times: float) -> Row:
+    """By provider, its dashes as underscores."""
+    names = {name: name.replace("_", "-") for name in times}
+    return Row(case, "graph", 8.0, {names[name]: measured(case, names[name], us) for name, us in times.items()})
 
 
 def test_the_faster_of_ours_is_held_against_the_fastest_other() -> None:
-    row = Row(case_of("mxfp4_w4a4_hadamard32"), "graph", 8.0)
-    row.times = {"triton": 30.0, "triton-exact-fp8": 20.0, "torch-bf16": 50.0, "vllm-marlin": 40.0, "torch": 1.0}
-    assert (row.ours_us, row.best_other_us, row.ratio) == (20.0, 40.0, 2.0)
-    row.times = {"vllm-marlin": 40.0}
-    assert row.ratio is None
+    row = row_of(
+        case_of("mxfp4_w4a4_hadamard32"),
+        triton=30.0,
+        triton_exact_fp8=20.0,
+        torch_bf16=50.0,
+        vllm_marlin=40.0,
+        torch=1.0,
+    )
+    assert [found and found.check.provider for found in (row.ours, row.best_other)] == [
+        "triton-exact-fp8",
+        "vllm-marlin",
+    ]
+    assert row.ratio == 2.0
+    assert row_of(row.case, vllm_marlin=40.0).ratio is None
+
+
+def test_ratios_are_of_rounds_as_show_has_them_and_of_medians_beside_another_case() -> None:
+    dynamic = case_of("mxfp4_w4a4_hadamard32")
+    row = Row(dynamic, "graph", measured={"triton": measured(dynamic, "triton", 10.0, 20.0, 30.0)})
+    row.measured["torch-bf16"] = measured(dynamic, "torch-bf16", 40.0, 30.0, 60.0)
+    assert row.ratio == 2.0  # of 4, 1.5 and 2; medians 40 and 20
+    row.measured["triton"] = measured(dynamic, "triton", 10.0, 24.0, 30.0)
+    assert row.ratio == 2.0  # of 4, 1.25 and 2; medians 40 and 24
+    elsewhere = measured(replace(dynamic, options={"activations": "prequantized"}), "vllm-marlin", 36.0, 33.0, 39.0)
+    row.measured["vllm-marlin (prequantized)"] = elsewhere
+    assert row.ratio == 1.5  # medians 36 and 24; of rounds of the same number 1.375
 
 
 def test_marlin_on_prequantized_values_stands_beside_the_dynamic_row_of_the_same_layer() -> None:
     dynamic = [Row(case_of("mxfp4_w4a4_hadamard32", tokens), "graph") for tokens in (16, 64)]
     case = replace(dynamic[0].case, options={"activations": "prequantized"})
-    add_marlin([*dynamic, Row(case, "graph", times={"vllm-marlin": 40.0}), Row(case, "cold")])
-    assert [row.times for row in dynamic] == [{"vllm-marlin (prequantized)": 40.0}, {}]
+    prequantized = row_of(case, vllm_marlin=40.0)
+    add_marlin([*dynamic, prequantized, Row(case, "cold")])
+    marlin = prequantized.measured["vllm-marlin"]
+    assert [row.measured for row in dynamic] == [{"vllm-marlin (prequantized)": marlin}, {}]
 
 
 def test_the_table_says_why_ours_has_no_time(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [Row(case_of("mxfp4_w4a16", tokens), "graph", 8.0) for tokens in (1, 16)]
-    rows[0].times, rows[1].times = {"triton": 16.0, "vllm-marlin": 20.0}, {"vllm-marlin": 21.0}
+    rows = [
+        row_of(case_of("mxfp4_w4a16", 1), triton=16.0, vllm_marlin=20.0),
+        row_of(case_of("mxfp4_w4a16", 16), vllm_marlin=21.0),
+    ]
     rows[1].why["triton"] = "wrong"
     print_table(rows)
     print_means(rows)
@@ -82,8 +115,11 @@ def test_grids_of_other_sizes_have_other_tables_and_tokens_are_in_order(capsys: 
 
 
 def test_medians_say_how_well_they_are_known(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [Row(case_of("mxfp4_w4a16"), "graph", half_widths={"triton": 0.002, "vllm-marlin": 0.01}) for _ in range(10)]
-    print_precision(rows)
+    case = case_of("mxfp4_w4a16")
+    ours = measured(case, "triton", 9.98, 9.98, 10.0, 10.0, 10.02, 10.02)
+    other = measured(case, "vllm-marlin", 9.9, 10.0, 10.0, 10.0, 10.0, 10.1)
+    alike = {"triton": ours, "vllm-marlin": other, "vllm-marlin (prequantized)": other}  # the last counts elsewhere
+    print_precision([Row(case, "graph", measured=dict(alike)) for _ in range(10)])
     said = "20 medians; half of their 95 % intervals are within +- 0.6%, 95 of 100 within 1.0%, all within 1.0%."
     assert capsys.readouterr().out.strip() == said
 

@@ -92,6 +92,7 @@ TESTED_ELSEWHERE = {
     "kernels/silu/groups.py": "test_silu_mul_fp8.py",
     "kernels/silu/triton.py": "test_silu_mul_fp8.py",
     "kernels/silu/vllm.py": "test_silu_mul_fp8.py",
+    "kernels/rates.py": "test_ceilings.py: every rate",
     "kernels/sms.py": "test_silu_mul_fp8.py; test_fused_gluon.py",
     "kernels/spec.py": "test_registry.py",
     "tasks/comparisons.py": "test_comparison_store.py: every record round trips; test_paired.py",
@@ -186,6 +187,26 @@ def test_a_worker_process_loads_no_plumbing() -> None:
 def test_help_does_not_wait_for_heavy_imports() -> None:
     loaded = loaded_after("import flows.cli; flows.cli.make_parser().format_help()")
     assert loaded & {"prefect", "ray", "matplotlib", "vllm", "transformers", "torch", "triton", "duckdb"} == set()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "list models",
+        "list suites",
+        "list runs --from examples/h200",
+        "list branches --from examples/h200",
+        "incidents --from examples/h200",
+        "changes --from examples/h200",
+        "export nowhere --save-dir no-such-folder",
+        "acknowledge slow-3f9a1c --reason why --save-dir no-such-folder",
+        "baseline --reason why --save-dir no-such-folder",
+    ],
+)
+def test_what_asks_nothing_of_the_kernels_does_not_wait_for_torch(command: str) -> None:
+    loaded = loaded_after(f"import flows.cli; flows.cli.main({command.split()!r})")
+    assert "duckdb" in loaded
+    assert loaded & {"prefect", "ray", "matplotlib", "vllm", "transformers", "torch", "triton"} == set()
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

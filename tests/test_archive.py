@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from test_provenance import git
+from test_checkout import git
 
 from tasks.archive import FOLDER, open_archive
 from tasks.errors import UsageError

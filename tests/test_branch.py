@@ -15,7 +15,7 @@ import pytest
 from consoles import run_command, start_command
 from lightcode import commit_benches, make_bench, write_light_code
 from records import make_run, make_series
-from test_provenance import git
+from test_checkout import git
 from test_story import clone_checkout
 from units import list_session
 

@@ -6,12 +6,10 @@ import pytest
 import torch
 
 from kernels.ceilings import (
-    COPY,
     CPU_GEMM_SIZE,
     GPU_REFERENCE_COPY_BYTES,
     GPU_REFERENCE_GEMM_SIZE,
     fill_matrices,
-    gemm_name,
     measure_ceilings,
     prepare_copy,
     prepare_float8,
@@ -19,6 +17,7 @@ from kernels.ceilings import (
     prepare_int8,
     prepare_references,
 )
+from kernels.rates import COPY, gemm_name
 from kernels.spec import Device
 
 CPU = torch.device("cpu")

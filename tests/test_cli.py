@@ -15,9 +15,9 @@ from flows.choice import has_gpu
 from flows.cli import COMMANDS, main
 from kernels.registry import kernels
 from kernels.timing.timers import TIMERS
+from tasks.checkout import CHECKOUT
 from tasks.comparison_store import ComparisonStore
 from tasks.database import database_path, snapshot_path
-from tasks.provenance import CHECKOUT
 from tasks.shapes import list_models
 from tasks.store import Store
 from tasks.suites import SUITES

@@ -99,6 +99,13 @@ def test_no_shared_round_is_no_ratio() -> None:
     assert find_paired_ratio(before, timed({0: [10.0]})) is None
 
 
+def test_rounds_of_two_cases_are_not_shared_though_they_have_the_same_numbers() -> None:
+    measured = timed({0: [10.0]})
+    other = replace(measured, check=replace(measured.check, case=replace(measured.check.case, num_tokens=4096)))
+    assert find_paired_ratio(measured, measured) is not None
+    assert find_paired_ratio(measured, other) is None
+
+
 def test_samples_that_were_set_aside_are_in_no_round() -> None:
     measured = replace(
         make_measurement(samples_us=(1.0, 2.0, 3.0)),

@@ -6,7 +6,7 @@ from pathlib import Path
 from records import make_run
 from tuners import LAYER
 
-from tasks.provenance import CHECKOUT
+from tasks.checkout import CHECKOUT
 from tasks.store import Store
 from tasks.tuning.listed import ListedSet, tell_states
 from tasks.tuning.sets import SetState

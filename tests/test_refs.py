@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from test_archive import commit
-from test_provenance import git
+from test_checkout import git
 
 from tasks.errors import UsageError
 from tasks.refs import find_branch, find_commit, find_merge_base, have_same_code, list_commits, tell_commit

@@ -11,15 +11,15 @@ import retrials
 from records import make_run
 from retrials import RepeatingBench, repeat_torch
 from test_archive import commit
-from test_provenance import git
+from test_checkout import git
 
 from kernels.registry import PACKAGE_DIR, kernels
 from kernels.source import hash_sources
 from kernels.spec import Case, Layer
 from tasks.archive import Archive, open_archive
 from tasks.bench import Bench
+from tasks.checkout import CHECKOUT
 from tasks.measure import Limits
-from tasks.provenance import CHECKOUT
 from tasks.records import Measurement, Retrial, Series, Status, Suspect, Version
 from tasks.retrial import make_units, measure_again
 from tasks.turns import ROUNDS_OF_A_TURN, find_retrial_ratio

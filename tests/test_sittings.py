@@ -7,7 +7,7 @@ import pytest
 import ray
 from lightcode import commit_benches, make_bench, write_light_code
 from records import make_comparison
-from test_provenance import git
+from test_checkout import git
 
 from kernels.spec import Case, Layer
 from tasks.archive import Archive, open_archive

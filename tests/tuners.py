@@ -9,9 +9,9 @@ from pathlib import Path
 from benches import MisbehavedError
 from surfaces import SimulatedBench, Surface
 
-from kernels.ceilings import Rate
 from kernels.moe.vllm_config_files import Config, Reading
 from kernels.moe.vllm_configs import read_tuned_files
+from kernels.rates import Rate
 from kernels.spec import Case, Device, Layer
 from tasks.records import Host, Status, WeightsReceipt
 from tasks.tuning.trials import Question, Trial

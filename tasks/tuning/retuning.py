@@ -17,12 +17,12 @@ from kernels.moe.vllm_config_files import Config, ConfigFile, Reading
 from kernels.moe.vllm_triton import NOTES
 from kernels.source import hash_sources
 from kernels.spec import Case
+from tasks.checkout import read_git_state
 from tasks.errors import TuningError, WorkerRaised
 from tasks.lines import print_line
 from tasks.notebook import Notebook, Search
 from tasks.pool import WorkerPool
 from tasks.progress import SearchProgress
-from tasks.provenance import read_git_state
 from tasks.records import Host, WorkUnit
 from tasks.tuning.files import find_entry, read_older, write_config_file
 from tasks.tuning.lanes import opening_lanes
