@@ -182,7 +182,8 @@ def _announce_ahead(console: Console, reports: Sequence[AheadReport]) -> None:
     if reports:
         compiled, found = sum(report.compiled for report in reports), sum(report.found for report in reports)
         seconds = sum(report.seconds for report in reports)
-        told = f"compiled ahead: {compiled} kernels of {len(reports)} units in {seconds:.0f} s, {found} were cached"
+        num_units = len({report.unit_key for report in reports})
+        told = f"compiled ahead: {compiled} kernels of {num_units} units in {seconds:.0f} s, {found} were cached"
         print_line(console, told)
     left_out = {f"{name}: {reason}" for report in reports for name, reason in report.left_out.items()}
     for reason in sorted(left_out):

@@ -34,7 +34,7 @@ def hash_tensors(tensors: Tensors) -> str:
         for name in sorted(tensors):
             tensor = tensors[name].detach().contiguous()
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            for piece in hashers.map(hash_bytes, tensor.reshape(-1).view(torch.uint8).split(PIECE_BYTES)):
+            for piece in hashers.map(hash_bytes, torch.split(tensor.reshape(-1).view(torch.uint8), PIECE_BYTES)):
                 digest.update(piece)
     return digest.hexdigest()
 

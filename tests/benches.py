@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -87,6 +88,15 @@ class TestBench:
         spin()
 
 
+class ManyCoresBench(TestBench):
+    """On a machine with sixteen cores."""
+
+    __test__ = False
+
+    def host(self) -> Host:
+        return replace(HOST, num_cpus=16)
+
+
 class NeverStartingBench(TestBench):
     """Finds no device."""
 
@@ -113,8 +123,8 @@ class UnitTestBench:
     """Does to each provider what its name says: when it is checked, or timed if the name begins with "late-".
 
     It writes every layer it loads into the file that the layer's model names, and every try of a provider into that
-    file's neighbour ".tries", the timers into ".timers"; a scheme of "broken" makes the layer fail to load, and who is "lonely" cannot be timed
-    with others.
+    file's neighbour ".tries", the timers into ".timers"; a scheme of "broken" makes the layer fail to load, and who is
+    "lonely" cannot be timed with others.
     """
 
     __test__ = False

@@ -13,10 +13,10 @@ from test_every_kernel import assert_within_tolerance
 
 from kernels.errors import ShapeError
 from kernels.fused_moe import KERNEL, bytes_moved, dtype_of, fused_moe_reference
+from kernels.moe import schemes
 from kernels.moe.align import align_blocks_triton
 from kernels.moe.fused_triton import launch_triton
 from kernels.moe.inputs import decode_moe, is_batched, local_expert_ids, weights_input
-from kernels.moe import schemes
 from kernels.moe.schemes import MOE_SCHEMES, dequantize_weights, round_activations, scaled_matmul, scheme_of
 from kernels.moe.triton_configs import MoeConfig, default_config
 from kernels.spec import Case, Layer, Tensors
