@@ -13,7 +13,7 @@ from rich.console import Console
 from tasks.ahead import AheadReport
 from tasks.archive import Archive, open_archive
 from tasks.cases import Plan, Selection
-from tasks.clock import Clock
+from tasks.clock import Clock, find_process_seconds
 from tasks.errors import WorkerError
 from tasks.findings import Past
 from tasks.letters import Channel
@@ -150,6 +150,7 @@ def open_session(
         store = stack.enter_context(Store.open(save_dir))
         run = store.begin_run(run)
         clock = Clock(dict(run.stage_seconds))
+        clock.add("start", find_process_seconds())
         done = store.measured_units(run.run_id)
         _announce(console, run, plan, done)
         _announce_clock(console, run, store.runs())
