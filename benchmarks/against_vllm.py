@@ -21,7 +21,6 @@ on the same GPU. That is another case, which has no rounds in common with this o
 import argparse
 import math
 import statistics
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -29,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dashboards.comparisons import find_speedup
+from flows import cli
 from flows.report import EXIT_OK, EXIT_REGRESSION, EXIT_USAGE
 from kernels.registry import find_kernel, kernels
 from kernels.spec import Case
@@ -198,11 +198,13 @@ def list_providers() -> list[str]:
 
 
 def measure(folder: Path) -> None:
-    """Run the suite, or go on with it where it was stopped; exits as the run did where it ended badly."""
-    asked = ["--suite", SUITE, "--run-id", SUITE, "--precision", PRECISION, "--save-dir", folder]
-    command = [sys.executable, "-m", "flows", "run", *asked, "--provider", *list_providers()]
-    with subprocess.Popen(command) as process:  # Ctrl-C is the run's too, which keeps what it has
-        ended = process.wait()
+    """Run the suite, or go on with it where it was stopped; exits as the run did where it ended badly.
+
+    It runs in this process, which has imported by now most of what it needs.
+    """
+    cli.begin_process()
+    asked = ["--suite", SUITE, "--run-id", SUITE, "--precision", PRECISION, "--save-dir", str(folder)]
+    ended = cli.main(["run", *asked, "--provider", *list_providers()])
     if ended not in (EXIT_OK, EXIT_REGRESSION):
         sys.exit(ended)
 

@@ -29,9 +29,14 @@ PLAIN_WIDTH = 120
 
 def script() -> None:
     """The process behind the command: `main`, and a quiet end."""
+    begin_process()
+    sys.exit(main())
+
+
+def begin_process() -> None:
+    """What a process needs that is to call `main`: it ends quietly, and by SIGTERM as by Ctrl-C."""
     end_quietly()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # who ends a run by it leaves as little behind as Ctrl-C
-    sys.exit(main())
 
 
 def end_quietly() -> None:

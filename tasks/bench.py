@@ -26,7 +26,7 @@ from kernels.source import hash_sources
 from kernels.spec import Case, Kernel, Launch, Layer, Tensors, Tolerance
 from kernels.timing.devices import erasing, l2_bytes, poison_memory, synchronize
 from kernels.timing.graphs import count_input_sets, require_cold
-from kernels.timing.timers import TIMERS, Stopwatch, Timer
+from kernels.timing.timers import TIMERS, Stopwatch, Timer, list_twins
 from tasks.clock import Clock
 from tasks.nvml import GpuMonitor
 from tasks.provenance import describe_host
@@ -189,7 +189,12 @@ class Bench:
             with self._clock.measure("sampling"):
                 readings = take_in_turn(stopwatches, references, timer.sampling, self._watch, precision, first_round)
             self._clock.add("kernels", estimate_busy_seconds({**stopwatches, **references}, readings, calls_before))
-        return readings
+        return replace(readings, holds_for=self._find_twins(kernel, case, timer))
+
+    def _find_twins(self, kernel: Kernel, case: Case, timer: Timer) -> tuple[str, ...]:
+        """Timers for which the case is the same: one that rotates its input sets, of which one is enough."""
+        twins = list_twins(timer)
+        return twins if twins and self._count_input_sets(kernel, case) == 1 else ()
 
     @contextmanager
     def _preparing(
@@ -310,15 +315,19 @@ class Bench:
     def _make_input_sets(self, kernel: Kernel, case: Case) -> list[tuple[Tensors, Tensors]]:
         """Weights and inputs of equal values in so many places that none is in the L2 when its turn comes again."""
         [own] = self._own_set(kernel, case)
-        moved, l2 = kernel.bytes_moved(case, own[1]), l2_bytes(self._device)
-        num_copies = count_input_sets(moved, l2) - 1
+        num_copies = self._count_input_sets(kernel, case) - 1
         if num_copies >= MOST_INPUT_SETS:
             return [own] * (num_copies + 1)
         require_free(num_copies * count_bytes(own), self._device, f"{num_copies} copies of weights and inputs")
         with self._clock.measure("inputs"):
             sets = [own, *((copy_tensors(own[0]), copy_tensors(own[1])) for _ in range(num_copies))]
-        require_cold(count_distinct(sets) * moved, l2)
+        require_cold(count_distinct(sets) * kernel.bytes_moved(case, own[1]), l2_bytes(self._device))
         return sets
+
+    def _count_input_sets(self, kernel: Kernel, case: Case) -> int:
+        """How many input sets of the case are more than twice the L2."""
+        moved = kernel.bytes_moved(case, self._make_inputs(kernel, case))
+        return count_input_sets(moved, l2_bytes(self._device))
 
 
 def _make_trial(

@@ -1,10 +1,12 @@
 """Seconds by name: where a run's, or a worker's, time went."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(slots=True)
@@ -33,3 +35,10 @@ class Clock:
         with self._lock:
             taken, self.seconds = self.seconds, {}
         return taken
+
+
+def find_process_seconds(stat: Path = Path("/proc/self/stat")) -> float:
+    """How long ago this process was started, by the system's clock since it was booted."""
+    after_name = stat.read_text().rpartition(")")[2].split()  # the name may hold anything
+    started = int(after_name[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started

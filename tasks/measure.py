@@ -204,11 +204,14 @@ class TimedCase:
     next_round: int = 0
     readings: dict[str, Reading] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
+    holds_for: tuple[str, ...] = ()
+    """As of Readings: other timers whose samples these are too."""
     references: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def add(self, readings: Readings, contenders: Sequence[Contender]) -> None:
         """Take over what the worker answered for some contenders."""
         self.readings |= readings.providers
+        self.holds_for = readings.holds_for
         if readings.unsupported:
             for contender in contenders:
                 self.failures[contender.name] = (Status.UNSUPPORTED, readings.unsupported)
@@ -249,7 +252,10 @@ def check_unit(bench: UnitBench, tell: Tell) -> list[Check]:
 def time_unit(
     bench: UnitBench, checks: Sequence[Check], run_id: str, tell: Tell
 ) -> tuple[list[Measurement], list[ReferenceTime]]:
-    """Time what passed its check with every timer of the unit; what did not keeps its status, one row per timer."""
+    """Time what passed its check with every timer of the unit; what did not keeps its status, one row per timer.
+
+    Timers that would do the same with a case share its samples.
+    """
     measurements: list[Measurement] = []
     references: list[ReferenceTime] = []
     by_case: dict[str, list[Check]] = {}
@@ -257,8 +263,11 @@ def time_unit(
         by_case.setdefault(check.case.key, []).append(check)
     for case_key, of_case in by_case.items():
         fit = [compete_as_is(check.provider) for check in of_case if check.status is Status.OK]
+        shared: dict[str, TimedCase] = {}
         for timer in bench.unit.timers:
-            timed, now = bench.time(of_case[0].case, fit, timer), datetime.now(UTC)
+            timed = replace(shared.get(timer) or bench.time(of_case[0].case, fit, timer), timer=timer)
+            shared |= dict.fromkeys(timed.holds_for, timed)
+            now = datetime.now(UTC)
             measurements += [make_measurement(bench, run_id, c.provider, c, timed, now) for c in of_case]
             references += [
                 ReferenceTime(run_id, case_key, timer, bench.host.host_id, name, now, samples_us)

@@ -8,6 +8,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from tasks.ahead import AheadBench, AheadReport
 from tasks.bench import Bench, cpu_threads
@@ -18,15 +19,22 @@ from tasks.workers import Companion, Worker, leave_ray, list_nodes, start_ray
 MOST_LOSSES = 2
 """Workers that one unit may lose before it is tried on no other."""
 MOST_COMPANIONS = 16
-"""Beside one worker: each takes 1 to 2 GB of memory."""
-MOST_UNITS_AHEAD = 6
-"""That compile side by side for one worker, each in a companion of its own: some take as long as several are timed."""
+"""Beside one worker while it tunes: each takes 1 to 2 GB of memory."""
+MOST_COMPANIONS_AHEAD = 10
+"""Beside one worker that measures."""
 CLOSE_SECONDS = 5.0
 """Longest to wait for a killed worker that was still starting."""
 
 
 def forget(_line: str) -> None:
     """Where nobody wants to hear of lost workers."""
+
+
+def split_unit(unit: WorkUnit, most: int) -> list[WorkUnit]:
+    """The unit in parts of neighbouring cases, which share more kernels than others do."""
+    num_cases = -(-len(unit.cases) // most)
+    firsts = range(0, len(unit.cases), max(1, num_cases))
+    return [replace(unit, cases=unit.cases[first : first + num_cases]) for first in firsts]
 
 
 class WorkerPool:
@@ -46,7 +54,9 @@ class WorkerPool:
         self._spent: deque[tuple[WorkUnit, Worker]] = deque()
         self._losses_of: Counter[tuple[str, str]] = Counter()
         self._asked: dict[tuple[str, str, str], Worker] = {}
-        """By unit, device name and machine of what a companion was asked to compile, whose companion that is."""
+        """By unit, device name and machine of what companions were asked to compile, whose companions they are."""
+        self._num_parts: Counter[Worker] = Counter()
+        """Of units, that each worker's companions were asked to compile."""
         self._tell: Callable[[str], None] = forget
         self.losses: list[str] = []
         """Why each worker that was lost is."""
@@ -64,6 +74,9 @@ class WorkerPool:
             worker.retire(str(loss))
             self.losses.append(str(loss))
         else:
+            companions = self._companions.get(worker, [])
+            while companions and len(companions) < self._count_companions(worker, MOST_COMPANIONS_AHEAD):
+                companions.append(Companion(companions[0].node, companions[0].bench))
             with self._changed:
                 self._device_of[worker] = name
                 self._idle.append(worker)
@@ -213,21 +226,20 @@ class WorkerPool:
         return max(1, min(most, worker.last_host.num_cpus // neighbours - 1))
 
     def compile_ahead(self, worker: Worker) -> None:
-        """Have each of the worker's companions compile one of the next units in its line, unless somebody on that
-        machine was asked already."""
+        """Have the worker's companions compile the next units in its line, as many as they are, unless somebody on that
+        machine was asked already. They share each unit's cases, so that those of the first are ready first."""
         companions = self._companions.get(worker)
         if not companions or worker.last_host is None:
             return
-        first, device = companions[0], worker.last_host.device
-        while len(companions) < self._count_companions(worker, MOST_UNITS_AHEAD):
-            companions.append(Companion(first.node, first.bench))
+        node, device = companions[0].node, worker.last_host.device
         with self._changed:
-            line = {(unit.key, device.name, first.node.node_id): unit for unit in self._lines.get(device.name, ())}
+            line = {(unit.key, device.name, node.node_id): unit for unit in self._lines.get(device.name, ())}
             at_work = sum(self._asked.get(place) is worker for place in line)
             unasked = [place for place in line if place not in self._asked]
             for place in unasked[: len(companions) - at_work]:
-                turn = sum(asker is worker for asker in self._asked.values())
-                companions[turn % len(companions)].ask("compile_unit", line[place], device)
+                for part in split_unit(line[place], len(companions)):
+                    companions[self._num_parts[worker] % len(companions)].ask("compile_unit", part, device)
+                    self._num_parts[worker] += 1
                 self._asked[place] = worker
 
     def take_ahead_reports(self) -> list[AheadReport]:

@@ -43,6 +43,8 @@ class Readings:
     references: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Samples of the reference kernels by name."""
     rounds: int = 0
+    holds_for: tuple[str, ...] = ()
+    """Names of other timers that would have replayed the same launches on the same tensors: these are their samples."""
     unsupported: str = ""
     """Why the timer cannot time this case; "" if it did."""
 

@@ -14,7 +14,7 @@ from tasks.ahead import AheadReport
 from tasks.archive import Archive, open_archive
 from tasks.cases import Plan, Selection
 from tasks.checkout import read_git_state
-from tasks.clock import Clock
+from tasks.clock import Clock, find_process_seconds
 from tasks.errors import WorkerError
 from tasks.findings import Past
 from tasks.letters import Channel
@@ -150,6 +150,7 @@ def open_session(
         store = stack.enter_context(Store.open(save_dir))
         run = store.begin_run(run)
         clock = Clock(dict(run.stage_seconds))
+        clock.add("start", find_process_seconds())
         done = store.measured_units(run.run_id)
         _announce(console, run, plan, done)
         _announce_clock(console, run, store.runs())
@@ -182,7 +183,8 @@ def _announce_ahead(console: Console, reports: Sequence[AheadReport]) -> None:
     if reports:
         compiled, found = sum(report.compiled for report in reports), sum(report.found for report in reports)
         seconds = sum(report.seconds for report in reports)
-        told = f"compiled ahead: {compiled} kernels of {len(reports)} units in {seconds:.0f} s, {found} were cached"
+        num_units = len({report.unit_key for report in reports})
+        told = f"compiled ahead: {compiled} kernels of {num_units} units in {seconds:.0f} s, {found} were cached"
         print_line(console, told)
     left_out = {f"{name}: {reason}" for report in reports for name, reason in report.left_out.items()}
     for reason in sorted(left_out):

@@ -1,7 +1,9 @@
 """Quantized weights of one layer, made where they are used; only a receipt leaves the worker."""
 
 import hashlib
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -14,18 +16,32 @@ from kernels.timing.devices import synchronize
 from tasks.records import WeightsReceipt
 
 GIB = 2**30
+PIECE_BYTES = 32 * 2**20
+"""Of a tensor that one thread hashes."""
+MOST_HASHERS = 16
+"""Threads, each with a piece in memory."""
 
 
 def hash_tensors(tensors: Tensors) -> str:
-    """sha256 over name, dtype, shape and bytes of every tensor, in name order; "" for none."""
+    """sha256 over name, dtype, shape and the sha256 of every piece of each tensor, in name order; "" for none.
+
+    Pieces are copied and hashed side by side: one after the other takes longer than to generate them.
+    """
     if not tensors:
         return ""
     digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).cpu().numpy().data)
+    with ThreadPoolExecutor(min(MOST_HASHERS, os.cpu_count() or 1)) as hashers:
+        for name in sorted(tensors):
+            tensor = tensors[name].detach().contiguous()
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            for piece in hashers.map(hash_bytes, torch.split(tensor.reshape(-1).view(torch.uint8), PIECE_BYTES)):
+                digest.update(piece)
     return digest.hexdigest()
+
+
+def hash_bytes(piece: torch.Tensor) -> bytes:
+    """sha256 of bytes, wherever they are."""
+    return hashlib.sha256(piece.cpu().numpy().data).digest()
 
 
 def require_memory(layer: Layer, device: torch.device) -> None:

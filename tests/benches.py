@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -87,6 +88,15 @@ class TestBench:
         spin()
 
 
+class ManyCoresBench(TestBench):
+    """On a machine with sixteen cores."""
+
+    __test__ = False
+
+    def host(self) -> Host:
+        return replace(HOST, num_cpus=16)
+
+
 class NeverStartingBench(TestBench):
     """Finds no device."""
 
@@ -105,12 +115,16 @@ class SlowlyStartingBench(TestBench):
         time.sleep(600)
 
 
+TWINS = ("twin", "other twin")
+"""Timers of a UnitTestBench that do the same."""
+
+
 class UnitTestBench:
     """Does to each provider what its name says: when it is checked, or timed if the name begins with "late-".
 
     It writes every layer it loads into the file that the layer's model names, and every try of a provider into that
-    file's neighbour ".tries"; a scheme of "broken" makes the layer fail to load, and who is "lonely" cannot be timed
-    with others.
+    file's neighbour ".tries", the timers into ".timers"; a scheme of "broken" makes the layer fail to load, and who is
+    "lonely" cannot be timed with others.
     """
 
     __test__ = False
@@ -139,8 +153,10 @@ class UnitTestBench:
         return Check(case, contender.provider, Status.OK, HOST.host_id, relative_error=0.01, share_close=1.0, flops=8)
 
     def time(
-        self, case: Case, contenders: Sequence[Contender], _timer: str, _precision: float, first_round: int = 0
+        self, case: Case, contenders: Sequence[Contender], timer: str, _precision: float, first_round: int = 0
     ) -> Readings:
+        with Path(f"{case.layer.model}.timers").open("a") as log:
+            log.write(f"{timer}\n")
         providers = [contender.provider for contender in contenders]
         if "lonely" in providers and len(providers) > 1:
             raise MisbehavedError("not in company")
@@ -148,7 +164,8 @@ class UnitTestBench:
             if provider.startswith("late-"):
                 self._try(provider.removeprefix("late-"), case.layer)
         reading = Reading((1.0, 2.0, 3.0), (Trial(first_round, 3),))
-        return Readings({contender.name: reading for contender in contenders}, {"copy": (5.0,)}, 1)
+        holds_for = tuple(twin for twin in TWINS if timer in TWINS and twin != timer)
+        return Readings({contender.name: reading for contender in contenders}, {"copy": (5.0,)}, 1, holds_for)
 
     def take_seconds(self) -> dict[str, float]:
         return {"sampling": 0.5}

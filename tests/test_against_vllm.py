@@ -5,9 +5,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from against_vllm import Row, add_marlin, collect, list_providers, main, print_means, print_precision, print_table
+from against_vllm import (
+    Row,
+    add_marlin,
+    collect,
+    list_providers,
+    main,
+    measure,
+    print_means,
+    print_precision,
+    print_table,
+)
 from records import make_run
 
+from flows.arguments import make_parser, read_selection
 from kernels.spec import Case, Device, Layer
 from tasks.nights import Night
 from tasks.records import Check, Measurement, Status, Trial
@@ -112,6 +123,22 @@ def test_grids_of_other_sizes_have_other_tables_and_tokens_are_in_order(capsys: 
         "mxfp4_gemm grid n=512 k=512 mxfp4_w4a16 graph",
         "| 1 |",
     ]
+
+
+def test_the_run_is_the_commands_and_its_bad_end_is_the_scripts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr("against_vllm.cli.begin_process", lambda: asked.append([]))
+    monkeypatch.setattr("against_vllm.cli.main", lambda words: asked.append(words) or len(asked))
+    with pytest.raises(SystemExit) as ended:
+        measure(tmp_path)
+    assert (asked[0], ended.value.code) == ([], 2)
+    arguments = make_parser().parse_args(asked[1])
+    assert (arguments.command, arguments.suite, arguments.save_dir) == ("run", "against_vllm", tmp_path)
+    assert read_selection(arguments).providers == tuple(list_providers())
+    monkeypatch.setattr("against_vllm.cli.main", lambda _: 0)
+    measure(tmp_path)
 
 
 def test_medians_say_how_well_they_are_known(capsys: pytest.CaptureFixture[str]) -> None:

@@ -411,6 +411,21 @@ def test_a_case_too_small_to_be_cold_is_unsupported_and_prepares_nothing(
     assert (readings.providers, seen) == ({}, [])
 
 
+@pytest.mark.parametrize(("l2_over_moved", "is_same"), [(0.4, True), (0.5, False), (0.6, False)])
+def test_what_moves_more_than_twice_the_l2_in_one_call_is_the_same_to_a_timer_that_rotates_inputs(
+    bench: Bench, rotated: Timer, monkeypatch: pytest.MonkeyPatch, l2_over_moved: float, is_same: bool
+) -> None:
+    plain = replace(rotated, name="plain", rotates_inputs=False)
+    monkeypatch.setitem(TIMERS, plain.name, plain)
+    case = Case(MOE, 4)
+    bench.load_layer(MOE, 7)
+    moved = bench.check(case, compete_as_is("torch")).bytes_moved
+    monkeypatch.setattr("tasks.bench.l2_bytes", lambda _: int(moved * l2_over_moved))
+    for timer, twin in ((plain, rotated), (rotated, plain)):
+        readings = bench.time(case, contenders("torch"), timer.name, 0.005)
+        assert readings.holds_for == ((twin.name,) if is_same else ())
+
+
 def test_a_copy_keeps_the_layout_and_the_padding_of_a_view() -> None:
     padded = torch.arange(60).reshape(6, 10)[:, :7]
     tensors = {"padded": padded, "spread": torch.ones(1).expand(4), "none": torch.empty(0, 3)}

@@ -1,6 +1,8 @@
 """Seconds by activity, and clocks that go back: runs keep the order they were started in, and nothing breaks."""
 
 import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,7 +16,7 @@ from records import make_measurement, make_run, make_unit
 from dashboards.series.calendar import make_calendar
 from dashboards.site import write_site
 from tasks.changes import find_run_before
-from tasks.clock import Clock
+from tasks.clock import Clock, find_process_seconds
 from tasks.evidence import gather_past
 from tasks.records import Run, Series, State
 from tasks.store import Store
@@ -23,6 +25,16 @@ from tasks.verdicts import judge_night
 pytestmark = pytest.mark.timeout(280)
 
 # Seconds
+
+
+def test_the_seconds_of_a_process_begin_when_it_is_started(tmp_path: Path) -> None:
+    say = "import time; from tasks.clock import find_process_seconds as find; time.sleep(0.2); print(find())"
+    start = time.monotonic()
+    said = float(subprocess.run([sys.executable, "-c", say], check=True, capture_output=True, text=True).stdout)
+    assert 0.2 <= said <= time.monotonic() - start + 0.02  # /proc counts hundredths
+    odd = tmp_path / "stat"
+    odd.write_text(f"1 (a ) b) S {' '.join(map(str, range(4, 53)))}\n")
+    assert find_process_seconds(odd) == pytest.approx(time.clock_gettime(time.CLOCK_BOOTTIME) - 0.22, abs=0.1)
 
 
 def test_seconds_add_up_by_activity_in_the_order_they_began() -> None:

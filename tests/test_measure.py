@@ -87,6 +87,11 @@ def tries_of(log: Path) -> list[str]:
     return Path(f"{log}.tries").read_text().splitlines()
 
 
+def timings_of(log: Path) -> list[str]:
+    """Timers in the order they were asked for, without repetitions."""
+    return list(dict.fromkeys(Path(f"{log}.timers").read_text().splitlines()))
+
+
 def test_each_misbehaved_provider_costs_itself_a_status_and_the_others_nothing(
     worker: Worker, tmp_path: Path, crashes: list[Crash]
 ) -> None:
@@ -136,6 +141,20 @@ def test_a_provider_that_crashes_once_is_tried_in_a_fresh_process_and_kept(
     }
     assert [(crash.provider, crash.status) for crash in crashes] == [("crash-once", Status.CRASHED)]
     assert len({process for process, _ in loads_of(log)}) == 2
+
+
+def test_timers_that_would_do_the_same_share_samples_and_every_row_is_there(
+    worker: Worker, tmp_path: Path, crashes: list[Crash]
+) -> None:
+    unit = make_unit(tmp_path / "loads", ("fine", "late-raise"), timers=("twin", "wall", "other twin"))
+    bench = open_bench(worker, unit, crashes)
+    measurements, references = time_unit(bench, check_unit(bench, be_quiet), "run-1", be_quiet)
+    rows = {(m.timer, m.check.provider): (m.status, len(m.samples_us), len(m.trials)) for m in measurements}
+    assert len(rows) == len(measurements) == 6
+    assert {rows[timer, "fine"] for timer in unit.timers} == {(Status.OK, 3, 1)}
+    assert {rows[timer, "late-raise"] for timer in unit.timers} == {(Status.CRASHED, 0, 0)}
+    assert [reference.timer for reference in references] == list(unit.timers)
+    assert timings_of(tmp_path / "loads") == ["twin", "wall"]
 
 
 def test_who_fails_while_a_case_is_timed_costs_the_others_no_sample(

@@ -13,10 +13,11 @@ from test_every_kernel import assert_within_tolerance
 
 from kernels.errors import ShapeError
 from kernels.fused_moe import KERNEL, bytes_moved, dtype_of, fused_moe_reference
+from kernels.moe import schemes
 from kernels.moe.align import align_blocks_triton
 from kernels.moe.fused_triton import launch_triton
 from kernels.moe.inputs import decode_moe, is_batched, local_expert_ids, weights_input
-from kernels.moe.schemes import MOE_SCHEMES, scheme_of
+from kernels.moe.schemes import MOE_SCHEMES, dequantize_weights, round_activations, scaled_matmul, scheme_of
 from kernels.moe.triton_configs import MoeConfig, default_config
 from kernels.spec import Case, Layer, Tensors
 
@@ -165,6 +166,23 @@ def test_the_reference_agrees_with_one_token_at_a_time(scheme: str, options: dic
     reference = fused_moe_reference(case, weights, inputs).double()
     # A float32 sum next to a tie may round the other way than a float64 one: a code or two of the intermediate.
     assert relative_error(reference, twin_of_fused_moe(case, weights, inputs)) < 0.002
+
+
+@pytest.mark.parametrize("scheme", [name for name, scheme in MOE_SCHEMES.items() if scheme.is_grouped])
+@pytest.mark.parametrize("sums_at_once", [1, 5 * 384 * 2, 1 << 25], ids=["one by one", "two", "all"])
+def test_groups_are_added_up_however_many_at_once(scheme: str, sums_at_once: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(schemes, "SUMS_AT_ONCE", sums_at_once)
+    generator, found = torch.Generator().manual_seed(3), MOE_SCHEMES[scheme]
+    x, values = (torch.randn(rows, 640, generator=generator) for rows in (5, 384))
+    a, a_scale = round_activations(found, x, None, torch.bfloat16)
+    w, w_scale = found.quantize_weights(values)
+    expected = torch.zeros(5, 384, dtype=torch.float64)
+    w_values = dequantize_weights(found, w, w_scale).double()
+    a_values = a.double() if a_scale is None else a.double() * a_scale.double().repeat_interleave(128, dim=1)
+    for token in range(5):
+        expected[token] = w_values @ a_values[token]
+    assert relative_error(scaled_matmul(found, a, a_scale, w, w_scale), expected) < 1e-6
+    assert scaled_matmul(found, a[:0], None if a_scale is None else a_scale[:0], w, w_scale).shape == (0, 384)
 
 
 def test_the_layouts_are_as_documented():

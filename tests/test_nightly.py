@@ -67,6 +67,7 @@ def test_the_store_holds_every_provider_of_every_case(nights: Nights) -> None:
     assert (first.run.status, first.run.suite, first.run.seed) == ("complete", "smoke", 3)
     assert first.run.arguments["batch_sizes"] == [1, 4]
     assert list(first.run.stage_seconds) == [
+        "start",
         "start workers",
         "measure ceilings",
         "generate weights",

@@ -7,21 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import benches
 import pytest
 import ray
-from benches import HOST, NeverStartingBench, SlowlyStartingBench, TestBench
+from benches import HOST, ManyCoresBench, NeverStartingBench, SlowlyStartingBench, TestBench
 from prefect import flow
 from servers import using_shared_server
 
 from flows.nightly import attempt, measure_unit, wait_for
-from kernels.spec import Layer
+from kernels.spec import Case, Device, Layer
 from tasks.errors import WorkerCrashed, WorkerError, WorkerLost
-from tasks.pool import WorkerPool, abandon_workers, open_workers, start_workers
+from tasks.pool import WorkerPool, abandon_workers, open_workers, split_unit, start_workers
 from tasks.records import WorkUnit
-from tasks.workers import Worker, list_nodes, start_ray
+from tasks.workers import Node, Worker, list_nodes, start_ray
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -250,6 +250,55 @@ def test_workers_of_which_none_starts_are_told_in_one_line(pools: list[WorkerPoo
         pool.devices()
     assert str(refused.value).count("no device is detected") == 1, "the same of both"
     assert "\n" not in str(refused.value)
+
+
+class Listener:
+    """Keeps what a companion is asked."""
+
+    asked: ClassVar[list[tuple[int, str, tuple[int, ...]]]] = []
+    """Number of the companion, model and numbers of tokens, in the order asked."""
+    count: ClassVar[int] = 0
+
+    def __init__(self, node: Node, bench: type) -> None:
+        self.node, self.bench, self._number = node, bench, Listener.count
+        Listener.count += 1
+
+    def ask(self, method: str, unit: WorkUnit, _device: Device) -> None:
+        assert method == "compile_unit"
+        self.asked.append((self._number, unit.layer.model, tuple(case.num_tokens for case in unit.cases)))
+
+    def end(self) -> None:
+        """Nothing to end."""
+
+
+def test_companions_are_started_as_soon_as_the_cores_are_known_and_share_the_cases_of_the_next_units(
+    pools: list[WorkerPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.pool.Companion", Listener)
+    monkeypatch.setattr("tasks.pool.MOST_COMPANIONS_AHEAD", 3)
+    Listener.count = 0
+    Listener.asked.clear()
+    [node] = list_nodes()
+    worker = Worker("cpu", ManyCoresBench, replace(node, num_cpus=1))
+    pools.append(pool := WorkerPool([worker], {worker: Listener(node, TestBench)}))  # type: ignore[dict-item]
+    assert pool.devices() == {DEVICE: 1}
+    assert Listener.count == 3
+    units = [replace(unit, cases=tuple(Case(unit.layer, number) for number in (1, 2, 4, 8))) for unit in UNITS]
+    shared = pool.share_out({DEVICE: units})
+    unit, leased = next(shared)
+    with attempting(pool, leased, unit):
+        pool.compile_ahead(leased)
+        pool.compile_ahead(leased)
+    assert Listener.asked == [(0, "two", (1, 2)), (1, "two", (4, 8)), (2, "six", (1, 2)), (0, "six", (4, 8))]
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(1, [7]), (3, [3, 3, 1]), (6, [2, 2, 2, 1]), (9, [1] * 7)])
+def test_a_unit_is_split_into_neighbouring_cases(most: int, sizes: list[int]) -> None:
+    unit = replace(UNITS[0], cases=tuple(Case(UNITS[0].layer, number) for number in range(1, 8)))
+    parts = split_unit(unit, most)
+    assert [len(part.cases) for part in parts] == sizes
+    assert sum((part.cases for part in parts), ()) == unit.cases
+    assert split_unit(UNITS[0], most) == []
 
 
 def test_a_pool_is_closed_while_its_workers_start(pools: list[WorkerPool]) -> None:

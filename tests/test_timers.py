@@ -9,7 +9,7 @@ import torch
 
 from kernels.errors import KernelError
 from kernels.timing.graphs import WARMUP_CALLS
-from kernels.timing.timers import TIMERS, WallStopwatch, time_alone, timers_for
+from kernels.timing.timers import TIMERS, WallStopwatch, list_twins, time_alone, timers_for
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -25,6 +25,13 @@ def test_each_device_type_has_its_timers():
 
 def test_only_the_cold_timer_rotates_input_sets():
     assert [timer.name for timer in TIMERS.values() if timer.rotates_inputs] == ["cold"]
+
+
+def test_a_graph_with_and_without_rotated_inputs_are_twins_and_no_others():
+    assert {name: list_twins(timer) for name, timer in TIMERS.items() if list_twins(timer)} == {
+        "graph": ("cold",),
+        "cold": ("graph",),
+    }
 
 
 def test_a_device_type_without_a_timer_is_an_error_that_lists_those_with():

@@ -78,6 +78,15 @@ def test_the_hash_covers_names_dtypes_shapes_and_values() -> None:
     assert len(set(hashes)) == len(hashes)
 
 
+def test_the_hash_covers_every_piece_and_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.weights.PIECE_BYTES", 16)
+    numbers = torch.arange(50, dtype=torch.int16)
+    assert hash_tensors({"w": numbers}) == hash_tensors({"w": numbers.clone()})
+    hashes = [hash_tensors({"w": numbers.roll(by)}) for by in (0, 8, 16)]
+    hashes += [hash_tensors({"w": numbers.clone().index_fill_(0, torch.tensor(place), 99)}) for place in range(50)]
+    assert len(set(hashes)) == len(hashes)
+
+
 def test_the_hash_ignores_the_order_of_names_and_the_layout_in_memory() -> None:
     one, two = torch.arange(6).view(2, 3), torch.ones(2)
     assert hash_tensors({"a": one, "b": two}) == hash_tensors({"b": two, "a": one})

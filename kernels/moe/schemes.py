@@ -11,7 +11,6 @@ scaling, of a product a @ w.T with a sum over k:
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -30,6 +29,8 @@ from kernels.quantize.integer import dequantize_symmetric, quantize_int8
 from kernels.spec import Layer
 
 GROUP_SIZE = 128
+SUMS_AT_ONCE = 1 << 25
+"""Sums over single groups that a reference holds at once, each in float32: a launch for each group would be slow."""
 
 Scaling = Literal["none", "tensor", "channel", "block", "group"]
 Quantizer = Callable[..., tuple[torch.Tensor, torch.Tensor]]
@@ -152,15 +153,27 @@ def scaled_matmul(
         a_scale, w_scale: of the activations and of one expert's weights, as the scheme's quantizers return them.
     """
     if scheme.is_grouped and w_scale is not None:
-        w_scale = w_scale.repeat_interleave(w.shape[0] // w_scale.shape[0], dim=0)  # [n, k / 128]
-        result = torch.zeros(a.shape[0], w.shape[0], device=a.device)
-        for group, (first, last) in enumerate(pairwise(range(0, a.shape[1] + 1, GROUP_SIZE))):
-            product = a[:, first:last].float() @ w[:, first:last].float().T
-            scale = w_scale[:, group] if a_scale is None else a_scale[:, group, None] * w_scale[:, group]
-            result += product * scale
-        return result
+        return scaled_group_matmul(a, a_scale, w, w_scale)
     result = a.float() @ w.float().T
     if w_scale is not None:
         w_scale = w_scale.T if w_scale.dim() == 2 else w_scale  # [1, n] or a scalar
         result *= w_scale if a_scale is None else a_scale * w_scale
+    return result
+
+
+def scaled_group_matmul(
+    a: torch.Tensor, a_scale: torch.Tensor | None, w: torch.Tensor, w_scale: torch.Tensor
+) -> torch.Tensor:
+    """As scaled_matmul where every 128 of k have scales: their sums are scaled one by one, then added up."""
+    (m, k), n = a.shape, w.shape[0]
+    num_groups = k // GROUP_SIZE
+    left = a.float().unflatten(-1, (num_groups, GROUP_SIZE)).transpose(0, 1)  # [k / 128, m, 128]
+    right = w.float().unflatten(-1, (num_groups, GROUP_SIZE)).permute(1, 2, 0)  # [k / 128, 128, n]
+    scale = w_scale.repeat_interleave(n // w_scale.shape[0], dim=0).T[:, None]  # [k / 128, 1, n]
+    result = torch.zeros(m, n, device=a.device)
+    num_at_once = max(1, SUMS_AT_ONCE // max(1, m * n))
+    for first in range(0, num_groups, num_at_once):
+        some = slice(first, first + num_at_once)
+        some_scale = scale[some] if a_scale is None else a_scale.T[some, :, None] * scale[some]
+        result += (left[some] @ right[some] * some_scale).sum(dim=0)
     return result

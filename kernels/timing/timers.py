@@ -155,6 +155,12 @@ def timers_for(device_type: str) -> tuple[Timer, ...]:
     return found
 
 
+def list_twins(timer: Timer) -> tuple[str, ...]:
+    """Names of the timers that differ from this one in whether input sets are rotated, and in nothing else."""
+    twins = (other for other in TIMERS.values() if other.rotates_inputs != timer.rotates_inputs)
+    return tuple(twin.name for twin in twins if (twin.prepare, twin.sampling) == (timer.prepare, timer.sampling))
+
+
 def time_alone(timer: Timer, run: Run, count: int) -> tuple[float, ...]:
     """`count` samples of one launch with nothing in between, in microseconds per call."""
     stopwatch = timer.prepare([run])
