@@ -37,7 +37,7 @@ from tasks.floors import find_floor_us, group_rates
 from tasks.intervals import find_interval
 from tasks.nights import Night
 from tasks.records import Measurement
-from tasks.store import Store
+from tasks.storage.store import Store
 
 SUITE = "against_vllm"
 OURS = ("triton", "triton-exact-fp8", "triton-gluon")

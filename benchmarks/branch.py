@@ -26,11 +26,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from tasks.checkout import CHECKOUT
+from tasks.commits.comparisons import Sitting
+from tasks.commits.paired import LOOKS, choose_state, draw_ratio, estimate, judge_sittings
 from tasks.comparison_session import Outcome
-from tasks.comparison_store import ComparisonStore
-from tasks.comparisons import Sitting
-from tasks.paired import LOOKS, choose_state, draw_ratio, estimate, judge_sittings
 from tasks.records import Series, State
+from tasks.storage.comparison_store import ComparisonStore
 
 Draw = Callable[[random.Random, int], float]
 """What the logarithm of head / base is off by in a sitting of that number."""

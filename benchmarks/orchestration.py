@@ -21,9 +21,9 @@ from flows.cli import end_quietly, set_prefect_defaults
 from kernels.registry import PACKAGE_DIR, find_kernel, kernels
 from kernels.spec import Case, Launch, Provider, Tensors, first_output
 from tasks.bench import Bench
-from tasks.entries import GridEntry, Suite
 from tasks.nights import Night
-from tasks.suites import SUITES
+from tasks.planning.entries import GridEntry, Suite
+from tasks.planning.suites import SUITES
 
 WORK = ("generate weights", "verify", "time")
 """Stages that are the work itself, not its orchestration."""
@@ -123,7 +123,7 @@ def main() -> None:
     end_quietly()
 
     from flows.nightly import nightly, read_night
-    from tasks.cases import Selection
+    from tasks.planning.cases import Selection
     from tasks.pool import start_workers
 
     SUITES["orchestration"] = tiny_suite(units, max(1, arguments.cases // units))  # type: ignore[index]

@@ -23,9 +23,9 @@ from kernels.registry import find_kernel
 from kernels.spec import Case, Provider, Tensors
 from kernels.timing.devices import device_of
 from tasks.bench import seed_of_inputs
-from tasks.cases import Selection, plan_units, resolve_shapes
+from tasks.planning.cases import Selection, plan_units, resolve_shapes
+from tasks.planning.suites import find_suite
 from tasks.records import WorkUnit
-from tasks.suites import find_suite
 
 MIB = 2**20
 SEED = 0

@@ -10,10 +10,13 @@ import numpy as np
 from histories import REFERENCES, Event, Floats, History
 
 from kernels.spec import Device
-from tasks.findings import Past
-from tasks.groups import Group
-from tasks.history import Mark, find_standings
-from tasks.incidents import FollowUp, Incident, Kind, follow_up
+from tasks.judgement.findings import Past
+from tasks.judgement.groups import Group
+from tasks.judgement.history import Mark, find_standings
+from tasks.judgement.incidents import FollowUp, Incident, Kind, follow_up
+from tasks.judgement.reference_histories import ReferenceHistories, ReferenceKey, arrange_references
+from tasks.judgement.suspects import find_suspects, spare_earlier_code
+from tasks.judgement.verdicts import judge_night
 from tasks.records import (
     Check,
     Host,
@@ -28,10 +31,7 @@ from tasks.records import (
     Verdict,
     Version,
 )
-from tasks.reference_histories import ReferenceHistories, ReferenceKey, arrange_references
-from tasks.screening import NUM_NIGHTS
-from tasks.suspects import find_suspects, spare_earlier_code
-from tasks.verdicts import judge_night
+from tasks.statistics.screening import NUM_NIGHTS
 
 H200 = Device("cuda", "NVIDIA H200", (9, 0))
 STARTED = datetime(2026, 1, 1, 2, 0, tzinfo=UTC)

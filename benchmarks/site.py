@@ -18,10 +18,10 @@ from pathlib import Path
 
 from dashboards.site import write_site
 from kernels.spec import Case, Device, Layer
-from tasks import rows
-from tasks.database import Database
 from tasks.records import Ceiling, Host, Run
-from tasks.store import Store
+from tasks.storage import rows
+from tasks.storage.database import Database
+from tasks.storage.store import Store
 
 PROVIDERS = ("torch", "triton", "vllm-triton-shipped", "vllm-cutlass")
 TOKENS = (1, 4, 16, 64, 256, 1024, 2048, 4096)

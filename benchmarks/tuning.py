@@ -30,10 +30,10 @@ from rich.console import Console
 from kernels.moe.vllm_config_files import Config
 from kernels.moe.vllm_configs import shipped_folder
 from kernels.spec import Case
-from tasks.cases import Selection
 from tasks.intervals import Interval
+from tasks.planning.cases import Selection
 from tasks.pool import WorkerPool, open_workers, start_workers
-from tasks.store import Store
+from tasks.storage.store import Store
 from tasks.tuning.contest import find_ratio
 from tasks.tuning.lanes import MOST_TOGETHER, Lanes, opening_lanes
 from tasks.tuning.plan import Effort

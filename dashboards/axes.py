@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from dashboards.paper import Paper
 from dashboards.rows import is_vllm
 from dashboards.svg import INK, SURFACE, Mark
-from tasks.histories import Floats
+from tasks.judgement.histories import Floats
 
 OCTAVE_TICKS = tuple(2.0**n for n in range(-12, 13))
 RIGHT, TOP = 14, 12

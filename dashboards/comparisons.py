@@ -7,12 +7,12 @@ from dashboards.rows import Row, Speedup, group, is_vllm
 from kernels.errors import RegistryError
 from kernels.registry import find_kernel
 from kernels.spec import Layer
-from tasks.accuracy import usual_error
 from tasks.floors import find_floor_us, group_rates
 from tasks.intervals import find_paired_ratio
+from tasks.judgement.accuracy import usual_error
+from tasks.judgement.references import find_reference_changes
 from tasks.nights import Night
 from tasks.records import Measurement, Status
-from tasks.references import find_reference_changes
 
 
 @dataclass(frozen=True, slots=True)

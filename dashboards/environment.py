@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from dashboards.series.chronicle import shorten
-from tasks.changes import ANOTHER_CARD, differences, host_facts
+from tasks.judgement.changes import ANOTHER_CARD, differences, host_facts
 from tasks.nights import Night
 from tasks.records import Host, Run
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from dashboards.rows import KernelRows
 from dashboards.words import tell_change
-from tasks.histories import History
+from tasks.judgement.histories import History
 from tasks.nights import Night
 from tasks.records import Series
 

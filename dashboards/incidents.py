@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from dashboards.rows import STATE_ORDER, KernelRows, Row, make_safe
-from tasks.incidents import Incident
+from tasks.judgement.incidents import Incident
 from tasks.nights import Night
 from tasks.records import State, Verdict
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from dashboards.rows import KernelRows
 from dashboards.series.views import name_page
-from tasks.histories import Histories
+from tasks.judgement.histories import Histories
 from tasks.records import Run, Series
 
 FIELDS = (

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dashboards.rows import Row
+from tasks.judgement.references import summarize_references
 from tasks.nights import Night
 from tasks.records import Host
-from tasks.references import summarize_references
 
 UUID_DIGITS = 12
 """Of "GPU-4f2c0d1e-...": enough to tell the GPUs of one machine apart."""

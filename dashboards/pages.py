@@ -19,9 +19,9 @@ from dashboards.series.views import Background, name_page
 from dashboards.sparks import draw_spark
 from dashboards.svg import Drawing, Mark, draw_key
 from dashboards.templating import render
+from tasks.judgement.references import SLOW_MACHINE
 from tasks.nights import Night
 from tasks.records import Point, State
-from tasks.references import SLOW_MACHINE
 from tasks.tuning.listed import tell_states
 
 MOST_TO_LOOK_AT = 200

@@ -17,7 +17,7 @@ from matplotlib.typing import ColorType
 from numpy.typing import ArrayLike
 
 from dashboards.svg import GRID, INK, TEXT_SIZE, Pen
-from tasks.histories import Floats
+from tasks.judgement.histories import Floats
 
 MIDDLE = 4
 """Pixels from the middle of a word to its foot."""

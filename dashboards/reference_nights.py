@@ -9,7 +9,7 @@ from dashboards.paper import Panel, Paper, round_ticks
 from dashboards.series.calendar import Calendar
 from dashboards.series.sheets import BOTTOM, LEFT, RIGHT, WIDTH, draw_dates
 from dashboards.svg import BAD, GOOD, INK, Drawing, Mark, Tag
-from tasks.histories import Floats
+from tasks.judgement.histories import Floats
 from tasks.records import Point
 
 HEIGHT = 74

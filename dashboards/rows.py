@@ -10,11 +10,11 @@ from datetime import datetime
 from typing import TypeVar
 
 from dashboards.trials import TrialSummary, summarize_trials
-from tasks.accuracy import compare_errors, is_jump
-from tasks.histories import Histories
 from tasks.intervals import Interval
+from tasks.judgement.accuracy import compare_errors, is_jump
+from tasks.judgement.histories import Histories
+from tasks.judgement.references import ReferenceChange
 from tasks.records import Measurement, Series, State, Status, Verdict
-from tasks.references import ReferenceChange
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -29,7 +29,7 @@ from dashboards.rows import KernelRows
 from dashboards.series.render import render_series
 from dashboards.series.views import Background, SeriesView, list_views, make_background
 from tasks.errors import UsageError
-from tasks.histories import Histories
+from tasks.judgement.histories import Histories
 from tasks.nights import Night
 
 HEAT_COLUMNS = (

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tasks.histories import History
+from tasks.judgement.histories import History
 
 NIGHTS = 30
 WIDTH, HEIGHT = 60, 14

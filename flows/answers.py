@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from rich.console import Console
 
 from tasks.errors import UsageError
-from tasks.history import Mark
-from tasks.incidents import Incident
+from tasks.judgement.history import Mark
+from tasks.judgement.incidents import Incident
 from tasks.lines import print_line
 from tasks.records import Series, State
-from tasks.store import Store
+from tasks.storage.store import Store
 
 ENDED_BY_WORD = (State.SLOW, State.FAST, State.MISSING)
 """States that a person's word makes the usual one."""

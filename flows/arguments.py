@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 
 from flows.choice import DEVICES
-from tasks.cases import Selection
 from tasks.channels.files import AlertFiles
+from tasks.planning.cases import Selection
+from tasks.planning.shapes import DTYPES
 from tasks.records import PRECISION
-from tasks.shapes import DTYPES
 
 DESCRIPTION = """\
 Continuous benchmarking of quantized GPU kernels: check every provider of every kernel against a reference,

@@ -15,14 +15,14 @@ from flows.branch import compare
 from flows.choice import choose_least_change, choose_suite
 from flows.culprit import Finding, Step, make_markdown
 from flows.pull_request import deliver
-from tasks.bisection import decide, find_culprit, find_size, is_sought
 from tasks.channels.secrets import hide_secrets
+from tasks.commits.bisection import decide, find_culprit, find_size, is_sought
+from tasks.commits.comparisons import Comparison, Contrast
+from tasks.commits.refs import SHORT, find_commit, list_commits, tell_commit
 from tasks.comparison_session import ComparisonSession, open_comparisons
-from tasks.comparisons import Comparison, Contrast
 from tasks.errors import WorkerError
 from tasks.naming import find_asked
 from tasks.records import WorkUnit
-from tasks.refs import SHORT, find_commit, list_commits, tell_commit
 
 
 @flow(

@@ -14,13 +14,13 @@ from flows.arguments import BUDGET_SECONDS
 from flows.attempts import MOST_WORKERS, attempt, wait_for
 from flows.choice import choose_least_change, choose_suite
 from flows.pull_request import deliver, make_markdown
-from tasks.cases import Selection
 from tasks.channels.secrets import hide_secrets
+from tasks.commits.comparisons import Comparison
+from tasks.commits.paired import LOOKS
+from tasks.commits.refs import find_branch, find_commit
 from tasks.comparison_session import ComparisonSession, Outcome, noting_the_end, open_comparisons
-from tasks.comparisons import Comparison
-from tasks.paired import LOOKS
+from tasks.planning.cases import Selection
 from tasks.records import WorkUnit
-from tasks.refs import find_branch, find_commit
 from tasks.session import new_run, tell_left_out
 from tasks.stages import list_cases, resolve_shapes
 from tasks.workers import Worker

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 
 from dashboards.words import tell_change, tell_figure
-from tasks.changes import (
+from tasks.errors import UsageError
+from tasks.judgement.changes import (
     ANOTHER_CARD,
     COUNTED,
     Change,
@@ -20,10 +21,9 @@ from tasks.changes import (
     pair_series,
     summarize_times,
 )
-from tasks.errors import UsageError
 from tasks.lines import print_line
 from tasks.nights import Night
-from tasks.store import Store
+from tasks.storage.store import Store
 
 DIGEST = re.compile(r"\b[0-9a-f]{40,64}\b")
 DIGITS_SHOWN = 8

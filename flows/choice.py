@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from tasks.entries import Suite
 from tasks.errors import UsageError
 from tasks.nvml import has_gpu
-from tasks.suites import find_suite
+from tasks.planning.entries import Suite
+from tasks.planning.suites import find_suite
 
 SITE_URL = "KERNEL_NIGHTLY_SITE_URL"
 DEVICES = ("auto", "cuda", "cpu")
@@ -67,7 +67,7 @@ def choose_least_change(asked: float | None, budget_seconds: float, device_type:
     Raises:
         UsageError: it, or the time there is for it, means nothing.
     """
-    from tasks.paired import LEAST_CHANGES  # imports numpy and scipy
+    from tasks.commits.paired import LEAST_CHANGES  # imports numpy and scipy
 
     if asked is not None and not 0 < asked <= MOST_LEAST_CHANGE:
         raise UsageError(f"--least-change {asked:g} is not between 0 and {MOST_LEAST_CHANGE:g}; 0.01 is 1 %")

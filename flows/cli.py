@@ -21,7 +21,7 @@ from tasks.errors import UsageError
 from tasks.lines import print_line
 
 if TYPE_CHECKING:
-    from tasks.store import Store
+    from tasks.storage.store import Store
 
 PLAIN_WIDTH = 120
 """Columns where the output is not a terminal."""
@@ -64,10 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Measure a suite; bad input is found before anything is started."""
     from flows.choice import choose_suite
-    from tasks import cases
     from tasks.channels.settings import open_channels
+    from tasks.planning import cases
     from tasks.session import new_run
-    from tasks.store import Store
+    from tasks.storage.store import Store
     from tasks.tuning.upkeep import choose_budget
 
     selection = read_selection(arguments)
@@ -102,9 +102,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 def branch(arguments: argparse.Namespace, _console: Console) -> int:
     """Measure a branch against its base; bad input is found before anything is started."""
     from flows.choice import choose_least_change, choose_suite
-    from tasks import cases
-    from tasks.comparison_store import ComparisonStore
-    from tasks.refs import find_commit
+    from tasks.commits.refs import find_commit
+    from tasks.planning import cases
+    from tasks.storage.comparison_store import ComparisonStore
 
     selection = read_selection(arguments)
     chosen = choose_suite(arguments.suite, arguments.device, arguments.address)
@@ -139,9 +139,9 @@ def branch(arguments: argparse.Namespace, _console: Console) -> int:
 def bisect(arguments: argparse.Namespace, _console: Console) -> int:
     """Find the commit that changed a series; bad input is found before anything is started."""
     from flows.choice import choose_least_change, choose_suite
-    from tasks.comparison_store import ComparisonStore
+    from tasks.commits.refs import find_commit, list_commits
     from tasks.naming import find_asked
-    from tasks.refs import find_commit, list_commits
+    from tasks.storage.comparison_store import ComparisonStore
 
     chosen = choose_suite("auto", arguments.device, arguments.address)
     choose_least_change(arguments.least_change, arguments.budget, chosen.device_type)
@@ -171,7 +171,7 @@ def bisect(arguments: argparse.Namespace, _console: Console) -> int:
 def retune(arguments: argparse.Namespace, _console: Console) -> int:
     """Search launch configurations; bad input is found before anything is started."""
     from flows.choice import choose_device
-    from tasks.store import Store
+    from tasks.storage.store import Store
     from tasks.tuning.requests import list_requests
 
     selection = read_selection(arguments)
@@ -272,7 +272,7 @@ def incidents(arguments: argparse.Namespace, console: Console) -> int:
 def acknowledge(arguments: argparse.Namespace, console: Console) -> int:
     """Store that incidents are expected."""
     from flows.answers import acknowledge as store_acknowledgement
-    from tasks.store import Store
+    from tasks.storage.store import Store
 
     with Store.reopen(arguments.save_dir) as store:
         done = store_acknowledgement(store, arguments.incident_ids, arguments.reason)
@@ -285,7 +285,7 @@ def acknowledge(arguments: argparse.Namespace, console: Console) -> int:
 def baseline(arguments: argparse.Namespace, console: Console) -> int:
     """Store that a run begins the baseline."""
     from flows.answers import mark_baseline
-    from tasks.store import Store
+    from tasks.storage.store import Store
 
     with Store.reopen(arguments.save_dir) as store:
         chosen = arguments.kernel, arguments.provider, arguments.case
@@ -310,7 +310,7 @@ def site(arguments: argparse.Namespace, console: Console) -> int:
 
 def export(arguments: argparse.Namespace, console: Console) -> int:
     """Write every table as Parquet."""
-    from tasks.store import Store
+    from tasks.storage.store import Store
 
     with closing(Store.read(arguments.save_dir)) as store:
         store.export_parquet(arguments.folder)
@@ -330,7 +330,7 @@ def list_names(arguments: argparse.Namespace, console: Console) -> int:
 
 def open_source(arguments: argparse.Namespace) -> "Store":
     """The published snapshot, or Parquet tables where --from names them."""
-    from tasks.store import Store
+    from tasks.storage.store import Store
 
     return Store.from_parquet(arguments.parquet) if arguments.parquet else Store.read(arguments.save_dir)
 

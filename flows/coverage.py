@@ -8,7 +8,7 @@ from itertools import product
 from kernels.registry import kernels
 from kernels.requirements import NO_VLLM
 from kernels.spec import Case, Device, Kernel, Layer, Provider
-from tasks.shapes import DTYPES
+from tasks.planning.shapes import DTYPES
 
 DEVICES = (
     Device("cpu", "cpu"),

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from dashboards.words import tell_change
 from flows.pull_request import tell_interval, tell_us
 from flows.report import EXIT_INCOMPLETE, EXIT_OK, EXIT_REGRESSION
-from tasks.bisection import Culprit
 from tasks.channels.markdown import code_span, table_row
-from tasks.comparisons import Contrast
+from tasks.commits.bisection import Culprit
+from tasks.commits.comparisons import Contrast
 from tasks.naming import tell_series
 from tasks.records import Series, State
 

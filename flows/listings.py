@@ -4,11 +4,11 @@ from pathlib import Path
 
 from flows.coverage import coverage_lines
 from kernels.registry import kernels
-from tasks.comparison_store import ComparisonStore
-from tasks.refs import SHORT
-from tasks.shapes import list_models
-from tasks.store import Store
-from tasks.suites import SUITES
+from tasks.commits.refs import SHORT
+from tasks.planning.shapes import list_models
+from tasks.planning.suites import SUITES
+from tasks.storage.comparison_store import ComparisonStore
+from tasks.storage.store import Store
 
 
 def list_lines(what: str, save_dir: Path, parquet: Path | None = None) -> list[str]:

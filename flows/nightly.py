@@ -13,12 +13,12 @@ from dashboards.site import write_site
 from flows.artifacts import show_night, show_progress
 from flows.attempts import MOST_WORKERS, attempt, wait_for
 from flows.choice import choose_suite
-from tasks.cases import Selection
 from tasks.channels.files import AlertFiles
 from tasks.channels.secrets import hide_secrets
 from tasks.channels.settings import open_channels
 from tasks.measure import UnitBench
 from tasks.nights import Night
+from tasks.planning.cases import Selection
 from tasks.records import Suspect, WorkUnit
 from tasks.session import Session, new_run, open_session
 from tasks.stages import (
@@ -35,7 +35,7 @@ from tasks.stages import (
     time_providers,
     verify,
 )
-from tasks.store import Store
+from tasks.storage.store import Store
 from tasks.tuning.upkeep import choose_budget
 from tasks.workers import Worker
 

@@ -9,15 +9,15 @@ from rich.console import Console
 from dashboards.words import tell_change
 from flows.artifacts import show_text
 from flows.report import EXIT_INCOMPLETE, EXIT_OK, EXIT_REGRESSION
-from tasks.archive import PACKAGES
 from tasks.channels.files import write_whole
 from tasks.channels.markdown import append_text, code_span, table_row
+from tasks.commits.archive import PACKAGES
+from tasks.commits.comparisons import REGRESSIONS, Comparison, Contrast
+from tasks.commits.paired import CONFIDENCE, FALSE_ALARMS
+from tasks.commits.refs import SHORT, find_merge_base, have_same_code, tell_commit
 from tasks.comparison_session import Outcome
-from tasks.comparisons import REGRESSIONS, Comparison, Contrast
 from tasks.lines import print_line
-from tasks.paired import CONFIDENCE, FALSE_ALARMS
 from tasks.records import State
-from tasks.refs import SHORT, find_merge_base, have_same_code, tell_commit
 
 MOST_ROWS = 200
 """Of one table: a comment of GitHub's holds 65,536 characters."""

@@ -9,10 +9,10 @@ from rich.console import Console
 from flows.arguments import SEARCH_SECONDS
 from flows.choice import choose_device
 from flows.pull_request import deliver
-from tasks.cases import Selection
 from tasks.channels.secrets import hide_secrets
 from tasks.errors import TuningError
 from tasks.lines import print_line
+from tasks.planning.cases import Selection
 from tasks.session import open_workshop
 from tasks.stages import retune_layer
 from tasks.tuning.requests import list_requests

@@ -11,11 +11,11 @@ from functools import partial
 
 from tasks.channels.files import AlertFiles
 from tasks.channels.junit import write_junit
+from tasks.channels.letters import Channel, Letter, Outbox
 from tasks.channels.markdown import append_step_summary, write_markdown
+from tasks.channels.messages import write_letter
 from tasks.errors import ChannelError, LetterRefusedError
-from tasks.incidents import Alert, Incident
-from tasks.letters import Channel, Letter, Outbox
-from tasks.messages import write_letter
+from tasks.judgement.incidents import Alert, Incident
 from tasks.records import Run, Verdict
 
 WAITS_SECONDS = (1.0, 3.0)

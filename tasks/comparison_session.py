@@ -8,16 +8,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tasks.archive import Archive, open_archive
-from tasks.comparison_store import ComparisonStore
-from tasks.comparisons import Comparison, Contrast, Sitting
+from tasks.commits.archive import Archive, open_archive
+from tasks.commits.comparisons import Comparison, Contrast, Sitting
+from tasks.commits.paired import FEW_SITTINGS, LOOKS, judge_sittings
+from tasks.commits.refs import tell_commit
+from tasks.commits.sittings import sit
 from tasks.errors import WorkerError
 from tasks.lines import print_line
-from tasks.paired import FEW_SITTINGS, LOOKS, judge_sittings
 from tasks.pool import WorkerPool, open_workers
 from tasks.records import Series, State, WorkUnit
-from tasks.refs import tell_commit
-from tasks.sittings import sit
+from tasks.storage.comparison_store import ComparisonStore
 from tasks.workers import Worker
 
 

@@ -5,15 +5,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from tasks.causes import find_causes, tell_retrials
-from tasks.findings import Past
-from tasks.groups import Group
-from tasks.history import find_standings
-from tasks.incidents import FollowUp, follow_up
-from tasks.machines import find_clocks
+from tasks.judgement.causes import find_causes, tell_retrials
+from tasks.judgement.findings import Past
+from tasks.judgement.groups import Group
+from tasks.judgement.history import find_standings
+from tasks.judgement.incidents import FollowUp, follow_up
+from tasks.judgement.machines import find_clocks
+from tasks.judgement.suspects import find_suspects, spare_earlier_code
 from tasks.records import Measurement, Run, Series, Suspect, Verdict
-from tasks.store import Store
-from tasks.suspects import find_suspects, spare_earlier_code
+from tasks.storage.store import Store
 
 
 def gather_past(

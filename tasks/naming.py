@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 
 from kernels.spec import Case
-from tasks.comparison_store import ComparisonStore
 from tasks.errors import UsageError
 from tasks.records import Series
+from tasks.storage.comparison_store import ComparisonStore
 
 MOST_SHOWN = 3
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kernels.spec import Case
-from tasks.histories import Histories
-from tasks.history import Mark
-from tasks.incidents import Incident
+from tasks.judgement.histories import Histories
+from tasks.judgement.history import Mark
+from tasks.judgement.incidents import Incident
 from tasks.records import (
     Ceiling,
     Host,

@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from itertools import groupby
 
 from kernels.registry import find_kernel
-from tasks.archive import Archive
 from tasks.bench import Contender, compete_as_is
-from tasks.beside import CommitWorker
+from tasks.commits.archive import Archive
+from tasks.commits.beside import CommitWorker
+from tasks.commits.sides import Side, forget_crashes, load_beside
 from tasks.measure import LIMITS, Failure, Limits, UnitBench
 from tasks.records import Check, Measurement, Retrial, Run, Status, Suspect, Version, WorkUnit
-from tasks.sides import Side, forget_crashes, load_beside
 from tasks.turns import TURNS_OF_TWO
 from tasks.workers import Worker
 

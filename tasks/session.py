@@ -11,21 +11,21 @@ from pathlib import Path
 from rich.console import Console
 
 from tasks.ahead import AheadReport
-from tasks.archive import Archive, open_archive
-from tasks.cases import Plan, Selection
+from tasks.channels.letters import Channel
 from tasks.checkout import read_git_state
 from tasks.clock import Clock, find_process_seconds
+from tasks.commits.archive import Archive, open_archive
 from tasks.errors import WorkerError
-from tasks.findings import Past
-from tasks.letters import Channel
+from tasks.judgement.findings import Past
 from tasks.lines import print_line
-from tasks.order import line_up
+from tasks.planning.cases import Plan, Selection
+from tasks.planning.order import line_up
 from tasks.pool import WorkerPool, open_workers
 from tasks.progress import RunProgress
 from tasks.quarantine import Quarantine
 from tasks.records import Host, Run, Suspect, UnitResult, WorkUnit
 from tasks.retrial import make_units
-from tasks.store import Store
+from tasks.storage.store import Store
 from tasks.workers import Worker
 
 MOMENT = "%Y-%m-%d %H:%M:%S UTC"

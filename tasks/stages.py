@@ -12,11 +12,13 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import alerts, cases, evidence, measure, retrial, verdicts
+from tasks import alerts, evidence, measure, retrial
 from tasks.channels.files import AlertFiles
-from tasks.entries import Suite
-from tasks.incidents import Alert
+from tasks.judgement import verdicts
+from tasks.judgement.incidents import Alert
 from tasks.measure import UnitBench
+from tasks.planning import cases
+from tasks.planning.entries import Suite
 from tasks.records import Check, Measurement, ModelShape, Suspect, UnitResult, Verdict, WeightsReceipt, WorkUnit
 from tasks.session import Session, Workshop
 from tasks.tuning import retuning, staleness, upkeep

@@ -29,8 +29,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import kernels
 import tasks
-from tasks import committed
 from tasks.bench import Bench, cpu_threads
+from tasks.commits import committed
 from tasks.errors import WorkerCrashed, WorkerError, WorkerHung, WorkerLost, WorkerRaised
 from tasks.knocking import knock
 from tasks.records import Host

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 from records import STARTED, make_case, make_series
 
-from tasks.incidents import Alert, Incident, Kind
-from tasks.letters import Letter
-from tasks.messages import write_letter
+from tasks.channels.letters import Letter
+from tasks.channels.messages import write_letter
+from tasks.judgement.incidents import Alert, Incident, Kind
 from tasks.records import State
 
 

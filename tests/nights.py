@@ -12,8 +12,9 @@ import numpy as np
 
 from kernels.errors import RegistryError
 from kernels.spec import Case, Device, Layer
-from tasks.histories import Histories, History, Setting
-from tasks.incidents import Incident
+from tasks.judgement.histories import Histories, History, Setting
+from tasks.judgement.incidents import Incident
+from tasks.judgement.references import summarize_references
 from tasks.nights import Night
 from tasks.records import (
     Ceiling,
@@ -32,7 +33,6 @@ from tasks.records import (
     Verdict,
     WeightsReceipt,
 )
-from tasks.references import summarize_references
 
 WEIGHTS_BYTES = 640_000_000
 STARTED = datetime(2026, 11, 20, 2, 0, tzinfo=UTC)

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from records import make_measurement, make_points, make_retrial, make_run, make_series
 
-from tasks.findings import Past
-from tasks.history import Standing
-from tasks.machines import Clock
+from tasks.judgement.findings import Past
+from tasks.judgement.history import Standing
+from tasks.judgement.machines import Clock
+from tasks.judgement.reference_histories import ReferenceHistories, ReferenceKey, arrange_references
+from tasks.judgement.suspects import find_suspects
 from tasks.records import Measurement, Run, Series, Suspect
-from tasks.reference_histories import ReferenceHistories, ReferenceKey, arrange_references
-from tasks.suspects import find_suspects
 
 QUIET = (100.0, 100.4, 99.6, 100.2, 99.8, 100.1, 99.7, 100.3, 99.9, 100.0, 100.2, 99.8)
 """Twelve nights of a steady kernel."""

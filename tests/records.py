@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import duckdb
 
 from kernels.spec import Case, CompiledKernel, Device, Layer
-from tasks.comparisons import Comparison
+from tasks.commits.comparisons import Comparison
 from tasks.records import (
     Ceiling,
     Check,
@@ -29,7 +29,7 @@ from tasks.records import (
     Version,
     WeightsReceipt,
 )
-from tasks.rows import Row
+from tasks.storage.rows import Row
 
 STARTED = datetime(2026, 11, 20, 2, 0, 0, 123456, tzinfo=UTC)
 GPU = Device("cuda", "NVIDIA H200", (9, 0))

@@ -7,7 +7,7 @@ from pathlib import Path
 from browsers import Browser, opening
 
 from dashboards.site import write_site
-from tasks.store import Store
+from tasks.storage.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 WINDOW = (1200, 760)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.accuracy import ERROR_JUMP, compare_errors, is_jump, usual_error
+from tasks.judgement.accuracy import ERROR_JUMP, compare_errors, is_jump, usual_error
 
 
 def test_the_usual_error_is_the_median_of_the_nights_that_know_theirs() -> None:

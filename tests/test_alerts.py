@@ -17,13 +17,13 @@ from tasks import alerts
 from tasks.alerts import KEPT, WAITS_SECONDS, Delivery, deliver, write_letters, write_summaries
 from tasks.channels import webhooks
 from tasks.channels.files import AlertFiles, JsonLinesChannel
+from tasks.channels.letters import Channel, Letter
+from tasks.channels.messages import read_message
 from tasks.channels.secrets import Secret
 from tasks.channels.settings import open_channels
 from tasks.channels.webhooks import SlackChannel, WebhookChannel
 from tasks.errors import ChannelError
-from tasks.incidents import Alert, Kind
-from tasks.letters import Channel, Letter
-from tasks.messages import read_message
+from tasks.judgement.incidents import Alert, Kind
 
 QUICK = (0.01, 0.02)
 """Waits between attempts."""

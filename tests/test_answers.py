@@ -7,8 +7,8 @@ from records import STARTED, make_measurement, make_run, make_series, make_unit
 from test_journal import INCIDENT
 
 from flows.cli import main
-from tasks.history import Mark
-from tasks.store import Store
+from tasks.judgement.history import Mark
+from tasks.storage.store import Store
 
 
 @pytest.fixture

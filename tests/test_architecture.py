@@ -18,7 +18,7 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).glob(
 MOST_LINES = 400
 
 TESTED_ELSEWHERE = {
-    "tasks/journal_rows.py": "test_journal.py: every record",
+    "tasks/storage/journal_rows.py": "test_journal.py: every record",
     "tasks/knocking.py": "test_workers.py: ports that are nobody's, and not Ray's",
     "tasks/nights.py": "test_store.py: every field",
     "flows/attempts.py": "test_nightly.py, test_branch.py: every attempt",
@@ -95,10 +95,10 @@ TESTED_ELSEWHERE = {
     "kernels/rates.py": "test_ceilings.py: every rate",
     "kernels/sms.py": "test_silu_mul_fp8.py; test_fused_gluon.py",
     "kernels/spec.py": "test_registry.py",
-    "tasks/comparisons.py": "test_comparison_store.py: every record round trips; test_paired.py",
-    "tasks/sides.py": "test_retrial.py, test_sittings.py: both sides of both",
-    "tasks/entries.py": "test_suites.py: what every suite is made of",
-    "tasks/hopper_suite.py": "test_suites.py: every suite",
+    "tasks/commits/comparisons.py": "test_comparison_store.py: every record round trips; test_paired.py",
+    "tasks/commits/sides.py": "test_retrial.py, test_sittings.py: both sides of both",
+    "tasks/planning/entries.py": "test_suites.py: what every suite is made of",
+    "tasks/planning/hopper_suite.py": "test_suites.py: every suite",
     "tasks/errors.py": "raised and matched in the test of whatever raises it",
     "tasks/progress.py": "test_nightly.py: the lines per unit",
     "tasks/records.py": "test_rows.py and test_store.py: every record round trips",
@@ -136,7 +136,8 @@ def importers_of(module: str, *, only_at_top: bool = False) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("module", "owner"), [("duckdb", "tasks/database.py"), ("ray", "tasks/workers.py"), ("pynvml", "tasks/nvml.py")]
+    ("module", "owner"),
+    [("duckdb", "tasks/storage/database.py"), ("ray", "tasks/workers.py"), ("pynvml", "tasks/nvml.py")],
 )
 def test_an_outside_thing_has_one_owner(module: str, owner: str) -> None:
     assert importers_of(module) == {owner}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from test_checkout import git
 
-from tasks.archive import FOLDER, open_archive
+from tasks.commits.archive import FOLDER, open_archive
 from tasks.errors import UsageError
 
 

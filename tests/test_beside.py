@@ -11,7 +11,7 @@ import ray
 from benches import HOST, TestBench
 
 from kernels.spec import Case, Layer
-from tasks.beside import CommitWorker
+from tasks.commits.beside import CommitWorker
 from tasks.errors import WorkerCrashed, WorkerError, WorkerHung, WorkerRaised
 from tasks.workers import Worker, start_ray
 

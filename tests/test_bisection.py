@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import make_case, make_series
 
-from tasks.bisection import Answer, Culprit, decide, find_culprit, find_size, is_sought
-from tasks.comparisons import Contrast
+from tasks.commits.bisection import Answer, Culprit, decide, find_culprit, find_size, is_sought
+from tasks.commits.comparisons import Contrast
 from tasks.records import State
 
 

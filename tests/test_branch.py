@@ -22,12 +22,12 @@ from units import list_session
 from flows.branch import branch
 from flows.culprit import Finding, tell_headline
 from flows.listings import list_lines
-from tasks.cases import Plan
+from tasks.commits.comparisons import Comparison, Sitting
 from tasks.comparison_session import Outcome
-from tasks.comparison_store import ComparisonStore
-from tasks.comparisons import Comparison, Sitting
+from tasks.planning.cases import Plan
 from tasks.records import State
-from tasks.store import Store
+from tasks.storage.comparison_store import ComparisonStore
+from tasks.storage.store import Store
 
 pytestmark = [
     pytest.mark.timeout(280),

@@ -5,8 +5,8 @@ import statistics
 import numpy as np
 import pytest
 
-from tasks.cards import PRIOR_ON_CARD, estimate_card_offsets, estimate_suits
-from tasks.spreads import Floats, Integers
+from tasks.statistics.cards import PRIOR_ON_CARD, estimate_card_offsets, estimate_suits
+from tasks.statistics.spreads import Floats, Integers
 
 NUM_SERIES, NUM_NIGHTS = 60, 40
 

@@ -9,9 +9,9 @@ import torch
 
 from kernels.errors import ShapeError
 from kernels.spec import Case, Device, Kernel, Launch, Layer, Provider, Tensors, Tolerance
-from tasks.cases import Plan, Selection, plan_units, resolve_shapes
-from tasks.entries import GridEntry, KernelEntry, ModelEntry, Suite
 from tasks.errors import UnknownNameError, UsageError
+from tasks.planning.cases import Plan, Selection, plan_units, resolve_shapes
+from tasks.planning.entries import GridEntry, KernelEntry, ModelEntry, Suite
 from tasks.records import ModelShape
 
 GROUP = 128

@@ -7,7 +7,7 @@ import pytest
 from records import COMPILED, make_case, make_host, make_measurement, make_receipt, make_run, make_verdict
 
 from kernels.spec import CompiledKernel
-from tasks.causes import MOST_CAUSES, find_causes, tell_retrials
+from tasks.judgement.causes import MOST_CAUSES, find_causes, tell_retrials
 from tasks.nights import Night
 from tasks.records import Host, Measurement, Retrial, State, Status, Trial, Version
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.changepoint import MAX_VALUES, ChangeKind, change_points, find_changes, find_low_median, refine
-from tasks.noise import Floats
+from tasks.statistics.changepoint import MAX_VALUES, ChangeKind, change_points, find_changes, find_low_median, refine
+from tasks.statistics.noise import Floats
 
 LENGTH = 120
 ANY_FLOATS = st.lists(st.floats(), max_size=70)

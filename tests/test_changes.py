@@ -14,11 +14,11 @@ from rich.console import Console
 from flows.changes import print_changes
 from flows.cli import main
 from kernels.spec import CompiledKernel, Device
-from tasks.changes import Change, TimeRatios, find_changes
-from tasks.database import snapshot_path
+from tasks.judgement.changes import Change, TimeRatios, find_changes
 from tasks.nights import Night
 from tasks.records import Host, Measurement, Run, Status, UnitResult, WeightsReceipt
-from tasks.store import Store
+from tasks.storage.database import snapshot_path
+from tasks.storage.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 OPERATIONS = ROOT / "docs" / "operations.md"

@@ -16,12 +16,12 @@ from flows.arguments import make_parser, read_selection
 
 from nights import make_histories  # isort: skip
 from kernels.registry import find_kernel
-from tasks.cases import Selection, plan_units, resolve_shapes
-from tasks.histories import Histories, Setting
-from tasks.history import Mark
+from tasks.judgement.histories import Histories, Setting
+from tasks.judgement.history import Mark
+from tasks.planning.cases import Selection, plan_units, resolve_shapes
+from tasks.planning.suites import SUITES
 from tasks.records import Run, State
-from tasks.store import Store
-from tasks.suites import SUITES
+from tasks.storage.store import Store
 
 SERIES = make_series()
 COMPILED = (

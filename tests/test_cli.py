@@ -16,11 +16,11 @@ from flows.cli import COMMANDS, main
 from kernels.registry import kernels
 from kernels.timing.timers import TIMERS
 from tasks.checkout import CHECKOUT
-from tasks.comparison_store import ComparisonStore
-from tasks.database import database_path, snapshot_path
-from tasks.shapes import list_models
-from tasks.store import Store
-from tasks.suites import SUITES
+from tasks.planning.shapes import list_models
+from tasks.planning.suites import SUITES
+from tasks.storage.comparison_store import ComparisonStore
+from tasks.storage.database import database_path, snapshot_path
+from tasks.storage.store import Store
 
 RUN_OPTIONS = (
     *("--suite", "--model", "--models", "--tp-size", "--tp-sizes", "--enable-expert-parallel", "--dtype"),
@@ -121,8 +121,8 @@ def test_what_would_fail_in_the_end_is_told_at_the_beginning(
     elsewhere: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tasks.refs.find_commit", lambda ref, option: ref)
-    monkeypatch.setattr("tasks.refs.list_commits", lambda good, bad: [bad])
+    monkeypatch.setattr("tasks.commits.refs.find_commit", lambda ref, option: ref)
+    monkeypatch.setattr("tasks.commits.refs.list_commits", lambda good, bad: [bad])
     assert message in refuse(capsys, *options, "--device", "cpu")
     assert list(elsewhere.iterdir()) == []
 

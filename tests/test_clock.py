@@ -15,12 +15,12 @@ from records import make_measurement, make_run, make_unit
 
 from dashboards.series.calendar import make_calendar
 from dashboards.site import write_site
-from tasks.changes import find_run_before
 from tasks.clock import Clock, find_process_seconds
 from tasks.evidence import gather_past
+from tasks.judgement.changes import find_run_before
+from tasks.judgement.verdicts import judge_night
 from tasks.records import Run, Series, State
-from tasks.store import Store
-from tasks.verdicts import judge_night
+from tasks.storage.store import Store
 
 pytestmark = pytest.mark.timeout(280)
 

@@ -13,12 +13,12 @@ from tuners import SurfaceBench
 from flows.nightly import nightly
 from flows.retune import retune
 from kernels.spec import Layer
-from tasks.cases import Selection
 from tasks.errors import WorkerError
 from tasks.nights import Night
+from tasks.planning.cases import Selection
 from tasks.pool import open_workers, start_workers
 from tasks.records import Status, WorkUnit
-from tasks.store import Store
+from tasks.storage.store import Store
 
 pytestmark = pytest.mark.timeout(240)
 

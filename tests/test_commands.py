@@ -15,11 +15,11 @@ from test_journal import INCIDENT
 
 from flows.arguments import make_parser, read_selection
 from flows.cli import main
-from tasks.cases import plan_units, resolve_shapes
-from tasks.database import TABLES, VERSION_TABLE
+from tasks.planning.cases import plan_units, resolve_shapes
+from tasks.planning.suites import find_suite
 from tasks.records import UnitResult
-from tasks.store import Store
-from tasks.suites import find_suite
+from tasks.storage.database import TABLES, VERSION_TABLE
+from tasks.storage.store import Store
 
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 PROGRAMS = (

@@ -12,7 +12,7 @@ from records import make_measurement, make_trial
 
 from kernels.spec import Case, Layer
 from tasks.bench import Contender
-from tasks.committed import CommitBench, flatten, rebuild
+from tasks.commits.committed import CommitBench, flatten, rebuild
 from tasks.sampling import Reading, Readings
 
 LAYER = Layer("silu_mul_fp8", "grid", 1, 1, "fp8_group128", "bfloat16", {"num_experts": 4, "intermediate_size": 256})

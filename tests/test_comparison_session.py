@@ -10,13 +10,13 @@ from records import make_comparison, make_host
 from rich.console import Console
 from test_paired import sit
 
-from tasks.archive import Archive
+from tasks.commits.archive import Archive
+from tasks.commits.comparisons import Comparison
 from tasks.comparison_session import ComparisonSession, noting_the_end
-from tasks.comparison_store import ComparisonStore
-from tasks.comparisons import Comparison
 from tasks.errors import WorkerError
 from tasks.pool import WorkerPool
 from tasks.records import State, WorkUnit
+from tasks.storage.comparison_store import ComparisonStore
 
 CASE = sit(0, 1.0).head[0].check.case
 DEVICE = sit(0, 1.0).device_name

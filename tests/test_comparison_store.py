@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from records import STARTED, make_comparison, make_host, make_measurement, make_run
 
-from tasks.comparison_store import ComparisonStore
-from tasks.comparisons import Sitting
-from tasks.database import TABLES
+from tasks.commits.comparisons import Sitting
 from tasks.evidence import follow_incidents, gather_past
+from tasks.judgement.reference_histories import ReferenceHistories
+from tasks.judgement.verdicts import judge_night
 from tasks.records import Measurement, Status, UnitResult
-from tasks.reference_histories import ReferenceHistories
-from tasks.store import Store
-from tasks.verdicts import judge_night
+from tasks.storage.comparison_store import ComparisonStore
+from tasks.storage.database import TABLES
+from tasks.storage.store import Store
 
 OF_COMPARISONS = {"comparisons", "sittings", "hosts", "cases"}
 """Tables that a comparison may write to; of hosts and cases only what was not there."""

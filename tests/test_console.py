@@ -6,8 +6,8 @@ from letterboxes import make_alert, make_incident
 from rich.console import Console
 
 from tasks.channels.console import ConsoleChannel
-from tasks.incidents import Alert, Kind
-from tasks.messages import write_letter
+from tasks.channels.messages import write_letter
+from tasks.judgement.incidents import Alert, Kind
 from tasks.records import State
 
 

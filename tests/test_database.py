@@ -13,11 +13,11 @@ from consoles import ONE_UNIT, make_model, run_command, start_command
 from records import make_layer, make_measurement, make_receipt, make_run, make_unit
 
 from flows.arguments import make_parser, read_selection
-from tasks.database import TABLES, VERSION_TABLE, Database, database_path, require_writable, snapshot_path
 from tasks.errors import NewerSchemaError, StoreError, StoreLockedError
-from tasks.schema import list_migrations
 from tasks.session import new_run
-from tasks.store import Store
+from tasks.storage.database import TABLES, VERSION_TABLE, Database, database_path, require_writable, snapshot_path
+from tasks.storage.schema import list_migrations
+from tasks.storage.store import Store
 
 NUM_MIGRATIONS = len(list_migrations())
 HOLD_OPEN = """
@@ -29,7 +29,7 @@ sys.stdin.read()
 READ_RUNS = """
 import sys
 from pathlib import Path
-from tasks.store import Store
+from tasks.storage.store import Store
 with Store.read(Path(sys.argv[1])) as store:
     print(*(run.run_id for run in store.runs()))
 """

@@ -25,7 +25,7 @@ from consoles import make_environment, make_model
 from servers import ROOT, ask, free_port
 from units import list_session
 
-from tasks.store import Store
+from tasks.storage.store import Store
 
 pytestmark = pytest.mark.timeout(280)
 

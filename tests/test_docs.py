@@ -13,11 +13,11 @@ from flows.coverage import coverage_lines
 from kernels.registry import kernels
 from kernels.timing.timers import TIMERS
 from tasks import measure
-from tasks.database import database_path, snapshot_path
+from tasks.planning.shapes import list_models
+from tasks.planning.suites import SUITES
 from tasks.records import State, Status, UnitResult
-from tasks.shapes import list_models
-from tasks.store import Store
-from tasks.suites import SUITES
+from tasks.storage.database import database_path, snapshot_path
+from tasks.storage.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
@@ -34,7 +34,7 @@ PAGES = (
     BRANCH,
     TUNING,
     ROOT / "CHANGELOG.md",
-    ROOT / "tasks" / "model_configs" / "README.md",
+    ROOT / "tasks" / "planning" / "model_configs" / "README.md",
 )
 SOURCE = "\n".join(
     path.read_text()
@@ -145,7 +145,7 @@ def test_contributing_names_every_kernel_and_every_make_target() -> None:
 
 
 def test_every_model_has_a_row() -> None:
-    assert missing_from(ROOT / "tasks" / "model_configs" / "README.md", list(list_models())) == []
+    assert missing_from(ROOT / "tasks" / "planning" / "model_configs" / "README.md", list(list_models())) == []
 
 
 # What is named exists

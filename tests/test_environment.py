@@ -5,7 +5,7 @@ from dataclasses import replace
 from nights import H200, make_histories, make_host, make_measurements, make_night
 
 from dashboards.environment import tell_environment
-from tasks.histories import Histories
+from tasks.judgement.histories import Histories
 from tasks.nights import Night
 
 

@@ -15,8 +15,8 @@ from records import make_series
 from servers import ROOT, ask, free_port, make_server_environment, run_prefect, serving
 
 from tasks.channels.events import MOST_SERIES, make_event
-from tasks.incidents import Kind
-from tasks.messages import write_message
+from tasks.channels.messages import write_message
+from tasks.judgement.incidents import Kind
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -26,8 +26,8 @@ import sys
 from letterboxes import make_alert, make_incident
 from tasks.channels.events import EventChannel
 from tasks.errors import ChannelError
-from tasks.incidents import Kind
-from tasks.messages import write_letter
+from tasks.judgement.incidents import Kind
+from tasks.channels.messages import write_letter
 try:
     for name in sys.argv[1:]:
         EventChannel().send(write_letter(make_alert(make_incident("slow-" + name), Kind(name)), "prefect"))

@@ -10,11 +10,11 @@ import pytest
 from records import GPU, make_case, make_host, make_measurement, make_reference, make_run, make_trial
 
 from tasks.evidence import follow_incidents, gather_past, gather_suspects
-from tasks.history import Mark
-from tasks.incidents import Alert, Kind
+from tasks.judgement.history import Mark
+from tasks.judgement.incidents import Alert, Kind
+from tasks.judgement.verdicts import judge_night
 from tasks.records import Measurement, Retrial, State, Status, UnitResult, Verdict, Version
-from tasks.store import Store
-from tasks.verdicts import judge_night
+from tasks.storage.store import Store
 
 TOKENS = (16, 64, 256)
 PROVIDERS = ("triton", "vllm-cutlass")

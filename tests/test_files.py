@@ -17,7 +17,7 @@ import resource, signal, sys
 from pathlib import Path
 from tasks.channels.files import JsonLinesChannel
 from tasks.errors import ChannelError
-from tasks.letters import Letter
+from tasks.channels.letters import Letter
 from datetime import datetime
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))

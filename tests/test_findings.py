@@ -7,7 +7,7 @@ import pytest
 from pasts import number_nights
 from records import make_measurement, make_points, make_retrial
 
-from tasks.findings import DISCOVERY_RATE, Finding, Past, adjust_for_many, screen_night
+from tasks.judgement.findings import DISCOVERY_RATE, Finding, Past, adjust_for_many, screen_night
 from tasks.records import Measurement
 
 NUM_SERIES, NUM_NIGHTS = 300, 40

@@ -9,8 +9,8 @@ from dashboards.arrangement import make_row
 from dashboards.flags import list_flags
 from dashboards.rows import Row, Speedup
 from kernels.spec import Case
+from tasks.judgement.references import ReferenceChange
 from tasks.records import Status
-from tasks.references import ReferenceChange
 
 
 def row_of(tokens: int = 16, status: Status = Status.OK) -> Row:

@@ -16,10 +16,10 @@ from disks import MEGABYTE, SmallDisk, mount_small_disk
 from records import STARTED, make_case, make_measurement, make_run, make_unit
 from test_schema import check_nothing_is_lost, writing
 
-from tasks.database import database_path, snapshot_path
 from tasks.errors import StoreError
 from tasks.records import Run, Status, UnitResult
-from tasks.store import Store
+from tasks.storage.database import database_path, snapshot_path
+from tasks.storage.store import Store
 
 pytestmark = pytest.mark.timeout(280)
 

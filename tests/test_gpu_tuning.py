@@ -11,7 +11,7 @@ from kernels.spec import Case, Layer
 from tasks.bench import Bench
 from tasks.pool import WorkerPool, open_workers
 from tasks.records import Status, WorkUnit
-from tasks.store import Store
+from tasks.storage.store import Store
 from tasks.tuning.plan import Effort
 from tasks.tuning.retuning import Request, retune
 from tasks.tuning.trials import Question

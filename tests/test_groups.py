@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import make_verdict
 
-from tasks.groups import SAME_NIGHTS, Group, Subject, group_verdicts, is_told
+from tasks.judgement.groups import SAME_NIGHTS, Group, Subject, group_verdicts, is_told
 from tasks.records import Series, State, Verdict
 
 H200 = "NVIDIA H200"

@@ -7,7 +7,7 @@ from records import make_points, make_series
 from dashboards.arrangement import arrange_night
 from dashboards.heat import Cell, find_ratio, find_ratios, make_cell, map_heat, tell_cell, tell_heat
 from dashboards.sparks import draw_spark
-from tasks.histories import History
+from tasks.judgement.histories import History
 
 SERIES = make_series()
 

@@ -5,7 +5,7 @@ import pytest
 from nights import STARTED, make_histories
 from records import make_points, make_series
 
-from tasks.histories import Histories, narrow_histories
+from tasks.judgement.histories import Histories, narrow_histories
 
 
 def test_the_points_of_a_series_come_out_as_they_went_in() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from records import make_points, make_series, make_verdict
 
-from tasks.history import (
+from tasks.judgement.history import (
     ADOPTED_AFTER,
     LEAST_US,
     MOST_US,
@@ -23,7 +23,7 @@ from tasks.history import (
     keep_recent,
 )
 from tasks.records import Series, State, Verdict
-from tasks.screening import NUM_NIGHTS, STANDING_NIGHTS
+from tasks.statistics.screening import NUM_NIGHTS, STANDING_NIGHTS
 
 SERIES = make_series()
 ORDER = {f"night-{number}": number for number in range(500)}

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 import pytest
 from records import STARTED, make_run, make_verdict
 
-from tasks.groups import Group
-from tasks.incidents import Alert, Incident, Kind, follow_up
+from tasks.judgement.groups import Group
+from tasks.judgement.incidents import Alert, Incident, Kind, follow_up
 from tasks.records import Series, State, Verdict
 
 KERNEL = [Series(f"fused_moe/case-{number}", "triton", "graph", "NVIDIA H200") for number in range(4)]

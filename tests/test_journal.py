@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from records import STARTED, make_case, make_measurement, make_run, make_series, make_unit
 
-from tasks.history import Mark
-from tasks.incidents import Incident
-from tasks.journal import Journal
-from tasks.letters import Letter
+from tasks.channels.letters import Letter
+from tasks.judgement.history import Mark
+from tasks.judgement.incidents import Incident
 from tasks.records import Retrial, State, Status, Verdict, Version
-from tasks.store import Store
+from tasks.storage.journal import Journal
+from tasks.storage.store import Store
 
 SERIES = make_series()
 OTHER = make_series("vllm-cutlass")

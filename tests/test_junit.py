@@ -11,7 +11,7 @@ from letterboxes import make_incident
 from records import make_case, make_run, make_series
 
 from tasks.channels.junit import make_junit, write_junit
-from tasks.incidents import Incident
+from tasks.judgement.incidents import Incident
 from tasks.records import Run, State, Verdict
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tasks.lasting_moves import EXPLAINED_SHARE, LastingMove, find_lasting_moves, shift_to_last_move
-from tasks.spreads import COMMON_NIGHTS, Floats
+from tasks.statistics.lasting_moves import EXPLAINED_SHARE, LastingMove, find_lasting_moves, shift_to_last_move
+from tasks.statistics.spreads import COMMON_NIGHTS, Floats
 
 NUM_RUNS = 60
 RUNS = 3 * np.arange(NUM_RUNS)  # two of three were of another device

@@ -1,6 +1,6 @@
 """Text of anywhere becomes one line that nothing downstream trips over."""
 
-from tasks.letters import one_line, shorten
+from tasks.channels.letters import one_line, shorten
 
 
 def test_a_long_text_is_cut_within_its_limit() -> None:

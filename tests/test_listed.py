@@ -7,7 +7,7 @@ from records import make_run
 from tuners import LAYER
 
 from tasks.checkout import CHECKOUT
-from tasks.store import Store
+from tasks.storage.store import Store
 from tasks.tuning.listed import ListedSet, tell_states
 from tasks.tuning.sets import SetState
 from tasks.tuning.staleness import OURS, SHIPPED, TUNED, key_of

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from records import make_measurement, make_series, make_trial
 
-from tasks.machines import Clock, MachineChange, find_clocks
+from tasks.judgement.machines import Clock, MachineChange, find_clocks
+from tasks.judgement.reference_histories import Move
 from tasks.records import DeviceState, Measurement, Series, Status, Trial
-from tasks.reference_histories import Move
 from tasks.sampling import POWER_LIMIT
 
 SERIES = make_series()

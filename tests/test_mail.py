@@ -11,10 +11,10 @@ from sinks import PASSWORD, USER, MailSink, mail_sink, make_certificate
 
 from tasks.channels import mail
 from tasks.channels.mail import MailChannel, MailServer, parse_addresses, parse_sender, parse_server, write_mail
+from tasks.channels.messages import write_message
 from tasks.channels.secrets import Secret
 from tasks.errors import ChannelError, LetterRefusedError, UsageError
-from tasks.incidents import Kind
-from tasks.messages import write_message
+from tasks.judgement.incidents import Kind
 
 SERVER, FROM, TO = "KERNEL_NIGHTLY_SMTP_URL", "KERNEL_NIGHTLY_MAIL_FROM", "KERNEL_NIGHTLY_MAIL_TO"
 LOGIN = "nightly%40example.org:pa%2Fss%23w0rd%25%40@"

@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 from records import make_run, make_series
 
 from tasks.channels.markdown import append_step_summary, make_markdown, write_markdown
-from tasks.incidents import Incident
+from tasks.judgement.incidents import Incident
 from tasks.records import State, Verdict
 
 RUN = make_run("run-9")

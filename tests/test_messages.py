@@ -7,8 +7,8 @@ from dataclasses import replace
 from letterboxes import make_alert, make_incident
 from records import make_series
 
-from tasks.incidents import Kind
-from tasks.messages import MOST_SERIES, read_message, tell_series, write_letter, write_message
+from tasks.channels.messages import MOST_SERIES, read_message, tell_series, write_letter, write_message
+from tasks.judgement.incidents import Kind
 
 
 def test_a_letter_says_again_what_its_alert_said() -> None:

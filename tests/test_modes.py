@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tasks.modes import LEAST_BEGINS, LEAST_KNOWN, NEW_NIGHTS, find_modes, fold_modes, fold_ratios
-from tasks.spreads import Flags, Floats
+from tasks.statistics.modes import LEAST_BEGINS, LEAST_KNOWN, NEW_NIGHTS, find_modes, fold_modes, fold_ratios
+from tasks.statistics.spreads import Flags, Floats
 
 NIGHTS = 60
 APART = 0.08

@@ -19,7 +19,7 @@ from units import list_session
 from flows.cli import main
 from tasks.nights import Night
 from tasks.records import Measurement, State, Status
-from tasks.store import Store
+from tasks.storage.store import Store
 
 pytestmark = pytest.mark.timeout(280)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.noise import (
+from tasks.statistics.noise import (
     BANDWIDTH,
     GRID,
     GRID_STEP,

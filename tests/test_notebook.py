@@ -13,9 +13,9 @@ from surfaces import SimulatedBench, Surface
 from test_search import SPACE, list_tasks
 from tuners import DEFAULT, LAYER
 
-from tasks.notebook import Search
 from tasks.records import Status
-from tasks.store import Store
+from tasks.storage.notebook import Search
+from tasks.storage.store import Store
 from tasks.tuning.contest import Verdict
 from tasks.tuning.plan import Effort, Outcome, Task
 from tasks.tuning.search import run_search
@@ -95,7 +95,7 @@ import os, signal, sys
 from pathlib import Path
 from surfaces import SimulatedBench, Surface
 from test_notebook import SEARCH, search_few
-from tasks.store import Store
+from tasks.storage.store import Store
 
 with Store.open(Path(sys.argv[1])) as store:
     store.notebook.begin(SEARCH)

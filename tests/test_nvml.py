@@ -12,14 +12,14 @@ from records import GPU, make_host, make_measurement, make_run, make_trial, make
 from rich.console import Console
 
 from kernels.spec import Device
-from tasks.archive import Archive
 from tasks.clock import Clock
+from tasks.commits.archive import Archive
 from tasks.nvml import THROTTLE_REASONS, GpuMonitor, has_gpu, opened, read_driver
 from tasks.pool import WorkerPool
 from tasks.progress import RunProgress
 from tasks.records import DeviceState, Trial, UnitResult
 from tasks.session import Session
-from tasks.store import Store
+from tasks.storage.store import Store
 
 without_nvml = pytest.mark.skipif(has_gpu(), reason="NVML is here")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -3,7 +3,7 @@
 import pytest
 
 from kernels.spec import Case, Layer
-from tasks.order import estimate_work, line_up, order_by_time
+from tasks.planning.order import estimate_work, line_up, order_by_time
 from tasks.records import WorkUnit
 
 

@@ -13,8 +13,8 @@ import pytest
 from records import make_case, make_measurement
 from scipy import stats
 
-from tasks.comparisons import Contrast, Sitting
-from tasks.paired import LOOKS, Estimate, adjust, choose_state, estimate, judge_sittings
+from tasks.commits.comparisons import Contrast, Sitting
+from tasks.commits.paired import LOOKS, Estimate, adjust, choose_state, estimate, judge_sittings
 from tasks.records import Measurement, State, Status, Trial
 from tasks.turns import ROUNDS_OF_A_TURN
 

@@ -8,8 +8,8 @@ from records import make_case, make_comparison, make_series
 from rich.console import Console
 
 from flows.pull_request import MOST_ROWS, deliver, exit_code, make_markdown
+from tasks.commits.comparisons import Comparison, Contrast
 from tasks.comparison_session import Outcome
-from tasks.comparisons import Comparison, Contrast
 from tasks.records import State
 
 

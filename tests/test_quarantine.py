@@ -11,7 +11,7 @@ from records import GPU, make_case, make_host, make_run
 from kernels.spec import Case
 from tasks.quarantine import MOST_CRASHES, Quarantine
 from tasks.records import Host, Status
-from tasks.store import Store
+from tasks.storage.store import Store
 
 CASE, OTHER_CASE, HOST = make_case(16), make_case(64), make_host()
 OTHER_GPU = make_host(replace(GPU, name="NVIDIA A100"), "ffff")

@@ -18,8 +18,8 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PLAN = """
 import sys
 from flows.arguments import make_parser, read_selection
-from tasks.cases import plan_units, resolve_shapes
-from tasks.suites import find_suite
+from tasks.planning.cases import plan_units, resolve_shapes
+from tasks.planning.suites import find_suite
 
 arguments = make_parser().parse_args(sys.argv[1:])
 suite, selection = find_suite(arguments.suite), read_selection(arguments)
@@ -133,7 +133,7 @@ def test_the_recipe_for_a_kernel_gives_one_that_is_listed_checked_and_measured(c
     assert (kernel.path, test.path) == ("kernels/rms_norm_fp8.py", "tests/test_rms_norm_fp8.py")
     copy.write(kernel)
     copy.write(test)
-    assert suite.path == "tasks/suites.py"
+    assert suite.path == "tasks/planning/suites.py"
     copy.patch(suite.path, suite)
     copy.lint(kernel.path, test.path, suite.path)
     listing, testing, running = read_commands(shell)
@@ -161,15 +161,15 @@ def test_the_recipe_for_a_provider_gives_one_that_is_listed_and_checked(copy: Co
 
 def test_the_recipe_for_a_model_gives_one_that_is_listed_and_planned(copy: Copy) -> None:
     config, row, suite, test, shell = read_recipe("Add a model")
-    assert config.path == "tasks/model_configs/OLMoE-1B-7B/config.json"
+    assert config.path == "tasks/planning/model_configs/OLMoE-1B-7B/config.json"
     copy.write(config)
-    assert row.path == "tasks/model_configs/README.md"
+    assert row.path == "tasks/planning/model_configs/README.md"
     readme = (copy.folder / row.path).read_text()
     columns = [line.count("|") for line in readme.splitlines() if line.startswith("| `")]
     assert {row.code.count("|")} == set(columns)
     following = "| `Qwen1.5-MoE-A2.7B/config.json` |"
     copy.replace(row.path, following, row.code + following)
-    assert (suite.path, test.path) == ("tasks/suites.py", "tests/test_shapes.py")
+    assert (suite.path, test.path) == ("tasks/planning/suites.py", "tests/test_shapes.py")
     copy.patch(suite.path, suite)
     copy.patch(test.path, test)
     copy.lint(suite.path, test.path)
@@ -187,5 +187,5 @@ def test_every_recipe_is_followed_here() -> None:
 
 
 def test_the_copy_is_what_a_recipe_runs(copy: Copy) -> None:
-    where = "import kernels.registry, tasks.suites; print(kernels.registry.__file__, tasks.suites.__file__)"
+    where = "import kernels.registry, tasks.errors; print(kernels.registry.__file__, tasks.errors.__file__)"
     assert all(path.startswith(f"{copy.folder}{os.sep}") for path in copy.run(["python", "-c", where]).split())

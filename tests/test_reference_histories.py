@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from records import GPU, STARTED, make_case, make_host, make_measurement, make_run, make_series
 
+from tasks.judgement.reference_histories import Compared, ReferenceHistories, ReferenceKey, arrange_references
 from tasks.records import Host, ReferenceTime, Series, UnitResult
-from tasks.reference_histories import Compared, ReferenceHistories, ReferenceKey, arrange_references
-from tasks.spreads import COMMON_NIGHTS, Flags, Floats
-from tasks.store import Store
+from tasks.statistics.spreads import COMMON_NIGHTS, Flags, Floats
+from tasks.storage.store import Store
 
 NUM_NIGHTS = 40
 SERIES = [make_series(case=make_case(tokens)) for tokens in (1, 2, 4)]

@@ -8,10 +8,10 @@ import pytest
 from records import STARTED, make_host, make_measurement, make_run
 
 from kernels.spec import Device
+from tasks.judgement.references import find_reference_changes, summarize_references
 from tasks.nights import Night
 from tasks.records import ReferenceTime, UnitResult
-from tasks.references import find_reference_changes, summarize_references
-from tasks.store import Store
+from tasks.storage.store import Store
 
 HOST = make_host()
 

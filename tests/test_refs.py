@@ -6,8 +6,8 @@ import pytest
 from test_archive import commit
 from test_checkout import git
 
+from tasks.commits.refs import find_branch, find_commit, find_merge_base, have_same_code, list_commits, tell_commit
 from tasks.errors import UsageError
-from tasks.refs import find_branch, find_commit, find_merge_base, have_same_code, list_commits, tell_commit
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 from histories import History, Plan, make_history
 from replays import Outcome, Score, find_delays, name_series, replay, score_replay, share_within
 
-from tasks.groups import Subject
-from tasks.incidents import Alert, Kind
+from tasks.judgement.groups import Subject
+from tasks.judgement.incidents import Alert, Kind
 from tasks.records import State
 
 YEAR = Plan(

@@ -26,7 +26,7 @@ from rich.console import Console
 from dashboards.words import tell_half_width
 from flows.report import exit_code, print_report
 from kernels.spec import Case
-from tasks.incidents import Incident
+from tasks.judgement.incidents import Incident
 from tasks.nights import Night
 from tasks.records import Measurement, State, Status
 

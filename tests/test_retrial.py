@@ -16,9 +16,9 @@ from test_checkout import git
 from kernels.registry import PACKAGE_DIR, kernels
 from kernels.source import hash_sources
 from kernels.spec import Case, Layer
-from tasks.archive import Archive, open_archive
 from tasks.bench import Bench
 from tasks.checkout import CHECKOUT
+from tasks.commits.archive import Archive, open_archive
 from tasks.measure import Limits
 from tasks.records import Measurement, Retrial, Series, Status, Suspect, Version
 from tasks.retrial import make_units, measure_again

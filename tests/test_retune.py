@@ -11,8 +11,8 @@ from test_commands import PAGES, list_ours
 from flows import retune as flow
 from flows.arguments import make_parser, read_selection
 from flows.cli import main
-from tasks.cases import Selection
 from tasks.errors import TuningError, UsageError
+from tasks.planning.cases import Selection
 from tasks.tuning.requests import list_requests
 from tasks.tuning.retuning import Request, Retuned, set_key_of
 

@@ -18,14 +18,14 @@ from tuners import DEFAULT, H200, HOST, LAYER, SurfaceBench
 from kernels.moe.vllm_config_files import ConfigFile, read_config_file
 from kernels.moe.vllm_configs import TUNED_FOLDER_VARIABLE
 from kernels.spec import Case
-from tasks.cases import Selection
 from tasks.clock import Clock
 from tasks.errors import TunedFileError, TuningError, UsageError
+from tasks.planning.cases import Selection
+from tasks.planning.suites import SUITES
 from tasks.pool import WorkerPool
 from tasks.records import Run, WorkUnit
 from tasks.stages import retune_stale_configs
-from tasks.store import Store
-from tasks.suites import SUITES
+from tasks.storage.store import Store
 from tasks.tuning.plan import Effort
 from tasks.tuning.retuning import BATCH_SIZES, FOLDER, Request, Retuned, Used, launcher_of, provenance_of, retune
 from tasks.tuning.sets import SetState

@@ -26,11 +26,11 @@ from records import (
 )
 
 from kernels.spec import Case, Layer
-from tasks import rows
-from tasks.database import database_path
 from tasks.records import Crash, Measurement, ReferenceTime, Run, State, Status, UnitCost, Verdict
-from tasks.schema import MIGRATIONS
-from tasks.store import Store
+from tasks.storage import rows
+from tasks.storage.database import database_path
+from tasks.storage.schema import MIGRATIONS
+from tasks.storage.store import Store
 
 VERDICT = Verdict("run-1", make_measurement().series, State.SLOW, "12.0 us against 10.0 us", 12.0, 10.0, 0.2)
 

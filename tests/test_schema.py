@@ -10,12 +10,12 @@ import pytest
 from records import GPU, insert_known, make_ceiling, make_host, make_layer, make_measurement, make_receipt, make_run
 
 from kernels.spec import Case
-from tasks import rows
-from tasks.database import VERSION_TABLE, database_path, snapshot_path
 from tasks.errors import StoreError
 from tasks.records import Measurement, State, Verdict
-from tasks.schema import list_migrations, migrate_schema, schema_version
-from tasks.store import Store
+from tasks.storage import rows
+from tasks.storage.database import VERSION_TABLE, database_path, snapshot_path
+from tasks.storage.schema import list_migrations, migrate_schema, schema_version
+from tasks.storage.store import Store
 
 NEWEST = len(list_migrations())
 CASES = [Case(make_layer(model), 16, {"token_strategy": "max_t"}) for model in ("Mixtral-8x7B", "DeepSeek-V3")]

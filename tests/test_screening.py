@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.lasting_moves import EXPLAINED_SHARE, LastingMove
-from tasks.screening import (
+from tasks.statistics.lasting_moves import EXPLAINED_SHARE, LastingMove
+from tasks.statistics.screening import (
     BASELINE_NIGHTS,
     HABIT,
     LEAST_TAIL,
@@ -22,7 +22,7 @@ from tasks.screening import (
     learn_noise,
     screen,
 )
-from tasks.spreads import Floats, estimate_correlation, estimate_noise, find_chance
+from tasks.statistics.spreads import Floats, estimate_correlation, estimate_noise, find_chance
 
 NUM_SERIES, NUM_NIGHTS = 40, 60
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.noise import Floats
-from tasks.segmentation import (
+from tasks.statistics.noise import Floats
+from tasks.statistics.segmentation import (
     SWITCH_COST,
     Evidence,
     drop_weakest,

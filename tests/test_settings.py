@@ -11,10 +11,10 @@ from flows import report
 from flows.arguments import make_parser, read_alert_files
 from tasks import alerts
 from tasks.channels.files import AlertFiles
+from tasks.channels.messages import Message
 from tasks.channels.secrets import SECRET_VARIABLES
 from tasks.channels.settings import MAIL, SLACK_URL, WEBHOOK_URL, open_channels
 from tasks.errors import UsageError
-from tasks.messages import Message
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "alerts.md").read_text()
 EVERYTHING = {

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tasks import shapes
 from tasks.errors import ModelConfigError, ParallelismError, UnknownNameError, UsageError
+from tasks.planning import shapes
+from tasks.planning.shapes import find_vendored, list_models, resolve_model_shapes
 from tasks.records import ModelShape
-from tasks.shapes import find_vendored, list_models, resolve_model_shapes
 
 MOE_MODELS = {
     "DBRX": (16, 4, 6144, 10752),
@@ -38,7 +38,7 @@ MOE_MODELS = {
     "gpt-oss-120b": (128, 4, 2880, 2880),
     "gpt-oss-20b": (32, 4, 2880, 2880),
 }
-"""Experts, top_k, hidden size and intermediate size of an expert: the rows of tasks/model_configs/README.md."""
+"""Experts, top_k, hidden size and intermediate size of an expert: the rows of model_configs/README.md."""
 DENSE_MODELS = {
     "Llama-3.1-8B": (32, 8, 128, 4096, 14336),
     "Llama-3.3-70B": (64, 8, 128, 8192, 28672),
@@ -173,7 +173,7 @@ def test_the_fp4_model_has_the_hidden_size_that_upstream_swaps_with_the_intermed
 
 READ_CONFIGS = """
 import sys
-from tasks.shapes import resolve_model_shapes
+from tasks.planning.shapes import resolve_model_shapes
 for model in ("Llama-4-Scout", "DBRX", "Kimi-K2", "Nemotron-3-Nano-30B-A3B"):
     resolve_model_shapes(model, 1)
 early = {"transformers.models.auto.modeling_auto", "torch._dynamo"} & set(sys.modules)

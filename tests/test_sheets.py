@@ -15,7 +15,7 @@ from dashboards.series.chronicle import Event, find_regimes
 from dashboards.series.render import find_decimals, tell_data
 from dashboards.series.sheets import draw_history, draw_samples, draw_spread, measure_spread
 from dashboards.svg import Drawing
-from tasks.histories import Histories
+from tasks.judgement.histories import Histories
 
 SERIES = make_series()
 US = [100.0 + (night * 37 % 11) / 10 + 6.0 * (night >= 40) for night in range(80)]

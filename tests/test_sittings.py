@@ -10,12 +10,12 @@ from records import make_comparison
 from test_checkout import git
 
 from kernels.spec import Case, Layer
-from tasks.archive import Archive, open_archive
-from tasks.comparisons import Sitting
+from tasks.commits.archive import Archive, open_archive
+from tasks.commits.comparisons import Sitting
+from tasks.commits.paired import judge_sittings
+from tasks.commits.sittings import sit
 from tasks.measure import Limits
-from tasks.paired import judge_sittings
 from tasks.records import State, Status, WorkUnit
-from tasks.sittings import sit
 from tasks.turns import ROUNDS_OF_A_TURN
 from tasks.workers import Worker, start_ray
 

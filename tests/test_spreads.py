@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tasks.spreads import (
+from tasks.statistics.spreads import (
     EXCURSION,
     EXCURSION_NIGHTS,
     LEAST_COMMON,

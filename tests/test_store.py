@@ -26,11 +26,11 @@ from records import (
     make_unit,
 )
 
-from tasks.database import ROWS_PER_STATEMENT, TABLES, VERSION_TABLE, database_path
 from tasks.errors import RunMismatchError, StoreError
 from tasks.nights import Night
 from tasks.records import Measurement, Run, Series, State, Status, UnitResult, Verdict
-from tasks.store import Store
+from tasks.storage.database import ROWS_PER_STATEMENT, TABLES, VERSION_TABLE, database_path
+from tasks.storage.store import Store
 
 OTHER_GPU = make_host(replace(GPU, name="NVIDIA A100", capability=(8, 0)), "ffff")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from records import make_ceiling, make_host, make_measurement, make_run, make_unit
 
-from tasks.store import Store
+from tasks.storage.store import Store
 
 
 def fill(store: Store) -> None:

@@ -18,11 +18,11 @@ import pytest
 from consoles import run_command
 
 from tasks.evidence import follow_incidents, gather_past
-from tasks.incidents import Incident
+from tasks.judgement.incidents import Incident
+from tasks.judgement.verdicts import judge_night
 from tasks.nights import Night
 from tasks.records import Measurement, ReferenceTime, State, Status, UnitResult, Version
-from tasks.store import Store
-from tasks.verdicts import judge_night
+from tasks.storage.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = [

@@ -4,11 +4,11 @@ import pytest
 
 from kernels.registry import kernels
 from kernels.timing.timers import timers_for
-from tasks.cases import Plan, Selection, plan_units, resolve_shapes
-from tasks.entries import KernelEntry, ModelEntry, Suite
 from tasks.errors import UnknownNameError
-from tasks.shapes import list_models
-from tasks.suites import SUITES, find_suite
+from tasks.planning.cases import Plan, Selection, plan_units, resolve_shapes
+from tasks.planning.entries import KernelEntry, ModelEntry, Suite
+from tasks.planning.shapes import list_models
+from tasks.planning.suites import SUITES, find_suite
 
 EVERY_SUITE = pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES)
 LARGEST_BATCHED = 64

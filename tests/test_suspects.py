@@ -6,10 +6,10 @@ import pytest
 from pasts import NOISY, QUIET, SERIES, find_one, make_references, number_nights
 from records import make_case, make_measurement, make_points
 
-from tasks.findings import Past
-from tasks.history import Standing
+from tasks.judgement.findings import Past
+from tasks.judgement.history import Standing
+from tasks.judgement.suspects import MOST_BESIDE_EARLIER_CODE, MOST_SUSPECTS, find_suspects, spare_earlier_code
 from tasks.records import Measurement, State
-from tasks.suspects import MOST_BESIDE_EARLIER_CODE, MOST_SUSPECTS, find_suspects, spare_earlier_code
 
 
 @pytest.mark.parametrize("tonight_us", [120.0, 80.0])

@@ -5,10 +5,10 @@ The defaults were read in vllm-project/vllm, benchmarks/kernels/.
 
 import pytest
 
-from tasks.cases import Selection, plan_units, resolve_shapes
 from tasks.errors import UsageError
+from tasks.planning.cases import Selection, plan_units, resolve_shapes
+from tasks.planning.suites import find_suite
 from tasks.records import WorkUnit
-from tasks.suites import find_suite
 
 CUTLASS_BATCH_SIZES = [4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048]
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from pasts import NOISY, QUIET, SERIES, find_one, make_past, make_references, number_nights
 from records import make_case, make_measurement, make_points, make_retrial, make_run, make_series
 
-from tasks.findings import Past
-from tasks.history import Mark, Standing, find_standings
-from tasks.machines import Clock
+from tasks.judgement.findings import Past
+from tasks.judgement.history import Mark, Standing, find_standings
+from tasks.judgement.machines import Clock
+from tasks.judgement.suspects import find_suspects
+from tasks.judgement.verdicts import STATES_BY_STATUS, judge_night
 from tasks.records import Measurement, Retrial, Series, State, Status, Verdict, Version
-from tasks.suspects import find_suspects
-from tasks.verdicts import STATES_BY_STATUS, judge_night
 
 
 def judge_one(

@@ -12,11 +12,11 @@ from records import make_series
 from sinks import HANG, TOKEN, http_sink
 
 from tasks.channels import webhooks
+from tasks.channels.messages import write_message
 from tasks.channels.secrets import Secret
 from tasks.channels.webhooks import SlackChannel, WebhookChannel, escape_mrkdwn, make_slack_body, parse_url
 from tasks.errors import ChannelError, LetterRefusedError, UsageError
-from tasks.incidents import Kind
-from tasks.messages import write_message
+from tasks.judgement.incidents import Kind
 
 NAME = "KERNEL_NIGHTLY_WEBHOOK_URL"
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from tasks.histories import Floats
+from tasks.judgement.histories import Floats
 from tasks.records import Run
 
 MOST_TICKS = 6

@@ -7,11 +7,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from tasks import changepoint
-from tasks.changes import ANOTHER_CARD, COUNTED, MACHINE_CODE, differences, flatten, host_facts
-from tasks.histories import Histories, History, Integers, Setting
-from tasks.history import Mark
+from tasks.judgement.changes import ANOTHER_CARD, COUNTED, MACHINE_CODE, differences, flatten, host_facts
+from tasks.judgement.histories import Histories, History, Integers, Setting
+from tasks.judgement.history import Mark
 from tasks.records import Run
+from tasks.statistics import changepoint
 
 LETTERS = {"version": "V", "config": "C", "source": "S", "machine": "M", "acknowledged": "A"}
 """How each kind of event is marked in the charts."""

@@ -15,7 +15,7 @@ from dashboards.series.chronicle import Regime, find_events, find_provenance, fi
 from dashboards.series.views import Background, SeriesView
 from dashboards.svg import finish_svg
 from dashboards.templating import render
-from tasks.histories import Floats, History
+from tasks.judgement.histories import Floats, History
 
 Files = dict[str, bytes]
 

@@ -10,8 +10,8 @@ from dashboards.paper import Panel, Paper, round_ticks
 from dashboards.series.calendar import Calendar
 from dashboards.series.chronicle import LETTERS, Event, Regime
 from dashboards.svg import BAD, GOOD, GRID, INK
-from tasks.accuracy import ERROR_JUMP
-from tasks.histories import Floats, History
+from tasks.judgement.accuracy import ERROR_JUMP
+from tasks.judgement.histories import Floats, History
 
 WIDTH, LEFT, RIGHT = 640, 62, 14
 TIME_HEIGHT, SMALL_HEIGHT, GAP, BOTTOM = 190, 52, 30, 24

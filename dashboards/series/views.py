@@ -15,8 +15,8 @@ from dashboards.series.chronicle import number_kinds
 from dashboards.trials import tell_device
 from dashboards.words import tell_change, tell_day
 from kernels.spec import Case
-from tasks.histories import Floats, Histories, History, Integers
-from tasks.history import Mark
+from tasks.judgement.histories import Floats, Histories, History, Integers
+from tasks.judgement.history import Mark
 from tasks.nights import Night
 from tasks.records import Run, Series
 

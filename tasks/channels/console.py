@@ -2,10 +2,10 @@
 
 from rich.console import Console
 
-from tasks.incidents import Kind
-from tasks.letters import Letter
+from tasks.channels.letters import Letter
+from tasks.channels.messages import read_message
+from tasks.judgement.incidents import Kind
 from tasks.lines import STYLES, print_line
-from tasks.messages import read_message
 from tasks.records import State
 
 

@@ -2,9 +2,9 @@
 
 from uuid import NAMESPACE_URL, uuid5
 
+from tasks.channels.letters import Letter
+from tasks.channels.messages import Message, read_message
 from tasks.errors import ChannelError
-from tasks.letters import Letter
-from tasks.messages import Message, read_message
 
 TIMEOUT_SECONDS = 4.0
 """Longest wait for each part of the server's answer."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from tasks.channels.letters import Letter
 from tasks.errors import ChannelError, UsageError
-from tasks.letters import Letter
 
 
 @dataclass(frozen=True, slots=True)

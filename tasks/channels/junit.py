@@ -14,9 +14,9 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from tasks.channels.files import write_whole
-from tasks.incidents import Incident
-from tasks.letters import one_line
-from tasks.messages import tell_series
+from tasks.channels.letters import one_line
+from tasks.channels.messages import tell_series
+from tasks.judgement.incidents import Incident
 from tasks.records import Run, Series, State, Verdict
 
 FAILING = (State.SLOW, State.WRONG, State.FAILED, State.MISSING)

@@ -11,10 +11,10 @@ from email.policy import SMTP
 from email.utils import format_datetime, getaddresses
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from tasks.channels.letters import Letter, shorten
+from tasks.channels.messages import Message, read_message
 from tasks.channels.secrets import Secret
 from tasks.errors import ChannelError, LetterRefusedError, UsageError
-from tasks.letters import Letter, shorten
-from tasks.messages import Message, read_message
 
 TIMEOUT_SECONDS = 4.0
 """Longest wait for each answer of the server."""

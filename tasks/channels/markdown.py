@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tasks.channels.files import write_whole
+from tasks.channels.letters import one_line, shorten
+from tasks.channels.messages import tell_series
 from tasks.errors import ChannelError
-from tasks.incidents import Incident
-from tasks.letters import one_line, shorten
-from tasks.messages import tell_series
+from tasks.judgement.incidents import Incident
 from tasks.records import Run, Verdict
 
 MOST_INCIDENTS = 100

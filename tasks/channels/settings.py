@@ -7,11 +7,11 @@ from rich.console import Console
 from tasks.channels.console import ConsoleChannel
 from tasks.channels.events import EventChannel
 from tasks.channels.files import AlertFiles, JsonLinesChannel
+from tasks.channels.letters import Channel
 from tasks.channels.mail import MailChannel
 from tasks.channels.secrets import Secret
 from tasks.channels.webhooks import SlackChannel, WebhookChannel
 from tasks.errors import UsageError
-from tasks.letters import Channel
 
 WEBHOOK_URL, SLACK_URL = "KERNEL_NIGHTLY_WEBHOOK_URL", "KERNEL_NIGHTLY_SLACK_URL"
 MAIL = ("KERNEL_NIGHTLY_SMTP_URL", "KERNEL_NIGHTLY_MAIL_FROM", "KERNEL_NIGHTLY_MAIL_TO")

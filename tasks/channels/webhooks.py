@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 import httpx
 
+from tasks.channels.letters import Letter, shorten
+from tasks.channels.messages import Message, read_message
 from tasks.channels.secrets import Secret
 from tasks.errors import ChannelError, LetterRefusedError, UsageError
-from tasks.letters import Letter, shorten
-from tasks.messages import Message, read_message
 
 TIMEOUT_SECONDS = 4.0
 """Longest wait for a connection, and for each part of the answer."""

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from kernels.registry import find_kernel
 from kernels.spec import Device
-from tasks.cases import Selection, plan_units, resolve_shapes
-from tasks.entries import KernelEntry, ModelEntry, Suite
 from tasks.errors import UsageError
+from tasks.planning.cases import Selection, plan_units, resolve_shapes
+from tasks.planning.entries import KernelEntry, ModelEntry, Suite
 from tasks.records import WorkUnit
 from tasks.tuning.plan import Effort
 from tasks.tuning.retuning import BATCH_SIZES, Request, launcher_of

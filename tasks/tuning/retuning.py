@@ -20,10 +20,10 @@ from kernels.spec import Case
 from tasks.checkout import read_git_state
 from tasks.errors import TuningError, WorkerRaised
 from tasks.lines import print_line
-from tasks.notebook import Notebook, Search
 from tasks.pool import WorkerPool
 from tasks.progress import SearchProgress
 from tasks.records import Host, WorkUnit
+from tasks.storage.notebook import Notebook, Search
 from tasks.tuning.files import find_entry, read_older, write_config_file
 from tasks.tuning.lanes import opening_lanes
 from tasks.tuning.plan import Effort, Outcome, Task

@@ -11,14 +11,14 @@ from kernels.moe.vllm_config_files import ConfigFile, Reading
 from kernels.moe.vllm_configs import TUNED_FOLDER_VARIABLE, shipped_folder, tuned_folder
 from kernels.spec import Case
 from kernels.timing.timers import timers_for
-from tasks.cases import Selection
-from tasks.entries import Suite
 from tasks.errors import TunedFileError, TuningError, UsageError, WorkerError
 from tasks.lines import print_line
-from tasks.notebook import Notebook
+from tasks.planning.cases import Selection
+from tasks.planning.entries import Suite
 from tasks.pool import WorkerPool
 from tasks.records import Measurement, Run, Status, WorkUnit
-from tasks.store import Store
+from tasks.storage.notebook import Notebook
+from tasks.storage.store import Store
 from tasks.tuning.files import list_config_files
 from tasks.tuning.lanes import opening_lanes, start_none
 from tasks.tuning.listed import ListedSet, tell_states

@@ -1,0 +1,1 @@
+"""Records in and out of DuckDB, and the schema they have there."""
