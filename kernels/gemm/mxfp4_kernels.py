@@ -28,11 +28,24 @@ def e2m1_values(codes):
 
 
 @triton.jit
+def e2m1_codes(values):
+    """The codes of e2m1 values, int32: what e2m1_values does, back."""
+    bits = (values * 2.0**-126).to(tl.int32, bitcast=True)
+    return (bits >> 28) & 8 | (bits >> 22) & 7
+
+
+@triton.jit
 def e8m0_values(scales):
     """kernels.quantize.fp4.e8m0_values: a float32's exponent as it is, but for NaN and the subnormal 2**-127."""
     code = scales.to(tl.int32)
     bits = tl.where(code == 255, 0x7FC00000, tl.where(code == 0, 0x00400000, code << 23))
     return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def e8m0_inverses(scales):
+    """2**(127 - scales) of e8m0 codes, int32, that are not NaN's."""
+    return ((254 - scales) << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -86,7 +99,7 @@ def group_scales(x, FACTOR: tl.constexpr):
 def round_groups(x):
     """quantize_mxfp4 of x [GROUPS, 32]: e2m1 values, and e8m0 codes [GROUPS] int32."""
     scale = group_scales(x, 1.0)
-    inverse = ((254 - scale) << 23).to(tl.float32, bitcast=True)  # 2**(127 - scale)
+    inverse = e8m0_inverses(scale)
     scaled = tl.where((scale == 255)[:, None], 0.0, x * inverse[:, None])
     return nearest_e2m1(scaled), scale
 

@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.gemm.mxfp4_kernels import GROUP_SIZE, e8m0_values, hadamard_sums, round_groups
+from kernels.gemm.mxfp4_kernels import GROUP_SIZE, e2m1_codes, e8m0_values, hadamard_sums, round_groups
 from kernels.gemm.w4_tile import HAS_ASM
 from kernels.sms import count_sms
 
@@ -206,8 +206,7 @@ def quantize_token_kernel(
     x = tl.load(x_ptr + offs, mask=group[:, None] < num_groups, other=0.0)
     rotated = hadamard_sums(x, HADAMARD_SIZE) * RSQRT_SIZE
     e2m1, scale = round_groups(tl.reshape(rotated, (GROUPS * SCALES, GROUP_SIZE)))
-    bits = (e2m1 * 2.0**-126).to(tl.int32, bitcast=True)  # 0.5 is subnormal here as in e2m1
-    low, high = tl.split(tl.reshape((bits >> 28) & 8 | (bits >> 22) & 7, (GROUPS * SCALES, GROUP_SIZE // 2, 2)))
+    low, high = tl.split(tl.reshape(e2m1_codes(e2m1), (GROUPS * SCALES, GROUP_SIZE // 2, 2)))
     place = first * SCALES + tl.arange(0, GROUPS * SCALES)
     exists = place < num_groups * SCALES
     byte = place[:, None] * (GROUP_SIZE // 2) + tl.arange(0, GROUP_SIZE // 2)[None, :]

@@ -1,9 +1,9 @@
-"""The GEMMs of the block scheme for Hopper, in Gluon: warps that load, and warps that multiply and scale.
+"""The gate-up GEMM of the block scheme for Hopper, in Gluon: warps that load, and warps that multiply and scale.
 
 What gemm.py computes with SCALING "block". There every warp waits for its products, scales and adds them up, and the
 tensor core waits meanwhile. Here a program is three groups of four warps that meet at barriers in shared memory: one
 copies tiles into a ring of STAGES, two multiply, so that one's products run while the other adds. A program takes tile
-after tile, so that the next one's loads run under the last one's stores.
+after tile, so that the next one's loads run under the last one's stores. The down GEMM is down_hopper.py's.
 
 A tile is BLOCK_SIZE_M rows by two blocks of 128 rows of a weight: gate and up rows of the same columns of the
 intermediate, or 256 columns of the output. A stage holds 128 columns of all three, 48 KiB. Between the two GEMMs row i

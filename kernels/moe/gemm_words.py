@@ -6,8 +6,7 @@
     int8   int8, with or without a float32 scale per 128 columns
 
 kernels/gemm/w4_tile.py, int4_tile.py and w8_tile.py multiply; a float32 factor per row of weights, and a scale per
-token where activations have one, multiply whole sums.
-Gate and up rows alternate in the words of w1, and so in a tile.
+token where activations have one, multiply whole sums. Gate and up rows alternate in the words of w1, and so in a tile.
 
 NaN and infinity stay in their row: each row of tokens has its own products.
 """

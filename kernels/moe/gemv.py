@@ -257,11 +257,8 @@ def gate_up_gemv(
     config: MoeConfig,
 ) -> None:
     """Write the intermediate h [num_pairs, N] of rows a [num_tokens or num_pairs, K]; see gate_up_triton."""
-    (_, k, n), block_n, step = (
-        weights["w2"].shape,
-        config.GATE_UP_BLOCK_SIZE_N,
-        step_of(a.shape[1], config.BLOCK_SIZE_K),
-    )
+    (_, k, n), block_n = weights["w2"].shape, config.GATE_UP_BLOCK_SIZE_N
+    step = step_of(k, config.BLOCK_SIZE_K)
     gate_up_gemv_kernel[(routing.num_rows, triton.cdiv(n, block_n))](
         a, a_scale, weights["w1"], weights.get("w1_scale"), topk_weights, h, weights.get("a2_scale"),
         routing.topk_ids, routing.expert_map, n, k, routing.num_rows // len(a), SCALING=scheme.scaling,

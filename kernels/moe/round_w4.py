@@ -10,7 +10,7 @@ for. In NVFP4 the global scale stays in them: it is taken out once, after the su
 import triton
 import triton.language as tl
 
-from kernels.gemm.mxfp4_kernels import e8m0_values, nearest_e2m1
+from kernels.gemm.mxfp4_kernels import e8m0_inverses, e8m0_values, nearest_e2m1
 from kernels.moe.activations import FP8_MAX
 from kernels.moe.routing import is_computed
 
@@ -34,7 +34,7 @@ def round_to_fp4(x, global_scale_ptr, FORMAT: tl.constexpr, GROUP_SIZE: tl.const
         exponent = (amax + 0x200000) >> 23  # avoid_saturation: a mantissa of 1.75 carries into it
         code = tl.where(amax < 0x7F800000, tl.maximum(exponent - 2, 0), 255)
         scale = e8m0_values(code)
-        scaled = groups * ((254 - code) << 23).to(tl.float32, bitcast=True)[:, :, None]  # 2**(127 - code)
+        scaled = groups * e8m0_inverses(code)[:, :, None]
     else:
         global_scale = tl.load(global_scale_ptr)
         scale = tl.div_rn(amax.to(tl.float32, bitcast=True) * global_scale, 6.0)

@@ -26,7 +26,8 @@ class MoeConfig:
     """Launch configuration of fused_moe_triton."""
 
     BLOCK_SIZE_M: int
-    """Rows of a block: pairs of one expert. 1 is row by row, without tensor cores (gemv.py)."""
+    """Rows of a block: pairs of one expert. 1 is row by row, without tensor cores (gemv.py): GROUP_SIZE_M, SWAP_AB and
+    num_stages are not read then."""
     GATE_UP_BLOCK_SIZE_N: int
     """Columns of the intermediate per program; below 128 the block scheme quantizes it in the down GEMM instead."""
     DOWN_BLOCK_SIZE_N: int
@@ -41,7 +42,6 @@ class MoeConfig:
     """Quantize hidden states in the gate-up GEMM instead of in a launch of its own; not by whole rows."""
     num_warps: int
     num_stages: int
-    """Not read row by row."""
 
 
 def default_config(case: Case) -> MoeConfig:

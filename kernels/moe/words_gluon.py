@@ -1,4 +1,4 @@
-"""Our MoE with repacked FP4 weights for Hopper: launches words_hopper.py between the kernels of align.py and sums.py.
+"""Our MoE with repacked FP4 weights for Hopper: launches words_hopper.py after align.py and columns.py, before sums.py.
 
 Five launches, or six from 2049 pairs on: align (one or two), order the columns of hidden states, gate-up, down, sum
 (unless top_k is 1 and no expert map leaves pairs out). The batched format needs neither align nor sum. Few pairs go row

@@ -7,8 +7,8 @@ operand from, and multiply ROWS rows of weights each by a block's tokens. A prog
 next one's loads run under the last one's stores.
 
 Words are by lanes (kernels/gemm/w4_words.py): a lane has 16 bytes of a row, and one scale serves half of them. Tokens
-come with their columns in the order in which lanes multiply them, in whole steps (columns.py),
-and gate-up leaves its columns in it, since the rows of w1 are in that order.
+come with their columns in the order in which lanes multiply them, in whole steps (columns.py), and gate-up leaves its
+columns in it, since the rows of w1 are in that order.
 
 Few tokens are multiplied by each warp for itself, which may be as few as 8: a wgmma that takes weights from registers
 costs as much for 16 tokens as for 32. BY_WARPGROUP it is wgmma.

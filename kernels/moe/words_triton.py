@@ -85,7 +85,8 @@ class WordsConfig:
     """Launch configuration of words_moe_triton."""
 
     BLOCK_SIZE_M: int
-    """Rows of a block: pairs of one expert. 1: row by row (gemv_words.py), FP4 weights and 16-bit activations only."""
+    """Rows of a block: pairs of one expert. 1: row by row (gemv_words.py), FP4 weights and 16-bit activations only;
+    GROUP_SIZE_M, num_stages and DOWN_SPLIT are not read then."""
     GATE_UP_BLOCK_SIZE_N: int
     """Columns of the intermediate per program: twice as many rows of weights."""
     DOWN_BLOCK_SIZE_N: int
