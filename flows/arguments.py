@@ -2,9 +2,11 @@
 
 import argparse
 from pathlib import Path
+from typing import NoReturn
 
 from flows.choice import DEVICES
 from tasks.channels.files import AlertFiles
+from tasks.errors import UsageError
 from tasks.planning.cases import Selection
 from tasks.planning.shapes import DTYPES
 from tasks.records import PRECISION
@@ -42,13 +44,23 @@ BUDGET_SECONDS = 180.0
 SEARCH_SECONDS = 300.0
 """Of searching a layer: all 18 batch sizes of a shape on one H200 are to be done in that time."""
 
+SEED_BITS = 64
+"""Of a seed, its sign included, as the database keeps it."""
+
 Group = argparse._ArgumentGroup
 
 
-def make_parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser of a command, or of all; it refuses bad input in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(UsageError.exit_code, f"kernel-nightly: {message}; see {self.prog} --help\n")
+
+
+def make_parser() -> Parser:
     """The parser of every command."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("kernel-nightly", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=raw)
+    parser = Parser("kernel-nightly", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands.add_parser("run", help="measure a suite, judge it and draw the site", formatter_class=raw))
     _add_retune(commands.add_parser("retune", help="search better launch configurations", formatter_class=raw))
@@ -189,7 +201,8 @@ def _add_layers(what: Group) -> None:
     what.add_argument(
         "--model", "--models", nargs="+", default=[], dest="models", help="vendored name, folder or org/name on the Hub"
     )
-    what.add_argument("--tp-size", "--tp-sizes", "-tp", nargs="+", type=int, default=[], dest="tp_sizes")
+    split = "ranks that a layer is split over"
+    what.add_argument("--tp-size", "--tp-sizes", "-tp", nargs="+", type=int, default=[], dest="tp_sizes", help=split)
     what.add_argument("--enable-expert-parallel", action="store_true", help="split experts, not their columns, over TP")
     what.add_argument("--dtype", default="auto", help=f"of the activations: {', '.join(DTYPES)}")
     what.add_argument(
@@ -234,7 +247,18 @@ def _add_how(parser: argparse.ArgumentParser) -> Group:
 
 
 def _add_seed(how: Group) -> None:
-    how.add_argument("--seed", type=int, default=0, help="of weights and inputs (default: 0)")
+    how.add_argument("--seed", type=_read_seed, default=0, help="of weights and inputs (default: 0)")
+
+
+def _read_seed(text: str) -> int:
+    most = 2 ** (SEED_BITS - 1)
+    try:
+        seed = int(text)
+    except ValueError:
+        seed = most
+    if not -most <= seed < most:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {SEED_BITS} bits")
+    return seed
 
 
 def _add_where(how: Group) -> Group:

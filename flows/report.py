@@ -134,7 +134,7 @@ def layer_lines(layer: LayerRows) -> list[str]:
     weights = layer.footprint
     if weights:
         saved = f"{weights.times_smaller:.2f}x smaller than with 16 bits each ({tell_size(weights.saved_bytes)} saved)"
-        lines.append(f"weights: {tell_size(weights.size_bytes)}, {saved}")
+        lines.append(f"weights: {tell_size(weights.size_bytes)}, {saved if weights.saved_bytes else '16 bits each'}")
     return lines
 
 

@@ -259,13 +259,21 @@ def test_the_real_command_says_one_line_and_no_traceback(elsewhere: Path) -> Non
 
 
 @pytest.mark.parametrize("argv", [(), ("measure",), ("list",), ("list", "things"), ("run", "--batch-size", "many")])
-def test_what_the_parser_refuses_is_usage_and_exit_code_two(
+def test_what_the_parser_refuses_is_one_line_that_names_the_help_and_exit_code_two(
     argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         main(argv)
     assert ended.value.code == 2
-    assert "usage: kernel-nightly" in capsys.readouterr().err
+    assert re.fullmatch(r"kernel-nightly: .+; see kernel-nightly.* --help\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("seed", ["1.5", "x", "9223372036854775808", "-9223372036854775809"])
+def test_a_seed_that_the_database_cannot_keep_is_refused(seed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", f"--seed={seed}"])
+    assert f"argument --seed: '{seed}' is no whole number of 64 bits" in capsys.readouterr().err
+    assert make_parser().parse_args(["run", "--seed=-9223372036854775808"]).seed == -(2**63)
 
 
 # Help and lists

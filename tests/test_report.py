@@ -196,6 +196,15 @@ def test_the_format_of_weights_is_told_by_what_it_saves() -> None:
     assert "weights:" not in report_of([make_measurement(Case(silu_layer(), 64), "triton")])
 
 
+def test_weights_of_16_bits_are_not_called_smaller() -> None:
+    night = replace(make_night(1, measurements=[make_measurement(CASE, "triton")]), verdicts=())
+    (receipt,) = [one for one in night.receipts if one.layer_key == CASE.layer.key]
+    wide = replace(receipt, size_bytes=2 * count_weights(CASE.layer))
+    told = print_night(replace(night, receipts=(wide,)))
+    assert re.search(r"weights: [\d.]+ GB, 16 bits each\n", told)
+    assert "smaller" not in told
+
+
 def test_the_devices_are_told_with_what_they_do_at_best() -> None:
     told = report_of([make_measurement(CASE, "triton")])
     assert "at best on NVIDIA H200: copy 4,000 GB/s, bfloat16 gemm 700 TFLOP/s" in told
