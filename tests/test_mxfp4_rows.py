@@ -73,8 +73,7 @@ def codes_of(rows: int, k: int, span: int = 0) -> tuple[torch.Tensor, torch.Tens
 
 
 def multiply(x: tuple[torch.Tensor, torch.Tensor], w: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    packed = pack_fp8_words(*w)
-    return multiply_rows(*x, packed.words, packed.shifts, packed.factor, torch.float32, num_warps=4)
+    return multiply_rows(*x, pack_fp8_words(*w), torch.float32, num_warps=4)
 
 
 def assert_exact(x: tuple[torch.Tensor, torch.Tensor], w: tuple[torch.Tensor, torch.Tensor]) -> None:

@@ -93,7 +93,7 @@ def launch_rows(case: Case, w: Fp8Words, inputs: Tensors, config: Mxfp4Fp8Config
         else:
             codes, scales = quantize_token(inputs["x"], HADAMARD_SIZES[case.layer.scheme])
         dtype = inputs["x"].dtype
-        return (multiply_rows(codes, scales, w.words, w.shifts, w.factor, dtype, config.num_warps),)
+        return (multiply_rows(codes, scales, w, dtype, config.num_warps),)
 
     return Launch(run, asdict(config))
 

@@ -17,6 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.gemm.mxfp4_fp8_words import Fp8Words
 from kernels.gemm.mxfp4_kernels import GROUP_SIZE, e2m1_codes, e8m0_values, hadamard_sums, round_groups
 from kernels.gemm.w4_tile import HAS_ASM
 from kernels.sms import count_sms
@@ -277,29 +278,22 @@ def quantize_token(x: torch.Tensor, hadamard_size: int) -> tuple[torch.Tensor, t
 
 
 def multiply_rows(
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    words: torch.Tensor,
-    shifts: torch.Tensor,
-    factor: torch.Tensor,
-    dtype: torch.dtype,
-    num_warps: int,
+    codes: torch.Tensor, scales: torch.Tensor, w: Fp8Words, dtype: torch.dtype, num_warps: int
 ) -> torch.Tensor:
     """x @ w.T [1, n].
 
     Args:
         codes, scales: of x, [1, k / 2] and [1, k / 32] uint8, contiguous.
-        words, shifts, factor: of w, as in Fp8Words.
         dtype: of the output.
     """
-    k, (num_steps, n, _) = 2 * codes.shape[1], words.shape
+    k, (num_steps, n, _) = 2 * codes.shape[1], w.words.shape
     steps = triton.next_power_of_2(num_steps)
     warps = min(num_warps, steps)
     num_tiles = triton.cdiv(n, ROWS.value)
     num_programs = min(count_sms(codes.device), num_tiles)
     out = torch.empty(1, n, dtype=dtype, device=codes.device)
     mxfp4_rows_kernel[(num_programs,)](
-        codes.view(torch.int32), scales, words.view(torch.int32), shifts, factor,
+        codes.view(torch.int32), scales, w.words.view(torch.int32), w.shifts, w.factor,
         torch.empty(warps, n, device=codes.device), out, n, k, STEPS=steps, WARPS=warps,
         TURNS=triton.next_power_of_2(triton.cdiv(num_tiles, num_programs)),
         EVEN=n % ROWS.value == 0 and num_steps == steps, num_warps=num_warps,
