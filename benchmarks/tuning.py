@@ -281,7 +281,7 @@ def main() -> None:
     [request] = list_requests(selection, "cuda", arguments.out, 0, arguments.seconds)
     request = replace(request, effort=Effort(most_seconds=arguments.seconds))
     swept = arguments.out / f"sweep {arguments.model} tp{arguments.tp_size} {arguments.scheme}.jsonl"
-    start_workers("cuda")
+    start_workers("cuda", most_companions=1)
     with open_workers("cuda") as pool:
         print(f"{dict(pool.devices())}, vLLM's files in {shipped_folder() or 'no folder'}")
         if "search" in arguments.steps:

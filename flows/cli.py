@@ -66,6 +66,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from flows.choice import choose_suite
     from tasks.channels.settings import open_channels
     from tasks.planning import cases
+    from tasks.pool import MOST_COMPANIONS_AHEAD
     from tasks.session import new_run
     from tasks.storage.store import Store
     from tasks.tuning.upkeep import choose_budget
@@ -79,7 +80,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     run_to_be = new_run(chosen.suite.name, selection, chosen.device_type, arguments.seed, arguments.run_id)
     Store.refuse_early(arguments.save_dir, run_to_be)
 
-    with starting_early(chosen.device_type, chosen.address, compiles_ahead=True):
+    with starting_early(chosen.device_type, chosen.address, most_companions=MOST_COMPANIONS_AHEAD):
         from flows.nightly import nightly, read_night
         from flows.report import exit_code, print_report
     site = nightly(
@@ -179,7 +180,7 @@ def retune(arguments: argparse.Namespace, _console: Console) -> int:
     refuse_unwritable(arguments.markdown, "--markdown")
     list_requests(selection, device_type, arguments.save_dir, arguments.seed, arguments.budget)
     Store.refuse_early(arguments.save_dir)
-    with starting_early(device_type, address, compiles_ahead=True):
+    with starting_early(device_type, address, most_companions=1):  # a search starts those that it needs
         from flows.retune import retune as retune_layers
     retune_layers(
         selection=selection,
@@ -194,11 +195,10 @@ def retune(arguments: argparse.Namespace, _console: Console) -> int:
 
 
 @contextmanager
-def starting_early(device_type: str, address: str, *, compiles_ahead: bool = False) -> Iterator[None]:
+def starting_early(device_type: str, address: str, *, most_companions: int = 0) -> Iterator[None]:
     """Start Prefect's server and the workers while the block imports what the flow needs."""
     set_prefect_defaults()
     from flows.server import starting_server
-    from tasks.ahead import AheadBench
     from tasks.channels.secrets import hide_secrets
     from tasks.pool import abandon_workers, start_workers
 
@@ -206,7 +206,7 @@ def starting_early(device_type: str, address: str, *, compiles_ahead: bool = Fal
         with starting_server():
             yield
             with hide_secrets(os.environ):
-                start_workers(device_type, address, companion=AheadBench if compiles_ahead else None)
+                start_workers(device_type, address, most_companions=most_companions)
     except BaseException:
         abandon_workers()
         raise

@@ -152,7 +152,7 @@ def open_comparisons(
     with ExitStack() as stack:
         store = stack.enter_context(ComparisonStore.open(save_dir))
         stack.callback(store.publish)
-        workers = stack.enter_context(open_workers(device_type, address))
+        workers = stack.enter_context(open_workers(device_type, address, most_companions=0))
         archive = stack.enter_context(open_archive(save_dir))
         yield ComparisonSession(store, workers, archive, console, budget_seconds)
 

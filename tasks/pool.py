@@ -40,7 +40,18 @@ def split_unit(unit: WorkUnit, most: int) -> list[WorkUnit]:
 class WorkerPool:
     """The workers of a run: each measures one unit at a time. Every method may be called from any thread."""
 
-    def __init__(self, workers: Sequence[Worker], companions: Mapping[Worker, Companion] | None = None) -> None:
+    def __init__(
+        self,
+        workers: Sequence[Worker],
+        companions: Mapping[Worker, Companion] | None = None,
+        most_companions: int = MOST_COMPANIONS_AHEAD,
+    ) -> None:
+        """The workers' processes are started, those of the companions too that the machines have cores for.
+
+        Args:
+            companions: the first beside each worker that is to have some.
+            most_companions: beside each of these.
+        """
         self._changed = threading.Condition()
         self._starting = set(workers)
         self._idle: deque[Worker] = deque()
@@ -49,6 +60,7 @@ class WorkerPool:
         self._companions = {worker: [companion] for worker, companion in (companions or {}).items()}
         self._lines: dict[str, deque[WorkUnit]] = {}
         """Units that wait, by the name of the device that is to measure them."""
+        self._most_companions = most_companions
         self._in_flight = 0
         """Units handed out whose attempts have not ended."""
         self._spent: deque[tuple[WorkUnit, Worker]] = deque()
@@ -75,7 +87,7 @@ class WorkerPool:
             self.losses.append(str(loss))
         else:
             companions = self._companions.get(worker, [])
-            while companions and len(companions) < self._count_companions(worker, MOST_COMPANIONS_AHEAD):
+            while companions and len(companions) < self._count_companions(worker, self._most_companions):
                 companions.append(Companion(companions[0].node, companions[0].bench))
             with self._changed:
                 self._device_of[worker] = name
@@ -289,12 +301,17 @@ _ahead: dict[tuple[str, str], WorkerPool] = {}
 
 
 def start_workers(
-    device_type: str, address: str = "", bench: type = Bench, companion: type | None = AheadBench
+    device_type: str,
+    address: str = "",
+    bench: type = Bench,
+    companion: type | None = AheadBench,
+    most_companions: int = MOST_COMPANIONS_AHEAD,
 ) -> None:
     """Start Ray and the worker processes ahead of `open_workers`, so that they get ready while something else does.
 
     Args:
         companion: started beside each GPU's worker, if any.
+        most_companions: beside one worker, where its machine has cores for them.
 
     Raises:
         WorkerError: Ray does not answer, or GPUs were asked for and the cluster has none.
@@ -311,9 +328,9 @@ def start_workers(
             raise WorkerError("the suite needs a CUDA GPU and Ray sees none; use --suite smoke or check nvidia-smi")
         raise WorkerError("no machine of the cluster has a CPU to give; see ray status, and --num-cpus of ray start")
     companions = {}
-    if companion and device_type == "cuda":
+    if companion and most_companions and device_type == "cuda":
         companions = {worker: Companion(worker.node, companion) for worker in workers if worker.node}
-    _ahead[device_type, address] = WorkerPool(workers, companions)
+    _ahead[device_type, address] = WorkerPool(workers, companions, most_companions)
 
 
 def abandon_workers() -> None:
@@ -326,14 +343,19 @@ def abandon_workers() -> None:
 
 
 @contextmanager
-def open_workers(device_type: str, address: str = "") -> Iterator[WorkerPool]:
+def open_workers(
+    device_type: str, address: str = "", most_companions: int = MOST_COMPANIONS_AHEAD
+) -> Iterator[WorkerPool]:
     """One worker per GPU of the cluster, or one per machine for the CPU, started now if not ahead; Ray is ended after.
+
+    Args:
+        most_companions: as of start_workers, if it is called now.
 
     Raises:
         WorkerError: as start_workers, or no worker has started.
     """
     if (device_type, address) not in _ahead:
-        start_workers(device_type, address)
+        start_workers(device_type, address, most_companions=most_companions)
     pool = _ahead.pop((device_type, address))
     try:
         pool.devices()

@@ -111,7 +111,7 @@ class Workshop:
 @contextmanager
 def open_workshop(device_type: str, save_dir: Path, address: str, console: Console) -> Iterator[Workshop]:
     """Open the store and the workers; whoever reads the store finds what was tuned."""
-    with Store.open(save_dir) as store, open_workers(device_type, address) as workers:
+    with Store.open(save_dir) as store, open_workers(device_type, address, most_companions=1) as workers:
         _announce_devices(console, workers)
         try:
             yield Workshop(store, workers, console)

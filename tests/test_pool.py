@@ -275,12 +275,12 @@ def test_companions_are_started_as_soon_as_the_cores_are_known_and_share_the_cas
     pools: list[WorkerPool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tasks.pool.Companion", Listener)
-    monkeypatch.setattr("tasks.pool.MOST_COMPANIONS_AHEAD", 3)
     Listener.count = 0
     Listener.asked.clear()
     [node] = list_nodes()
     worker = Worker("cpu", ManyCoresBench, replace(node, num_cpus=1))
-    pools.append(pool := WorkerPool([worker], {worker: Listener(node, TestBench)}))  # type: ignore[dict-item]
+    first: Any = Listener(node, TestBench)
+    pools.append(pool := WorkerPool([worker], {worker: first}, most_companions=3))
     assert pool.devices() == {DEVICE: 1}
     assert Listener.count == 3
     units = [replace(unit, cases=tuple(Case(unit.layer, number) for number in (1, 2, 4, 8))) for unit in UNITS]
