@@ -11,7 +11,7 @@ from tasks.errors import UsageError
 from tasks.judgement.history import Mark
 from tasks.judgement.incidents import Incident
 from tasks.lines import print_line
-from tasks.records import Series, State
+from tasks.records import State
 from tasks.storage.store import Store
 
 ENDED_BY_WORD = (State.SLOW, State.FAST, State.MISSING)
@@ -67,7 +67,7 @@ def find_open(incident: Incident | None, name: str, store: Store) -> Incident:
     return incident
 
 
-def mark_baseline(store: Store, run_id: str, reason: str, kernel: str, provider: str, case: str) -> list[Series]:
+def mark_baseline(store: Store, run_id: str, reason: str, kernel: str, provider: str, case: str) -> list[Mark]:
     """Store that a run begins the baseline of the series that it timed, or of some of them.
 
     Args:
@@ -92,8 +92,9 @@ def mark_baseline(store: Store, run_id: str, reason: str, kernel: str, provider:
         told = " ".join(f"{option} {value}" for option, value in asked.items() if value)
         raise UsageError(f"run {run.run_id} timed no series{f' of {told}' if told else ''}; see kernel-nightly show")
     newest, by = store.runs()[-1].run_id, name_person()
-    store.journal.commit_marks([Mark(one, run.run_id, newest, reason, by) for one in found], datetime.now(UTC))
-    return found
+    marks = [Mark(one, run.run_id, newest, reason, by) for one in found]
+    store.journal.commit_marks(marks, datetime.now(UTC))
+    return marks
 
 
 def require_reason(reason: str) -> None:

@@ -23,8 +23,8 @@ from tasks.lines import print_line
 if TYPE_CHECKING:
     from tasks.storage.store import Store
 
-PLAIN_WIDTH = 120
-"""Columns where the output is not a terminal."""
+PLAIN_WIDTH = 160
+"""Columns where the output is not a terminal: the widest rows of `show` fit."""
 
 
 def script() -> None:
@@ -291,7 +291,7 @@ def baseline(arguments: argparse.Namespace, console: Console) -> int:
         chosen = arguments.kernel, arguments.provider, arguments.case
         marked = mark_baseline(store, arguments.run_id, arguments.reason, *chosen)
         store.publish()
-    print_line(console, f"{len(marked)} series are compared with no night before that run")
+    print_line(console, f"{len(marked)} series are compared with no night before run {marked[0].first_run}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ def starting_server() -> Iterator[None]:
     failures: list[Exception] = []
 
     def wait_for_server() -> None:
+        # what this thread starts inherits it: Ctrl-C goes to every process of a terminal, and who was to hear that the
+        # run ends would be gone before; Ray blocks it for its processes too
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             with get_client(sync_client=True) as client:
                 client.hello()

@@ -257,7 +257,8 @@ def test_a_killed_run_is_resumed_without_measuring_twice(models: Path, stopped: 
 def test_ctrl_c_keeps_what_was_measured_and_leaves_no_process(
     models: Path, stopped: subprocess.Popen[str], sent: signal.Signals
 ) -> None:
-    os.kill(stopped.pid, sent)
+    # a terminal sends to every process of the command, Prefect's server included
+    (os.killpg if sent == signal.SIGINT else os.kill)(stopped.pid, sent)
     _, stderr = stopped.communicate(timeout=60)
     assert stopped.returncode == 130
     assert stderr == "kernel-nightly: interrupted; what was measured is kept\n"
