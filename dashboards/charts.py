@@ -35,6 +35,8 @@ WIDTH = 420
 """Pixels of a chart before the page scales it; text is 11 of them."""
 LEFT, BOTTOM = 58, 48
 """Margins in pixels."""
+DIGIT_WIDTH = 7.0
+"""Pixels of a digit of that text in DejaVu Sans, the widest that pages are seen in."""
 CURVES_HEIGHTS = (320, 460)
 FINE_TICKS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
 MOST_RATIO_TICKS = 6
@@ -100,7 +102,7 @@ def draw_curves(panel: Panel, marks: Mapping[str, Mark], chart_id: str, quantity
     across = Axis(*widen(tokens, 0.05, 2), LEFT, WIDTH - LEFT - RIGHT, is_log=True)
     low, high = widen(values, 0.06, 1.5)
     up = Axis(low, high, BOTTOM, paper.height - BOTTOM - TOP - 8, is_log=True)
-    draw_x(paper, across, BOTTOM, _tick_tokens(tokens), "tokens in the batch (M)")
+    draw_x(paper, across, BOTTOM, _tick_tokens(tokens, across), "tokens in the batch (M)")
     draw_y(paper, up, LEFT, round_decades(low, high), quantity.label)
     tags = {}
     for provider, rows in group(timed, lambda row: row.provider).items():
@@ -175,10 +177,16 @@ def _draw_speedup(paper: Paper, axis: Axis, row: Row, y: float, mark: Mark, gid:
     draw_bar(paper, mark, one, end, y, gid, f"{ratio:.2f}\N{MULTIPLICATION SIGN}", side)
 
 
-def _tick_tokens(tokens: list[int]) -> list[Tick]:
-    """A tick at every batch size, thinned where labels would touch, and the last one always."""
-    step = math.ceil(len(tokens) / 10)
-    return [(count, str(count)) for count in tokens[::-1][::step]]
+def _tick_tokens(tokens: list[int], across: Axis) -> list[Tick]:
+    """A tick at every batch size whose label is clear of the next one's, and the last one always."""
+    kept: list[Tick] = []
+    nearest = math.inf
+    for count in reversed(tokens):
+        x, half_width = float(across.place(count)), DIGIT_WIDTH * len(str(count)) / 2
+        if x + half_width <= nearest:
+            kept.append((count, str(count)))
+            nearest = x - half_width - DIGIT_WIDTH
+    return kept
 
 
 def _span_ratios(ratios: list[float]) -> tuple[Axis, list[Tick]]:

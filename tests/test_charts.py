@@ -284,6 +284,26 @@ def test_ticks_of_the_speed_ups_are_few_and_exact(times: tuple[float, float], la
     assert [word for word in shown if word.endswith("\u00d7") and word not in bars] == labels
 
 
+@pytest.mark.parametrize(
+    ("tokens", "labels"),
+    [
+        ((1, 16, 64, 256, 1024, 4096), ["4096", "1024", "256", "64", "16", "1"]),
+        ((1, 16, 64, 256, 1024, 2048), ["2048", "256", "64", "16", "1"]),
+        (
+            (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 1536, 2048, 3072, 4096),
+            ["4096", "1536", "512", "128", "64", "32", "16", "8", "4", "2", "1"],
+        ),
+    ],
+)
+def test_batch_sizes_whose_labels_would_touch_are_left_out_but_for_the_last(
+    tokens: tuple[int, ...], labels: list[str]
+) -> None:
+    panel = make_panel([make_measurement(Case(moe_layer(), count), "torch") for count in tokens])
+    svg = svg_of(draw_curves(panel, MARKS, "c0", THROUGHPUT))
+    shown = [word for word in words(svg) if word in map(str, tokens)]
+    assert shown[: len(labels)] == labels
+
+
 def test_rates_follow_from_the_median_and_the_cost_of_the_case() -> None:
     (row,) = make_panel([make_measurement(Case(moe_layer(), 16), "torch")]).rows
     assert isinstance(row, Row)

@@ -502,10 +502,18 @@ def test_what_needs_a_look_is_told_with_its_card_where_there_are_several(tmp_pat
     assert cells.count("GPU-4f2c") == 1  # in the table of machines
 
 
+def test_a_night_that_nobody_judged_is_not_called_quiet(tmp_path: Path) -> None:
+    night = replace(make_small_night(1), verdicts=(), incidents=())
+    index = Page(write_site(night, tmp_path / "site"))
+    assert index.words.count("Nothing was judged in this run.") == 2
+    assert "quiet night" not in index.words
+    assert "Nothing: every series" not in index.words
+
+
 def test_an_empty_night_and_a_kernel_no_longer_in_the_code_are_told(tmp_path: Path) -> None:
     empty = Page(write_site(make_night(1, measurements=()), tmp_path / "empty"))
     assert "No kernel was measured" in empty.words
-    assert "Nothing: every series is the same" in empty.words
+    assert "Nothing was judged in this run." in empty.words
     gone = make_measurement(Case(moe_layer(), 1), "triton")
     case = gone.check.case
     layer = type(case.layer)("old/kernel", case.layer.model, 1, 1, "fp8", "bfloat16", case.layer.sizes)
