@@ -19,7 +19,6 @@ from replays import Score, find_delays, name_series, replay, score_replay, share
 from tasks.records import State
 
 FALSE_A_WEEK_TARGET = 1.0
-CONFIRMED_TARGET = 0.9
 WEEK = 7
 FULL = Plan()
 

@@ -229,10 +229,6 @@ class LayerRows:
         """The id of the layer's section, stable across nights."""
         return f"layer-{hashlib.sha256(self.key.encode()).hexdigest()[:8]}"
 
-    def anchor_of(self, timer: str) -> str:
-        """The id of what a timer gave of the layer."""
-        return f"{self.anchor}-{make_safe(timer)}"
-
 
 @dataclass(frozen=True, slots=True)
 class KernelRows:

@@ -192,7 +192,7 @@ class Bench:
         return replace(readings, holds_for=self._find_twins(kernel, case, timer))
 
     def _find_twins(self, kernel: Kernel, case: Case, timer: Timer) -> tuple[str, ...]:
-        """Timers for which the case is the same: one that rotates its input sets, of which one is enough."""
+        """Timers that would replay the same launches on the same tensors: one input set is more than twice the L2."""
         twins = list_twins(timer)
         return twins if twins and self._count_input_sets(kernel, case) == 1 else ()
 
@@ -325,7 +325,7 @@ class Bench:
         return sets
 
     def _count_input_sets(self, kernel: Kernel, case: Case) -> int:
-        """How many input sets of the case are more than twice the L2."""
+        """How many input sets it takes so that a round of them moves more than twice the L2."""
         moved = kernel.bytes_moved(case, self._make_inputs(kernel, case))
         return count_input_sets(moved, l2_bytes(self._device))
 

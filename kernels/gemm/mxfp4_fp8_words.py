@@ -9,7 +9,7 @@ from kernels.gemm.mxfp4_fp8_codes import LARGEST_SHIFT, LEAST_SHIFT
 from kernels.gemm.once import OncePerTensor
 from kernels.quantize.fp4 import E8M0_NAN, MXFP4_GROUP_SIZE, e8m0_values
 
-WIDEST_SPAN = LARGEST_SHIFT.value - LEAST_SHIFT.value
+WIDEST_SPAN_OF_WEIGHTS = LARGEST_SHIFT.value - LEAST_SHIFT.value
 """Of a row's scales, in powers of two."""
 
 
@@ -57,17 +57,17 @@ def pack_fp8_words(codes: torch.Tensor, scales: torch.Tensor) -> Fp8Words:
     largest = torch.where(is_used, scales, 0).amax(1)
     below = torch.where(is_used, largest[:, None].int() - scales, 0)
     span = 0 if below.is_meta else int(below.max())  # who compiles ahead has shapes and no values
-    if span > WIDEST_SPAN:
+    if span > WIDEST_SPAN_OF_WEIGHTS:
         raise ConfigError(
             f"a row of the weights has scales that span {span} powers of two, "
-            f"{WIDEST_SPAN} at most fit beside FP8: use triton"
+            f"{WIDEST_SPAN_OF_WEIGHTS} at most fit beside FP8: use triton"
         )
     padded = torch.nn.functional.pad(codes, (0, 64 * steps - codes.shape[1]))
     halves = padded.unflatten(1, (steps, 2, 16, 2))  # [N, steps, half, four columns, two bytes of two nibbles]
     words = place_signs(halves.transpose(2, 3).flatten(2).transpose(0, 1).contiguous().view(torch.int32)).view(
         torch.int8
     )
-    shifts = (WIDEST_SPAN - below).to(torch.uint8)
+    shifts = (WIDEST_SPAN_OF_WEIGHTS - below).to(torch.uint8)
     shifts = torch.nn.functional.pad(shifts, (0, 4 * steps - shifts.shape[1])).view(torch.int32)
     factor = e8m0_values(largest) * 2.0**-LARGEST_SHIFT.value
     return Fp8Words(words, shifts.T.contiguous(), torch.where(is_nan.any(1), torch.nan, factor))

@@ -258,7 +258,8 @@ def mxfp4_hopper_gemm_kernel(
     shifts_ptr,  # [K / 128, N] int32
     factor_ptr,  # [N] float32
     out_ptr,  # [M, N]
-    parts_ptr,  # [programs, 2, ROWS, TOKENS] float32: sums of the first steps of a tile that several programs share
+    parts_ptr,  # [programs, 2, ROWS, TOKENS] float32: sums of the first steps of a tile that several programs share;
+    # IN_PAIRS of half of its tokens, of both programs
     arrived_ptr,  # [programs, 2] int32, zeros: which warpgroups have written theirs
     M,
     N,

@@ -34,8 +34,6 @@ LARGE_CHANGE = 1.0
 LEAST_CHANGES = {"cuda": 0.01, "cpu": 0.2}
 """By device type, the change that is told from none unless another is asked for."""
 
-COMPARED = (State.SAME, State.FAST, State.SLOW, State.AMBIGUOUS)
-
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
