@@ -12,6 +12,7 @@ from tasks.planning.entries import (
 )
 
 _BATCH_SIZES = (1, 16, 64, 256, 1024, 2048)
+_BLOCK_FP8_BATCH_SIZES = (1, 16, 64, 256, 1024, 4096)
 
 AGAINST_VLLM = Suite(
     name="against_vllm",
@@ -32,15 +33,15 @@ AGAINST_VLLM = Suite(
             1,
             (
                 KernelEntry("nvfp4_moe", ("nvfp4_w4a16",), _BATCH_SIZES),
-                KernelEntry("fused_moe", ("fp8_w8a8_block128",), (1, 16, 64, 256, 1024, 4096)),
+                KernelEntry("fused_moe", ("fp8_w8a8_block128",), _BLOCK_FP8_BATCH_SIZES),
             ),
         ),
-        ModelEntry("DeepSeek-V3", 8, (KernelEntry("fused_moe", ("fp8_w8a8_block128",), (1, 16, 64, 256, 1024, 4096)),)),
+        ModelEntry("DeepSeek-V3", 8, (KernelEntry("fused_moe", ("fp8_w8a8_block128",), _BLOCK_FP8_BATCH_SIZES),)),
         ModelEntry(
             "Mixtral-8x7B",
             2,
             (
-                KernelEntry("fused_moe", ("int8_w8a16",), (1, 16, 64, 256, 1024, 2048)),
+                KernelEntry("fused_moe", ("int8_w8a16",), _BATCH_SIZES),
                 KernelEntry("w4a8_moe", ("int4_w4a8_fp8",), (1, 64, 2048)),
             ),
         ),
