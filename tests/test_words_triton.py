@@ -58,9 +58,13 @@ from kernels.compile import intercepted_launches
 from kernels.registry import find_kernel
 from kernels.spec import Case, Layer
 
-kernel, sizes = find_kernel("fused_moe"), {"num_experts": 2, "top_k": 1, "hidden_size": 1024, "intermediate_size": 512}
+kernel = find_kernel("fused_moe")
 with intercepted_launches("sm_90") as compiled:
-    for scheme, m in product(("int8_w8a16", "int8_w8a16_group128"), (32, 128, 1024)):
+    for scheme, m, n in [
+        *product(("int8_w8a16", "int8_w8a16_group128"), (32, 128, 1024), (512,)),
+        *product(("int8_w8a16",), (16, 48), (66 * 256,)),  # tiles of 256 columns for every SM
+    ]:
+        sizes = {"num_experts": 2, "top_k": 1, "hidden_size": 256, "intermediate_size": n}
         case = Case(Layer("fused_moe", "grid", 1, 1, scheme, "bfloat16", sizes), m)
         weights = kernel.make_weights(case.layer, 0, torch.device("cpu"))
         inputs = kernel.make_inputs(case, weights, 0, torch.device("cpu"))
@@ -123,6 +127,17 @@ def test_sums_are_split_where_the_down_gemm_has_too_few_programs(kernel, scheme:
     assert [default_config(case, weight_format).DOWN_SPLIT for case in (one, two, batched)] == [4, 1, 1]
 
 
+def test_int8_tiles_are_wide_where_they_are_as_many_as_sms():
+    def columns(num_tokens: int, **differences) -> int:
+        sizes = {"num_experts": 8, "top_k": 2, "k": 4096, "n": 7168} | differences
+        case = case_of(fused_moe.KERNEL, "int8_w8a16", num_tokens=num_tokens, **sizes)
+        return default_config(case, "int8").GATE_UP_BLOCK_SIZE_N
+
+    assert [columns(num_tokens) for num_tokens in (4, 16, 64, 256)] == [64, 256, 256, 64]
+    assert [columns(16, n=n) for n in (4096, 4097)] == [128, 256]  # 128 and 136 of them for 132 SMs
+    assert columns(16, num_experts=4, ep_size=2) == 128
+
+
 PLAIN = WordsConfig(16, 32, 64, 8, num_warps=4, num_stages=3, DOWN_SPLIT=1)
 
 
@@ -141,10 +156,11 @@ PLAIN = WordsConfig(16, 32, 64, 8, num_warps=4, num_stages=3, DOWN_SPLIT=1)
     [
         PLAIN,
         replace(PLAIN, BLOCK_SIZE_M=64, GATE_UP_BLOCK_SIZE_N=64, DOWN_BLOCK_SIZE_N=128, GROUP_SIZE_M=1),
+        replace(PLAIN, GATE_UP_BLOCK_SIZE_N=256, DOWN_BLOCK_SIZE_N=128, num_warps=8),
         replace(PLAIN, DOWN_SPLIT=2),
         replace(PLAIN, DOWN_SPLIT=4),
     ],
-    ids=["narrow", "wide", "split", "split into more than there are steps"],
+    ids=["narrow", "wide", "of 256 columns", "split", "split into more than there are steps"],
 )
 def test_a_tuner_may_launch_any_configuration(kernel, scheme: str, config: WordsConfig):
     case = case_of(kernel, scheme, k=256, n=384, num_tokens=9)

@@ -136,13 +136,15 @@ def default_config(case: Case, weight_format: str) -> WordsConfig:
     num_experts, top_k, k, n = moe_sizes(case.layer)
     num_experts *= case.layer.ep_size
     num_pairs = case.num_tokens * top_k
-    rows = num_pairs / max(num_experts if is_batched(case) else min(num_experts, num_pairs), 1)
+    reached = num_experts if is_batched(case) else min(num_experts, num_pairs)
+    rows = num_pairs / max(reached, 1)
     split = 4 if num_pairs * triton.cdiv(k, 64) <= DEFAULT_NUM_SMS and not is_batched(case) else 1
     if weight_format == "int8":
         grouped = "group" in case.layer.scheme
         if split > 1 and not grouped:  # the best of 78 configurations on an H200 (Mixtral-8x7B TP2, M=1)
             return WordsConfig(16, 64, 128, 1, num_warps=8, num_stages=3, DOWN_SPLIT=split)
-        return WordsConfig(*default_int8_config(rows, num_pairs, grouped), DOWN_SPLIT=1)
+        wide = reached * triton.cdiv(n, 256) >= DEFAULT_NUM_SMS * case.layer.ep_size
+        return WordsConfig(*default_int8_config(rows, num_pairs, grouped, wide), DOWN_SPLIT=1)
     if weight_format == "int4":
         return WordsConfig(*default_int4_config(rows, num_pairs), DOWN_SPLIT=split)
     if num_pairs * 4 <= num_experts:
@@ -169,17 +171,20 @@ def default_int4_config(rows: float, num_pairs: int) -> tuple[int, int, int, int
     return (64, 64, 128, 8, 4, 3) if rows <= 384 else (64, 128, 256, 8, 8, 4)
 
 
-def default_int8_config(rows: float, num_pairs: int, grouped: bool) -> tuple[int, int, int, int, int, int]:
+def default_int8_config(rows: float, num_pairs: int, grouped: bool, wide: bool) -> tuple[int, int, int, int, int, int]:
     """Its fields but DOWN_SPLIT: the best of 12 configurations a case on an H200 (Mixtral-8x7B TP2, M=1 to 2048).
 
     At most 3 % slower ones where the best spills. Scales per group add registers and instructions to every step.
+
+    Args:
+        wide: tiles of 256 columns of the intermediate are as many as SMs. Up to 24 rows they were the best of 27.
     """
     if num_pairs <= 8:
         return (16, 64, 64, 1, 8, 5) if grouped else (16, 64, 64, 1, 4, 6)
     if rows <= 8:
-        return (16, 64, 128, 1, 4, 4) if grouped else (16, 128, 128, 1, 8, 4)
+        return (16, 64, 128, 1, 4, 4) if grouped else (16, 256, 128, 1, 8, 3) if wide else (16, 128, 128, 1, 8, 4)
     if rows <= 24:
-        return (16, 64, 128, 8, 4, 4) if grouped else (32, 64, 128, 8, 8, 4)
+        return (16, 64, 128, 8, 4, 4) if grouped else (32, 256, 128, 8, 8, 3) if wide else (32, 64, 128, 8, 8, 4)
     if rows <= 96:
         return (64, 128, 128, 8, 8, 3) if grouped else (64, 64, 128, 8, 8, 4)
     if rows <= 384:
