@@ -56,9 +56,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BenchmarkError as error:
         sys.stderr.write(f"kernel-nightly: {error}\n")
         return error.exit_code
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if not is_of_an_interrupt(error):
+            raise
         sys.stderr.write("kernel-nightly: interrupted; what was measured is kept\n")
         return 130
+
+
+def is_of_an_interrupt(error: BaseException) -> bool:
+    """Whether it is Ctrl-C or SIGTERM, or came up while one was told on, say to a Prefect server that has ended too."""
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "TerminationSignal":  # Prefect's, of SIGTERM
+        return True
+    return error.__context__ is not None and is_of_an_interrupt(error.__context__)
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
@@ -218,8 +227,10 @@ def set_prefect_defaults() -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # failures end in one line, or in Python's traceback
+    os.environ.setdefault("PREFECT_INTERNAL_LOGGING_LEVEL", "CRITICAL")
     if "PREFECT_API_URL" in os.environ:
         return
+    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "3")  # 5 are 85 s, of a server here that has ended with us
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     home = Path(os.environ.get("PREFECT_HOME") or cache / "kernel-nightly" / "prefect")
     try:
