@@ -52,7 +52,7 @@ READ_BY_OTHERS = {
 VARIABLE = re.compile(r"\b(?:KERNEL_NIGHTLY|PREFECT|RAY|VLLM|HF|XDG|TRITON|CUDA|DO_NOT)_[A-Z0-9_]+\b")
 MACHINE_PATH = re.compile(r"(?<![\w:/.-])/(?:work|tmp|home|root|mnt|Users|private|opt|data|scratch)(?:/|\b)")
 
-CONSTANTS = {"VLLM_PROVIDERS", "VLLM_SCHEMES", "VLLM_VALUES", "PREFECT_CLIENT_MAX_RETRIES"}
+CONSTANTS = {"VLLM_PROVIDERS", "VLLM_SCHEMES", "VLLM_VALUES"}
 """What looks like a variable in our source and is none."""
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
