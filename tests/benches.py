@@ -1,12 +1,13 @@
-"""Stand-ins for a worker's Bench that misbehave on purpose; in a file of their own, so that workers can import them."""
+"""Stand-ins for a worker's Bench that misbehave on purpose; in a file of their own, so that workers can import them.
+
+Many a process is started for a TestBench: it holds nothing that would have Ray's worker wait for torch.
+"""
 
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 from kernels.rates import Rate
 from kernels.spec import Case, Device, Layer
@@ -70,6 +71,8 @@ class TestBench:
         raise MisbehavedError(message)
 
     def raise_out_of_memory(self) -> None:
+        import torch
+
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 42.00 GiB.\nGPU 0 has a total capacity")
 
     def raise_accelerator_error(self) -> None:
@@ -185,6 +188,8 @@ class UnitTestBench:
             case "raise":
                 raise MisbehavedError("two\nlines")
             case "out-of-memory":
+                import torch
+
                 raise torch.OutOfMemoryError("CUDA out of memory")
             case "lose-device":
                 raise AcceleratorError("CUDA error: an illegal memory access was encountered")
