@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from compilations import SELDOM_COLLECTING
 from test_every_kernel import small_case
 
 from kernels.errors import KernelError
@@ -85,7 +86,7 @@ def run_script(script: str, cache: Path, *arguments: str) -> Any:
     folders = (str(PACKAGE_DIR.parent), str(Path(__file__).parent), env.get("PYTHONPATH", ""))
     env["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
     done = subprocess.run(
-        [sys.executable, "-c", UNITS + script, *arguments],
+        [sys.executable, "-c", SELDOM_COLLECTING + UNITS + script, *arguments],
         env={**env, "TRITON_CACHE_DIR": str(cache)},
         capture_output=True,
         text=True,
