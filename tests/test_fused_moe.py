@@ -11,7 +11,8 @@ from kernels.fused_moe import KERNEL, bytes_moved, fused_moe_reference, make_inp
 from kernels.moe.align import align_blocks_triton, max_num_blocks
 from kernels.moe.fused_triton import launch_triton
 from kernels.moe.inputs import moe_flops
-from kernels.moe.triton_configs import MoeConfig, default_config
+from kernels.moe.schemes import scheme_of
+from kernels.moe.triton_configs import MoeConfig, default_config, fit_stages
 from kernels.spec import Case, Device, Layer, Tensors
 
 CPU = torch.device("cpu")
@@ -190,6 +191,19 @@ def test_the_default_configuration_widens_with_the_rows_per_expert():
     for num_tokens in (16, 4096):
         case = case_of(BLOCK_128, num_experts=256, top_k=8, k=7168, n=256, num_tokens=num_tokens)
         assert default_config(case).BLOCK_SIZE_K == 128
+
+
+@pytest.mark.parametrize(
+    ("scheme", "num_tokens", "stages"),
+    [(PER_TENSOR, 4, (4, 3)), (PER_TENSOR, 64, (5, 3)), (PER_TENSOR, 2048, (3, 3)), (BLOCK_128, 64, (5, 3))],
+)
+def test_stages_are_as_many_as_shared_memory_holds(scheme: str, num_tokens: int, stages: tuple[int, int]):
+    """Compiled for sm_89 these take 73,728, 81,920, 98,304 and 73,728 bytes of 101,376."""
+    case = case_of(scheme, num_experts=2, top_k=2, k=1024, n=1024, num_tokens=num_tokens)
+    config = default_config(case)
+    hopper, ada = (fit_stages(config, scheme_of(case.layer), room * 1024) for room in (227, 99))
+    assert (hopper.num_stages, ada.num_stages) == stages
+    assert replace(hopper, num_stages=config.num_stages) == config == replace(ada, num_stages=config.num_stages)
 
 
 def test_our_provider_says_what_it_lacks():

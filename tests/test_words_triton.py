@@ -15,6 +15,7 @@ from w4_cases import case_of, relative_error, tensors_of
 from kernels import fused_moe, mxfp4_moe, nvfp4_moe, w4a8_moe
 from kernels.moe.words_triton import WordsConfig, default_config
 from kernels.registry import PACKAGE_DIR
+from kernels.sms import DEFAULT_SHARED_BYTES
 
 SCRIPT = """
 import json, sys
@@ -127,15 +128,28 @@ def test_sums_are_split_where_the_down_gemm_has_too_few_programs(kernel, scheme:
     assert [default_config(case, weight_format).DOWN_SPLIT for case in (one, two, batched)] == [4, 1, 1]
 
 
-def test_int8_tiles_are_wide_where_they_are_as_many_as_sms():
-    def columns(num_tokens: int, **differences) -> int:
-        sizes = {"num_experts": 8, "top_k": 2, "k": 4096, "n": 7168} | differences
-        case = case_of(fused_moe.KERNEL, "int8_w8a16", num_tokens=num_tokens, **sizes)
-        return default_config(case, "int8").GATE_UP_BLOCK_SIZE_N
+def int8_config(num_tokens: int, shared_bytes: int = DEFAULT_SHARED_BYTES, **differences: int) -> WordsConfig:
+    sizes = {"num_experts": 8, "top_k": 2, "k": 4096, "n": 7168} | differences
+    return default_config(case_of(fused_moe.KERNEL, "int8_w8a16", num_tokens=num_tokens, **sizes), "int8", shared_bytes)
 
-    assert [columns(num_tokens) for num_tokens in (4, 16, 64, 256)] == [64, 256, 256, 64]
-    assert [columns(16, n=n) for n in (4096, 4097)] == [128, 256]  # 128 and 136 of them for 132 SMs
+
+def test_int8_tiles_are_wide_where_they_are_as_many_as_sms():
+    def columns(num_tokens: int, **differences: int) -> int:
+        return int8_config(num_tokens, **differences).GATE_UP_BLOCK_SIZE_N
+
+    assert int8_config(16) == WordsConfig(16, 256, 128, 1, num_warps=8, num_stages=3, DOWN_SPLIT=1)
+    assert int8_config(64) == WordsConfig(32, 256, 128, 8, num_warps=8, num_stages=3, DOWN_SPLIT=1)
+    assert [columns(num_tokens) for num_tokens in (4, 256)] == [64, 64]
+    assert [columns(16, num_experts=2, top_k=1, n=66 * 256 - less) for less in (0, 256)] == [256, 128]  # 132 and 130
+    assert columns(4, num_experts=128, top_k=8, n=768) == 128  # of 128 experts 32 are reached
     assert columns(16, num_experts=4, ep_size=2) == 128
+
+
+def test_int8_tiles_are_small_where_there_is_little_shared_memory():
+    """Compiled for sm_89, tiles of 256 columns take 144 KiB and those of many rows 128, of 99."""
+    ada = 99 * 1024
+    assert [int8_config(num_tokens, ada).GATE_UP_BLOCK_SIZE_N for num_tokens in (16, 64)] == [128, 64]
+    assert int8_config(4096, ada) == int8_config(1536) != int8_config(4096)
 
 
 PLAIN = WordsConfig(16, 32, 64, 8, num_warps=4, num_stages=3, DOWN_SPLIT=1)

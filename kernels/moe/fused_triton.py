@@ -21,9 +21,10 @@ from kernels.moe.inputs import is_batched, weights_input
 from kernels.moe.routing import Routing, find_blocks, gemm_arguments, routing_of
 from kernels.moe.schemes import GROUP_SIZE, MoeScheme, scheme_of
 from kernels.moe.sums import sum_over_choices
-from kernels.moe.triton_configs import MoeConfig, default_config
+from kernels.moe.triton_configs import MoeConfig, default_config, fit_stages
 from kernels.quantize.fp8 import FP8_DTYPE
 from kernels.requirements import missing_capability
+from kernels.sms import count_shared_bytes
 from kernels.spec import Case, Device, Launch, Outputs, Tensors
 
 
@@ -123,7 +124,9 @@ def down_triton(
 
 def prepare_fused(case: Case, weights: Tensors, inputs: Tensors) -> Launch:
     """Pick the default configuration."""
-    return launch_triton(case, weights, inputs, default_config(case))
+    shared_bytes = count_shared_bytes(inputs["hidden_states"].device)
+    config = fit_stages(default_config(case), scheme_of(case.layer), shared_bytes)
+    return launch_triton(case, weights, inputs, config)
 
 
 def prepare_fused_with(case: Case, weights: Tensors, inputs: Tensors, config: Mapping[str, object]) -> Launch:

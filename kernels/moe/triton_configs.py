@@ -20,6 +20,9 @@ LEAST_PROGRAMS = 32
 ROW_PROGRAMS = 264
 """Twice a Hopper's SMs: with fewer programs row by row their tiles are narrower."""
 
+ROOM_TO_QUANTIZE = 32 * 1024
+"""Bytes of shared memory that the block scheme takes for more than its stages, compiled for sm_89."""
+
 
 @dataclass(frozen=True, slots=True)
 class MoeConfig:
@@ -56,6 +59,19 @@ def default_config(case: Case) -> MoeConfig:
         return default_block_config(rows, -(-num_blocks // ep_size), n)
     config = default_tensor_config(rows, k, n)
     return config if scheme.scaling == "tensor" else adapt_config(config, scheme)
+
+
+def fit_stages(config: MoeConfig, scheme: MoeScheme, shared_bytes: int) -> MoeConfig:
+    """As many stages as shared memory holds: the rules are Hopper's, of whose 227 KiB sm_86, sm_89 and sm_120 have 99.
+
+    All stages but one are in memory at a time; on Hopper all of them, which fit there by the rules.
+    """
+    columns = max(2 * config.GATE_UP_BLOCK_SIZE_N, config.DOWN_BLOCK_SIZE_N)
+    itemsize = 1 if scheme.weight_dtype else 2
+    stage_bytes = (config.BLOCK_SIZE_M + columns) * config.BLOCK_SIZE_K * itemsize
+    room = ROOM_TO_QUANTIZE if scheme.scaling == "block" else 0
+    most = (shared_bytes - room) // stage_bytes + 1
+    return replace(config, num_stages=max(min(config.num_stages, most), 1))
 
 
 def default_row_config(scheme: MoeScheme, intermediates: int, outputs: int) -> MoeConfig:

@@ -26,7 +26,7 @@ from kernels.moe.inputs import is_batched, moe_sizes, weights_input
 from kernels.moe.round_w4 import round_rows_kernel
 from kernels.moe.routing import Routing, find_blocks, gemm_arguments, routing_of
 from kernels.moe.sums import sum_over_choices
-from kernels.sms import DEFAULT_NUM_SMS
+from kernels.sms import DEFAULT_NUM_SMS, DEFAULT_SHARED_BYTES, count_shared_bytes
 from kernels.spec import Case, Launch, Outputs, Tensors
 
 Rows = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
@@ -125,11 +125,14 @@ def goes_by_row(case: Case, weight_format: str) -> bool:
     return num_pairs * 4 <= num_experts * case.layer.ep_size and num_pairs * n * k <= MOST_BY_ROW
 
 
-def default_config(case: Case, weight_format: str) -> WordsConfig:
+def default_config(case: Case, weight_format: str, shared_bytes: int = DEFAULT_SHARED_BYTES) -> WordsConfig:
     """By rows per expert; of 4-bit weights the best of about 20 configurations a case on an H200: 24 cases, 5 layers.
 
     Few rows read and unpack weights and do little else: 128 rows of weights for four warps, and three stages, since
     more of them leave room for fewer programs. Many rows share what was unpacked for one.
+
+    Args:
+        shared_bytes: most that a program may have of shared memory; INT8 weights have tiles for little of it.
     """
     if goes_by_row(case, weight_format):
         return BY_ROW
@@ -143,6 +146,8 @@ def default_config(case: Case, weight_format: str) -> WordsConfig:
         grouped = "group" in case.layer.scheme
         if split > 1 and not grouped:  # the best of 78 configurations on an H200 (Mixtral-8x7B TP2, M=1)
             return WordsConfig(16, 64, 128, 1, num_warps=8, num_stages=3, DOWN_SPLIT=split)
+        if shared_bytes < INT8_SHARED_BYTES:
+            return WordsConfig(*default_int8_config(min(rows, SMALL_INT8_ROWS), num_pairs, grouped), DOWN_SPLIT=1)
         wide = reached * triton.cdiv(n, 256) >= DEFAULT_NUM_SMS * case.layer.ep_size
         return WordsConfig(*default_int8_config(rows, num_pairs, grouped, wide), DOWN_SPLIT=1)
     if weight_format == "int4":
@@ -171,13 +176,22 @@ def default_int4_config(rows: float, num_pairs: int) -> tuple[int, int, int, int
     return (64, 64, 128, 8, 4, 3) if rows <= 384 else (64, 128, 256, 8, 8, 4)
 
 
-def default_int8_config(rows: float, num_pairs: int, grouped: bool, wide: bool) -> tuple[int, int, int, int, int, int]:
+INT8_SHARED_BYTES = 160 * 1024
+"""What the largest of the tiles below take, 163,840 bytes compiled for sm_90; sm_86, sm_89 and sm_120 have 99 KiB."""
+SMALL_INT8_ROWS = 384
+"""Per expert, up to which tiles that are not wide fit there."""
+
+
+def default_int8_config(
+    rows: float, num_pairs: int, grouped: bool, wide: bool = False
+) -> tuple[int, int, int, int, int, int]:
     """Its fields but DOWN_SPLIT: the best of 12 configurations a case on an H200 (Mixtral-8x7B TP2, M=1 to 2048).
 
     At most 3 % slower ones where the best spills. Scales per group add registers and instructions to every step.
 
     Args:
-        wide: tiles of 256 columns of the intermediate are as many as SMs. Up to 24 rows they were the best of 27.
+        wide: tiles of 256 columns of the intermediate are at least as many as SMs. Up to 24 rows they were the best of
+            27, of the same layer, which has 224 of them; where they are fewer nothing was measured.
     """
     if num_pairs <= 8:
         return (16, 64, 64, 1, 8, 5) if grouped else (16, 64, 64, 1, 4, 6)
@@ -324,7 +338,8 @@ def words_gemv(
 
 def prepare_words(case: Case, layer: WordsLayer, inputs: Tensors) -> Launch:
     """Pick the default configuration."""
-    return launch_words(case, layer, inputs, default_config(case, layer.format))
+    shared_bytes = count_shared_bytes(inputs["hidden_states"].device)
+    return launch_words(case, layer, inputs, default_config(case, layer.format, shared_bytes))
 
 
 def prepare_words_with(case: Case, layer: WordsLayer, inputs: Tensors, config: Mapping[str, object]) -> Launch:
