@@ -36,6 +36,7 @@ from tasks.errors import StoreError
 from tasks.floors import find_floor_us, group_rates
 from tasks.intervals import find_interval
 from tasks.nights import Night
+from tasks.records import PRECISION as DEFAULT_PRECISION
 from tasks.records import Measurement
 from tasks.storage.store import Store
 
@@ -110,6 +111,19 @@ def add_marlin(rows: Iterable[Row]) -> None:
         known = marlin.get((row.case.layer.key, row.case.num_tokens, row.timer))
         if known and "activations" not in row.case.options:
             row.measured[MARLIN_ELSEWHERE] = known
+
+
+def print_heading(night: Night) -> None:
+    """Which run it is, of what code and on what; to stderr that its suite is another one, which has other cases."""
+    run = night.run
+    commit = run.git_commit[:7] + (" with changes" if run.git_dirty else "")
+    print(f"Run {run.run_id} of {run.started_at:%Y-%m-%d}, suite {run.suite}, commit {commit or 'unknown'}, ", end="")
+    for host in night.hosts:
+        versions = f"torch {host.torch}, Triton {host.triton}, vLLM {host.vllm or 'not installed'}"
+        print(f"{host.device.name}, {versions}, ", end="")
+    print(f"precision {float(str(run.arguments.get('precision', DEFAULT_PRECISION))):.2g}")
+    if run.suite != SUITE:
+        print(f"run {run.run_id} is of the suite {run.suite}: not all of the table {SUITE} is there", file=sys.stderr)
 
 
 def print_table(rows: Iterable[Row]) -> None:
@@ -226,14 +240,16 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         if arguments.parquet:
-            rows = collect(Store.from_parquet(arguments.parquet).night(arguments.run_id))
+            night = Store.from_parquet(arguments.parquet).night(arguments.run_id)
         else:
             if not is_measured(arguments.save_dir):
                 measure(arguments.save_dir)
-            rows = collect(Store.read(arguments.save_dir).night(SUITE))
+            night = Store.read(arguments.save_dir).night(SUITE)
     except StoreError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_USAGE)
+    rows = collect(night)
+    print_heading(night)
     print_table(rows)
     print_speed_ups(rows)
     print_means(rows)

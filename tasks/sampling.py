@@ -120,6 +120,12 @@ class _Subject:
         return is_late or num_trials >= self._sampling.most_trials
 
     @property
+    def ends_all(self) -> bool:
+        """Whether it stops having held the card at its power limit: without it all others would find other clocks."""
+        state = self.trials[-1].state
+        return self.is_at_its_limit and state is not None and POWER_LIMIT in state.throttle_reasons
+
+    @property
     def is_known(self) -> bool:
         """Whether more trials would tell no more, or it may have no more."""
         if self.is_at_its_limit:
@@ -152,7 +158,8 @@ def take_in_turn(
 ) -> Readings:
     """Sample providers round by round until each is known; each round has another order.
 
-    Who is known goes on while others are not, up to its limit, so that their rounds stay side by side.
+    Who is known goes on while others are not, up to its limit, so that their rounds stay side by side. At the card's
+    power limit all end with the first that comes to its own.
 
     Args:
         references: launches that are sampled once a round, in turn with the providers.
@@ -168,6 +175,8 @@ def take_in_turn(
             elif not subjects[name].is_at_its_limit:
                 subjects[name].take_trial(number)
         number += 1
+        if any(subject.ends_all for subject in subjects.values()):
+            break
     return Readings(
         providers={name: Reading(tuple(s.samples_us), tuple(s.trials)) for name, s in subjects.items()},
         references={name: tuple(samples) for name, samples in reference_us.items()},

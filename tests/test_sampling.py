@@ -192,6 +192,22 @@ def test_a_budget_is_of_each_provider_so_a_slow_one_does_not_end_the_others() ->
     assert len(readings.providers["noisy"].samples_us) > LEAST
 
 
+@pytest.mark.parametrize(
+    ("reason", "is_ended_too"), [("sw_power_cap", True), ("sw_thermal_slowdown", False)], ids=["power", "heat"]
+)
+def test_at_the_power_limit_all_end_with_the_first_so_that_nobody_finds_other_clocks(
+    reason: str, is_ended_too: bool
+) -> None:
+    turns: list[str] = []
+    slow = Scripted("slow", ALIKE, turns, seconds=0.03)
+    stopwatches = {"slow": slow, "noisy": Scripted("noisy", FAR_APART, turns)}
+    in_short = replace(SAMPLING, budget_seconds=0.1)
+    readings = take_in_turn(stopwatches, {}, in_short, see_clocks((1500,), reason))
+    rounds = {name: len(set(rounds_of(reading))) for name, reading in readings.providers.items()}
+    assert rounds["slow"] == SAMPLING.least_trials
+    assert (rounds["noisy"] == SAMPLING.least_trials) is is_ended_too
+
+
 # Clocks
 
 

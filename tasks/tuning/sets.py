@@ -49,7 +49,9 @@ class SetKey:
     @property
     def label(self) -> str:
         """A short name for people."""
-        sizes = f"E={self.num_experts},N={self.intermediate_size},K={self.hidden_size},top_k={self.top_k}"
+        sizes = f"N={self.intermediate_size},K={self.hidden_size}"
+        if self.num_experts:
+            sizes = f"E={self.num_experts},{sizes},top_k={self.top_k}"
         return f"{self.provider} of {self.kernel} {sizes} {self.scheme} on {self.device_name}"
 
     @property
