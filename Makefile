@@ -19,7 +19,7 @@ nightly: $(INSTALLED)
 	$(BIN)/kernel-nightly run $(ARGS)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
