@@ -260,9 +260,10 @@ def test_ctrl_c_keeps_what_was_measured_and_leaves_no_process(
     send(stopped.pid, sent)
     _, stderr = stopped.communicate(timeout=150)
     assert stopped.returncode == 130
-    *others, last = stderr.splitlines()
-    assert last == "kernel-nightly: interrupted; what was measured is kept"
-    # Ray, which blocks SIGINT, says in a line of its own that it was ended too
+    told = "kernel-nightly: interrupted; what was measured is kept"
+    others = [line for line in stderr.splitlines() if line != told]
+    assert told in stderr.splitlines()
+    # Ray, which blocks SIGINT, and Prefect's client may say in lines of their own that something has ended
     assert all("Traceback" not in line and (send, sent) == (os.killpg, signal.SIGTERM) for line in others)
     night = read_night(models / "results", "stopped")
     assert night.run.status == "interrupted"
