@@ -151,6 +151,17 @@ def test_medians_say_how_well_they_are_known(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out.strip() == said
 
 
+def test_a_run_of_another_suite_is_told_to_be_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["against_vllm.py", "--from", str(EXAMPLE.parent)])
+    main()
+    printed = capsys.readouterr()
+    assert printed.out.startswith("Run 20261121T171307Z of 2026-11-21, suite nightly, commit ")
+    assert printed.err.count("\n") == 1
+    assert "is of the suite nightly" in printed.err
+
+
 def test_the_committed_table_is_that_of_the_committed_samples_and_the_readme_quotes_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

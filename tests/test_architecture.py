@@ -93,7 +93,7 @@ TESTED_ELSEWHERE = {
     "kernels/silu/triton.py": "test_silu_mul_fp8.py",
     "kernels/silu/vllm.py": "test_silu_mul_fp8.py",
     "kernels/rates.py": "test_ceilings.py: every rate",
-    "kernels/sms.py": "test_silu_mul_fp8.py; test_fused_gluon.py",
+    "kernels/sms.py": "test_silu_mul_fp8.py; test_fused_gluon.py; test_fused_moe.py: shared memory",
     "kernels/spec.py": "test_registry.py",
     "tasks/commits/comparisons.py": "test_comparison_store.py: every record round trips; test_paired.py",
     "tasks/commits/sides.py": "test_retrial.py, test_sittings.py: both sides of both",

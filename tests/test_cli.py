@@ -1,18 +1,21 @@
 """Bad input as a user would type it: one line that names the next step, exit code 2, nothing half-written."""
 
 import re
+import signal
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import duckdb
 import pytest
 from consoles import COMMAND, ONE_UNIT, make_environment, make_model, run_command
+from prefect.exceptions import TerminationSignal
 from records import make_comparison, make_run
 
 from flows.arguments import LISTINGS, make_parser, read_selection
 from flows.choice import has_gpu
-from flows.cli import COMMANDS, main
+from flows.cli import COMMANDS, is_of_an_interrupt, main
 from kernels.registry import kernels
 from kernels.timing.timers import TIMERS
 from tasks.checkout import CHECKOUT
@@ -392,3 +395,19 @@ def test_a_prefect_home_that_cannot_be_written_is_one_line_before_anything_start
     assert len(run.stderr.splitlines()) == 1
     assert "set PREFECT_HOME to a writable folder" in run.stderr
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("told", [KeyboardInterrupt(), TerminationSignal(signal.SIGTERM)], ids=["Ctrl-C", "SIGTERM"])
+def test_what_comes_up_while_an_interrupt_is_told_on_is_of_it(told: BaseException) -> None:
+    class Telling(AbstractContextManager[None]):
+        def __exit__(self, *_: object) -> None:
+            raise ConnectionRefusedError("Prefect's server has ended too")
+
+    def fail(during: BaseException) -> BaseException:
+        with pytest.raises(ConnectionRefusedError) as failed, Telling():
+            raise during
+        return failed.value
+
+    assert is_of_an_interrupt(told)
+    assert is_of_an_interrupt(fail(fail(told)))
+    assert not is_of_an_interrupt(fail(ValueError("of another cause")))

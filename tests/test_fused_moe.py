@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import triton
 from poison import poisoned_empty
 
 from kernels.errors import KernelError, ShapeError
@@ -13,6 +14,7 @@ from kernels.moe.fused_triton import launch_triton
 from kernels.moe.inputs import moe_flops
 from kernels.moe.schemes import scheme_of
 from kernels.moe.triton_configs import MoeConfig, default_config, fit_stages
+from kernels.sms import count_shared_bytes
 from kernels.spec import Case, Device, Layer, Tensors
 
 CPU = torch.device("cpu")
@@ -204,6 +206,27 @@ def test_stages_are_as_many_as_shared_memory_holds(scheme: str, num_tokens: int,
     hopper, ada = (fit_stages(config, scheme_of(case.layer), room * 1024) for room in (227, 99))
     assert (hopper.num_stages, ada.num_stages) == stages
     assert replace(hopper, num_stages=config.num_stages) == config == replace(ada, num_stages=config.num_stages)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "module", "field"),
+    [(PER_TENSOR, "fused_triton", "num_stages"), ("int8_w8a16", "words_triton", "GATE_UP_BLOCK_SIZE_N")],
+)
+def test_the_default_configuration_fits_the_device(
+    scheme: str, module: str, field: str, monkeypatch: pytest.MonkeyPatch
+):
+    case = case_of(scheme, num_experts=2, top_k=1, k=256, n=66 * 256, num_tokens=40)
+    weights, inputs = tensors_of(case)
+    prepare = KERNEL.providers["triton"].prepare
+    hopper = prepare(case, weights, inputs).config
+    monkeypatch.setattr(f"kernels.moe.{module}.count_shared_bytes", lambda device: 99 * 1024)
+    assert prepare(case, weights, inputs).config[field] < hopper[field]
+
+
+@pytest.mark.gpu
+def test_a_gpu_has_as_much_shared_memory_as_triton_lets_a_program_have():
+    known = triton.runtime.driver.active.utils.get_device_properties(torch.cuda.current_device())
+    assert count_shared_bytes(torch.device("cuda")) == known["max_shared_mem"]
 
 
 def test_our_provider_says_what_it_lacks():

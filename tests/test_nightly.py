@@ -258,13 +258,15 @@ def test_ctrl_c_keeps_what_was_measured_and_leaves_no_process(
     models: Path, stopped: subprocess.Popen[str], send: Callable[[int, signal.Signals], None], sent: signal.Signals
 ) -> None:
     send(stopped.pid, sent)
-    _, stderr = stopped.communicate(timeout=150)
+    has_lost_its_servers = (send, sent) == (os.killpg, signal.SIGTERM)  # they block SIGINT
+    _, stderr = stopped.communicate(timeout=150 if has_lost_its_servers else 60)
     assert stopped.returncode == 130
-    told = "kernel-nightly: interrupted; what was measured is kept"
-    others = [line for line in stderr.splitlines() if line != told]
-    assert told in stderr.splitlines()
-    # Ray, which blocks SIGINT, and Prefect's client may say in lines of their own that something has ended
-    assert all("Traceback" not in line and (send, sent) == (os.killpg, signal.SIGTERM) for line in others)
+    told = "kernel-nightly: interrupted; what was measured is kept\n"
+    if has_lost_its_servers:  # which Ray and Prefect's client may tell too, in lines of their own
+        assert stderr.splitlines(keepends=True).count(told) == 1
+        assert "Traceback" not in stderr
+    else:
+        assert stderr == told
     night = read_night(models / "results", "stopped")
     assert night.run.status == "interrupted"
     assert night.run.finished_at is not None

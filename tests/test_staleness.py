@@ -158,6 +158,8 @@ def test_a_key_names_shape_scheme_and_gpu() -> None:
     layer = Layer("fused_moe", "Qwen3-30B-A3B", 1, 1, "fp8_w8a8_block128", "bfloat16", make_case().layer.sizes)
     key = key_of(layer, SHIPPED, "NVIDIA H200")
     assert key.label == ("vllm-triton-shipped of fused_moe E=8,N=128,K=256,top_k=2 fp8_w8a8_block128 on NVIDIA H200")
+    dense = replace(key, kernel="mxfp4_gemm", provider="triton", num_experts=0, top_k=0, scheme="mxfp4_w4a16")
+    assert dense.label == "triton of mxfp4_gemm N=128,K=256 mxfp4_w4a16 on NVIDIA H200"
     assert key.block_shape == (128, 128)
     assert key.config_key.file_name == "E=8,N=128,device_name=NVIDIA_H200,dtype=fp8_w8a8,block_shape=[128,128].json"
     linear = Layer("mxfp4_gemm", "Llama-3.1-70B", 1, 1, "mxfp4_w4a16", "bfloat16", {"n": 8192, "k": 4096})
