@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import triton
+from servers import shared_folder
 
 from kernels.compile import CAPABILITIES, intercepted_launches
 from kernels.launches import describe_kernel
@@ -25,29 +26,30 @@ MAX_SPILL_BYTES = 64
 """A few spilled addresses outside the loop cost nothing; a spilled accumulator is hundreds of bytes."""
 
 
-def compile_everywhere(script: str, *arguments: str) -> list[dict[str, Any]]:
-    """What a script compiles, for every architecture at the same time, each from an empty Triton cache.
+def compile_everywhere(script: str, *arguments: str, cache: Path | None = None) -> list[dict[str, Any]]:
+    """What a script compiles, for every architecture at the same time.
 
     Args:
         script: finds its architecture in sys.argv[1] and the arguments after it; prints a list of records as JSON.
+        cache: Triton's, if not the one of all tests, in which a kernel may be that another test has compiled.
     """
     with ThreadPoolExecutor(len(CAPABILITIES)) as threads:
-        compiled = threads.map(lambda arch: compile_for(arch, script, *arguments), CAPABILITIES)
+        compiled = threads.map(lambda arch: compile_for(arch, script, *arguments, cache=cache), CAPABILITIES)
         return [record for records in compiled for record in records]
 
 
-def compile_for(arch: str, script: str, *arguments: str) -> list[dict[str, Any]]:
+def compile_for(arch: str, script: str, *arguments: str, cache: Path | None = None) -> list[dict[str, Any]]:
     """As compile_everywhere, for one architecture."""
     env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     env["PYTHONPATH"] = os.pathsep.join([str(PACKAGE_DIR.parent), str(Path(__file__).parent)])
-    with TemporaryDirectory() as folder:
-        process = subprocess.run(
-            [sys.executable, "-c", SELDOM_COLLECTING + script, arch, *arguments],
-            env=env | {"TRITON_CACHE_DIR": folder},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    env["TRITON_CACHE_DIR"] = str(cache or shared_folder() / "triton")
+    process = subprocess.run(
+        [sys.executable, "-c", SELDOM_COLLECTING + script, arch, *arguments],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert process.returncode == 0, process.stderr
     records: list[dict[str, Any]] = json.loads(process.stdout)
     return records

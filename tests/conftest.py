@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import triton.language as tl
-from servers import end_server, offer_server
+from servers import end_sharing, share_folder
 from triton.runtime import interpreter
 
 from flows.cli import end_quietly
@@ -95,7 +95,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Prepare what all processes share. Ray's token: two that each made one would lock each other out."""
     if not is_first_process(session):
         return
-    offer_server()
+    share_folder()
     if not (Path.home() / ".ray" / "auth_token").exists():
         ray = Path(sys.executable).with_name("ray")
         subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)
@@ -105,7 +105,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End what all processes shared, once they have ended."""
     if is_first_process(session):
-        end_server()
+        end_sharing()
 
 
 def place(item: pytest.Item) -> int:

@@ -19,8 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFECT = str(Path(sys.executable).parent / "prefect")
-SHARED = "TESTS_SHARED_SERVER"
-"""Names the folder of the shared server to all processes of a test run."""
+SHARED = "TESTS_SHARED_FOLDER"
+"""Names to all processes of a test run a folder that they share: the server's home, with Triton's cache beside it."""
 
 
 def free_port() -> int:
@@ -82,15 +82,20 @@ def start_server(environment: dict[str, str]) -> int:
     return os.posix_spawn(PREFECT, command, environment, file_actions=silent, setsid=True)
 
 
-def offer_server() -> None:
-    """Have a folder for the shared server, before the processes that run tests are started."""
+def share_folder() -> None:
+    """Have a folder for what is shared, before the processes that run tests are started."""
     os.environ[SHARED] = tempfile.mkdtemp(prefix="kernel-nightly-tests-")
+
+
+def shared_folder() -> Path:
+    """It is there from the first test to the last."""
+    return Path(os.environ[SHARED])
 
 
 @cache
 def share_server() -> str:
     """The address of the shared server's API; who asks first starts it."""
-    home = Path(os.environ[SHARED])
+    home = shared_folder()
     with (home / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (home / "address").exists():
@@ -110,8 +115,8 @@ def using_shared_server() -> Iterator[None]:
         yield
 
 
-def end_server() -> None:
-    """End the shared server, if anybody has started it, and remove its folder."""
+def end_sharing() -> None:
+    """End the shared server, if anybody has started it, and remove the shared folder."""
     home = Path(os.environ.pop(SHARED))
     if (home / "pid").exists():
         os.killpg(int((home / "pid").read_text()), signal.SIGKILL)

@@ -1,6 +1,7 @@
 """Every kernel's Triton provider compiles for Hopper and Blackwell without a GPU, and fits their SMs."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,8 +67,8 @@ def test_what_was_compiled_is_named_and_told_apart_by_its_digest(name: str):
     assert not set.intersection(*digests)
 
 
-def test_the_same_source_compiles_to_the_same_digest():
-    assert compile_everywhere(SCRIPT, COMPILED_TWICE) == compile_kernel(COMPILED_TWICE)
+def test_the_same_source_compiles_to_the_same_digest(tmp_path: Path):
+    assert compile_everywhere(SCRIPT, COMPILED_TWICE, cache=tmp_path) == compile_kernel(COMPILED_TWICE)
 
 
 def test_an_unknown_architecture_is_an_error_that_lists_the_known():

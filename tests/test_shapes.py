@@ -174,11 +174,13 @@ def test_the_fp4_model_has_the_hidden_size_that_upstream_swaps_with_the_intermed
 READ_CONFIGS = """
 import sys
 from tasks.planning.shapes import resolve_model_shapes
-for model in ("Llama-4-Scout", "DBRX", "Kimi-K2", "Nemotron-3-Nano-30B-A3B"):
+for model in ("Llama-4-Scout", "Llama-3.3-70B", "DBRX", "Kimi-K2", "Nemotron-3-Nano-30B-A3B"):
     resolve_model_shapes(model, 1)
-early = {"transformers.models.auto.modeling_auto", "torch._dynamo"} & set(sys.modules)
+modeling_code = {"transformers.models.auto.modeling_auto", "transformers.activations", "torch._dynamo"}
+early = modeling_code & set(sys.modules)
+from transformers.activations import ACT2FN
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
-sys.exit(f"imported early: {early}" if early or not MODEL_MAPPING_NAMES else 0)
+sys.exit(f"imported early: {early}" if early or not MODEL_MAPPING_NAMES or not ACT2FN else 0)
 """
 
 

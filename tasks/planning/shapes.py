@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from tasks.errors import ModelConfigError, ParallelismError, UnknownNameError, UsageError
@@ -30,8 +31,12 @@ _HIDDEN_SIZE = ("hidden_size", "d_model")
 _EXPERT_INTERMEDIATE_SIZE = ("moe_intermediate_size", "expert_ffn_hidden_size")
 _INTERMEDIATE_SIZE = ("intermediate_size", "ffn_hidden_size")
 
-_MODELING_CODE = "transformers.models.auto.modeling_auto"
-"""What a config class imports to name its models in its own docstring, which it goes without where that is missing."""
+_MODELING_CODE = {
+    "transformers.models.auto.modeling_auto": None,
+    "transformers.activations": SimpleNamespace(ACT2FN={}),
+}
+"""What config classes import, and what is there instead: nothing, where they want to name their models in their own
+docstrings; no names of activations, which are not checked then."""
 
 _SAME_FAMILY = {"kimi_k2": "deepseek_v3"}
 """Families whose config class is a copy of another's, which transformers has; vLLM reads them as that one too."""
@@ -278,15 +283,14 @@ def _load_config(source: _Source, raw: dict[str, Any], trust_remote_code: bool) 
 
 @contextmanager
 def _without_modeling_code() -> Iterator[None]:
-    """Have the import of modeling code fail, unless it is here already: most of it is torch's compiler, for seconds."""
-    if _MODELING_CODE in sys.modules:
-        yield
-        return
-    sys.modules[_MODELING_CODE] = None  # type: ignore[assignment]  # Python's own way to say so
+    """Leave out the import of modeling code, unless it is here already: most of it is torch's compiler, for seconds."""
+    absent = {name: instead for name, instead in _MODELING_CODE.items() if name not in sys.modules}
+    sys.modules.update(absent)  # type: ignore[arg-type]  # None is Python's own way to say that it is not there
     try:
         yield
     finally:
-        del sys.modules[_MODELING_CODE]
+        for name in absent:
+            del sys.modules[name]
 
 
 def _intermediate_size_fields(text: _TextConfig) -> tuple[str, ...]:
