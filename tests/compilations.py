@@ -31,7 +31,7 @@ def compile_everywhere(script: str, *arguments: str, cache: Path | None = None) 
 
     Args:
         script: finds its architecture in sys.argv[1] and the arguments after it; prints a list of records as JSON.
-        cache: Triton's, if not the one of all tests, in which a kernel may be that another test has compiled.
+        cache: Triton's folder; by default one that all tests share: another may have compiled a kernel already.
     """
     with ThreadPoolExecutor(len(CAPABILITIES)) as threads:
         compiled = threads.map(lambda arch: compile_for(arch, script, *arguments, cache=cache), CAPABILITIES)

@@ -1,4 +1,5 @@
-"""Real Prefect servers with their services running: one of a test's own, and one that all others share."""
+"""Real Prefect servers with their services running, one of a test's own and one that all others share, and a folder
+that all processes of a test run share."""
 
 import fcntl
 import json
@@ -20,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PREFECT = str(Path(sys.executable).parent / "prefect")
 SHARED = "TESTS_SHARED_FOLDER"
-"""Names to all processes of a test run a folder that they share: the server's home, with Triton's cache beside it."""
+"""Names that folder to them."""
 
 
 def free_port() -> int:
@@ -57,7 +58,6 @@ def make_server_environment(home: Path) -> dict[str, str]:
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
         "DO_NOT_TRACK": "1",
     }
 
@@ -83,19 +83,20 @@ def start_server(environment: dict[str, str]) -> int:
 
 
 def share_folder() -> None:
-    """Have a folder for what is shared, before the processes that run tests are started."""
+    """Make it, before the processes that run tests are started."""
     os.environ[SHARED] = tempfile.mkdtemp(prefix="kernel-nightly-tests-")
 
 
 def shared_folder() -> Path:
-    """It is there from the first test to the last."""
+    """It is there from the first test to the last: the shared server's home, and Triton's cache."""
     return Path(os.environ[SHARED])
 
 
 @cache
 def share_server() -> str:
     """The address of the shared server's API; who asks first starts it."""
-    home = shared_folder()
+    home = shared_folder() / "prefect"
+    home.mkdir(exist_ok=True)
     with (home / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (home / "address").exists():
@@ -117,10 +118,11 @@ def using_shared_server() -> Iterator[None]:
 
 def end_sharing() -> None:
     """End the shared server, if anybody has started it, and remove the shared folder."""
-    home = Path(os.environ.pop(SHARED))
-    if (home / "pid").exists():
-        os.killpg(int((home / "pid").read_text()), signal.SIGKILL)
-    shutil.rmtree(home)
+    folder = Path(os.environ.pop(SHARED))
+    pid = folder / "prefect" / "pid"
+    if pid.exists():
+        os.killpg(int(pid.read_text()), signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)  # what a test has left behind when it was cut off may still write there
 
 
 def run_prefect(*arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

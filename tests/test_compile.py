@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -39,9 +40,11 @@ def compile_kernels() -> list[dict[str, Any]]:
     """What the Triton provider of every kernel would launch, for every architecture and scheme.
 
     One process compiles them all, as importing torch and Triton takes longer than most; first the one that is compiled
-    twice, so that its second process has done no less before.
+    twice, so that its second process has done no less before, and from an empty cache, as the second does.
     """
-    return compile_everywhere(SCRIPT, *sorted(TRITON_KERNELS, key=lambda name: name != COMPILED_TWICE))
+    with TemporaryDirectory() as folder:
+        first = sorted(TRITON_KERNELS, key=lambda name: name != COMPILED_TWICE)
+        return compile_everywhere(SCRIPT, *first, cache=Path(folder))
 
 
 def compile_kernel(name: str) -> list[dict[str, Any]]:

@@ -80,7 +80,7 @@ def test_both_commits_run_and_take_turns_whose_order_alternates(
     for contrast in judge_sittings([first, second], least_change=0.2):
         assert contrast.num_sittings == 2, contrast.reason
         assert contrast.change is not None
-        assert contrast.change > 5  # 15, and more where the longer loop is interrupted more often
+        assert 5 < contrast.change < 500  # 15 on a quiet machine; who interrupts a loop moves it either way
 
 
 def test_a_commit_that_cannot_be_imported_costs_the_base_nothing(

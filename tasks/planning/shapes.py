@@ -35,8 +35,9 @@ _MODELING_CODE = {
     "transformers.models.auto.modeling_auto": None,
     "transformers.activations": SimpleNamespace(ACT2FN={}),
 }
-"""What config classes import, and what is there instead: nothing, where they want to name their models in their own
-docstrings; no names of activations, which are not checked then."""
+"""Modules that config classes import, and what stands in for them meanwhile. None: the import fails, as they expect;
+it would only name models in docstrings. No activations: transformers takes their names as not to be checked, for as
+long as this process lives."""
 
 _SAME_FAMILY = {"kimi_k2": "deepseek_v3"}
 """Families whose config class is a copy of another's, which transformers has; vLLM reads them as that one too."""
@@ -290,7 +291,7 @@ def _without_modeling_code() -> Iterator[None]:
         yield
     finally:
         for name in absent:
-            del sys.modules[name]
+            sys.modules.pop(name, None)
 
 
 def _intermediate_size_fields(text: _TextConfig) -> tuple[str, ...]:
