@@ -127,3 +127,17 @@ def test_the_nightly_medians_of_a_device_are_those_of_its_summary(tmp_path: Path
     assert (last.median_us, last.p20_us, last.p80_us) == pytest.approx(
         (tonight.median_us, tonight.p20_us, tonight.p80_us)
     )
+
+
+def test_trends_come_in_the_order_of_devices_and_kernels(tmp_path: Path) -> None:
+    """So a site has the same charts whatever is read: the database, or its export, whose rows lie otherwise."""
+    names = ["e", "b", "d", "a", "c", "f"]
+    other = make_host(replace(HOST.device, name="NVIDIA B200"), "other")
+    with Store.open(tmp_path) as store:
+        for run_id in ("run-1", "run-2"):
+            store.begin_run(make_run(run_id))
+            for host in (HOST, other):
+                times = [replace(timed("case", 1.0, name=name, run_id=run_id), host_id=host.host_id) for name in names]
+                store.commit_unit(run_id, UnitResult(host, None, (), tuple(times)))
+        trends = store.night("run-2").reference_trends
+    assert list(trends) == [(device, name) for device in ("NVIDIA B200", "NVIDIA H200") for name in sorted(names)]

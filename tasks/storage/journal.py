@@ -50,7 +50,7 @@ class Journal:
             WHERE r.seed = ? AND r.number < (SELECT number FROM runs WHERE run_id = ?)
             QUALIFY row_number() OVER (
                 PARTITION BY case_key, provider, timer, device_name, v.median_us IS NULL ORDER BY r.number DESC) = 1
-            ORDER BY r.number
+            ORDER BY r.number, v.*
         """
         return [rows.row_to_verdict(row) for row in self._database.rows(query, [run.seed, run.run_id])]
 

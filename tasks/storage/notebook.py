@@ -114,7 +114,7 @@ class Notebook:
         query = f"""
             SELECT config FROM searches s JOIN tuned_configs t USING (search_id)
             WHERE {SAME_KERNEL} AND t.batch_size = ? AND s.finished_at IS NOT NULL AND NOT ({same} AND {tuned_with})
-            ORDER BY ({same}) DESC, s.finished_at DESC LIMIT ?
+            ORDER BY ({same}) DESC, s.finished_at DESC, s.search_id LIMIT ?
         """
         shape = [getattr(key, name) for name in SHAPE]
         with_what = [provenance.source_sha256, provenance.triton_version, provenance.space_sha256]

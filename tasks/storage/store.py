@@ -241,7 +241,8 @@ class Store:
         return [rows.row_to_reference(row) for row in self._database.rows(query, [run_id])]
 
     def reference_trends(self, run: Run) -> dict[tuple[str, str], tuple[Point, ...]]:
-        """By device name and reference kernel, the median of its cases' medians in each run up to and with `run`."""
+        """By device name and reference kernel, in their order, the median of its cases' medians in each run up to and
+        with `run`."""
         query = """
             SELECT r.run_id, r.started_at, h.device_name, t.name, NULL AS relative_error, NULL AS share_close,
                    '' AS device_uuid,
@@ -250,7 +251,7 @@ class Store:
             FROM (SELECT *, list_aggregate(samples_us, 'median') AS median_us FROM reference_times) AS t
             JOIN runs r USING (run_id) JOIN hosts h USING (host_id)
             WHERE r.number <= (SELECT number FROM runs WHERE run_id = ?)
-            GROUP BY r.number, r.run_id, r.started_at, h.device_name, t.name ORDER BY r.number
+            GROUP BY r.number, r.run_id, r.started_at, h.device_name, t.name ORDER BY h.device_name, t.name, r.number
         """
         trends: dict[tuple[str, str], list[Point]] = {}
         for row in self._database.rows(query, [run.run_id]):

@@ -131,7 +131,7 @@ def _read_rates(database: Database, runs: Sequence[Run], hosts: dict[str, Host])
     night_of = {run.run_id: number for number, run in enumerate(runs)}
     host_of = {host_id: number for number, host_id in enumerate(hosts)}
     rates: dict[str, Floats] = {}
-    for row in database.rows("SELECT * FROM ceilings"):
+    for row in database.rows("SELECT * FROM ceilings ORDER BY name"):
         if row["run_id"] in night_of and row["host_id"] in host_of:
             of_name = rates.setdefault(row["name"], np.full((len(runs), len(hosts)), np.nan))
             of_name[night_of[row["run_id"]], host_of[row["host_id"]]] = row["value"]
