@@ -21,6 +21,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of a Companion: nobody waits for its answers
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # who asks after the end would join any cluster there is
 
 import ray
 import ray.exceptions
@@ -93,6 +94,8 @@ class Worker:
         self._actor: Any = None
         self._is_ready = False
         self._ended = False
+        self._beginning = threading.Lock()
+        """Held while a call begins, so that `end` finds the process that it is for."""
         self._retired = ""
         """Why it was given up; every call says so."""
         self._blocker: Any = None
@@ -155,17 +158,18 @@ class Worker:
         return self._ask(method, arguments, limit_seconds)
 
     def _ask(self, method: str, arguments: tuple[object, ...], limit_seconds: float) -> Any:
-        if self._ended:
-            raise WorkerError("the run is ending: no more calls to its workers")
-        if self._retired:
-            raise WorkerCrashed(self._retired)
-        self.start()
-        answer = getattr(self._actor, method).remote(*arguments)
-        ready, _ = ray.wait([answer], timeout=limit_seconds)
-        if not ready:
-            self.stop()
-            raise WorkerHung(f"no answer within {limit_seconds:g} s")
+        with self._beginning:
+            if self._ended:
+                raise WorkerError("the run is ending: no more calls to its workers")
+            if self._retired:
+                raise WorkerCrashed(self._retired)
+            self.start()
+            answer = getattr(self._actor, method).remote(*arguments)
         try:
+            ready, _ = ray.wait([answer], timeout=limit_seconds)
+            if not ready:
+                self.stop()
+                raise WorkerHung(f"no answer within {limit_seconds:g} s")
             return ray.get(answer)
         except ray.exceptions.RayTaskError as error:
             raised = _describe(error)
@@ -209,7 +213,8 @@ class Worker:
 
     def end(self) -> None:
         """Kill the process for good: what it was doing is no crash."""
-        self._ended = True
+        with self._beginning:
+            self._ended = True
         self.stop()
         _kill(self._blocker)
         for worker in [*self.beside]:
@@ -223,7 +228,8 @@ class Worker:
 
 def _kill(actor: Any) -> None:
     if actor is not None:
-        ray.kill(actor, no_restart=True)
+        with suppress(ray.exceptions.RaySystemError):  # Ray was left, and took its processes along
+            ray.kill(actor, no_restart=True)
 
 
 class Blocker:
@@ -259,7 +265,8 @@ class Companion:
             return None
         except ray.exceptions.RayError:  # its process died, or is killed now
             self.end()
-            self._start()
+            with suppress(ray.exceptions.RaySystemError):  # as in _kill
+                self._start()
             return None
 
     def take_answers(self) -> list[Any]:

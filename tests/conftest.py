@@ -11,6 +11,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # `make gpu-test` may say 0
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # as tasks/workers.py, before which a test may import ray
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of many processes would compile our code anew
 

@@ -24,9 +24,9 @@ CPU = torch.device("cpu")
 
 
 def test_a_cpu_has_a_copy_rate_and_two_gemm_rates_in_little_time() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     rates = measure_ceilings(CPU)
-    assert time.perf_counter() - start < 5  # 0.5 s where nothing else runs
+    assert time.process_time() - start < 5
     assert [(rate.name, rate.unit) for rate in rates] == [
         (COPY, "GB/s"),
         ("bfloat16 gemm", "TFLOP/s"),

@@ -194,9 +194,9 @@ def test_a_million_values_have_their_steps_and_their_last_nights_found_within_se
     values = 100 * (1 + 0.01 * np.random.default_rng(0).standard_t(3, 1_000_001))
     values[400_000:] *= 1.05
     values[-5:] *= 1.2
-    started = time.perf_counter()
+    started = time.process_time()
     early, late = find_changes(values.tolist())
-    assert time.perf_counter() - started < 15
+    assert time.process_time() - started < 15
     assert early.index == pytest.approx(400_000, abs=20)
     assert (late.index, late.kind) == (999_996, ChangeKind.RECENT)
 
@@ -210,15 +210,15 @@ def test_a_long_history_tells_each_step_once_wherever_it_is(step: int) -> None:
 
 def test_a_walk_of_5000_values_takes_less_than_3_seconds_and_120_values_less_than_30_ms() -> None:
     walk = 100 * np.exp(np.cumsum(np.random.default_rng(0).standard_normal(5000)) * 0.01)
-    started = time.perf_counter()
+    started = time.process_time()
     change_points(walk.tolist())
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3
     windows = [steady(seed=seed).tolist() for seed in range(20)]
     taken = []
     for window in windows:
-        started = time.perf_counter()
+        started = time.process_time()
         change_points(window)
-        taken.append(time.perf_counter() - started)
+        taken.append(time.process_time() - started)
     assert sorted(taken)[len(taken) // 2] < 0.03
 
 

@@ -39,9 +39,9 @@ def test_the_outline_of_a_layer_is_what_it_turns_out_to_be(kernel: Kernel, schem
 def test_a_layer_of_hundreds_of_experts_is_outlined_in_no_time(kernel: Kernel, scheme: str):
     layer = odd_layer(kernel, scheme, num_experts=384)
     weights_footprint(layer)  # torch imports what it does this with
-    start = time.perf_counter()
+    start = time.process_time()
     weights_footprint(layer)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 @every_scheme

