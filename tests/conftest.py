@@ -15,12 +15,10 @@ os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # as tasks/workers.py, before which
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of many processes would compile our code anew
 
-import numpy as np
 import pytest
 import torch
-import triton.language as tl
+from interpreting import mend_interpreter
 from servers import end_sharing, share_folder
-from triton.runtime import interpreter
 
 from flows.cli import end_quietly
 
@@ -37,53 +35,6 @@ LONGEST = (
 those that wait or compute by themselves."""
 AT_THE_END = ("bench", "story")
 """Files that compare times of this machine, which is quiet when the others have ended."""
-
-CONVERTED_BY_TORCH = {
-    "bf16": (torch.bfloat16, torch.uint16, np.uint16),
-    "fp8e4nv": (torch.float8_e4m3fn, torch.uint8, np.uint8),
-    "fp8e5": (torch.float8_e5m2, torch.uint8, np.uint8),
-}
-"""By Triton's name of a dtype, torch's, and how its bits are held."""
-
-convert_float_of_triton = interpreter._convert_float
-patch_tensor_of_triton = interpreter._patch_lang_tensor
-create_dot_of_triton = interpreter.InterpreterBuilder.create_dot
-cast_of_triton = interpreter.InterpreterBuilder.cast_impl
-
-
-def convert_float(data, from_dtype, to_dtype, rounding_mode):
-    """Round to and from float32 as the hardware does.
-
-    Triton's own loses the carry when a mantissa rounds up to a power of two, and the value of subnormal bfloat16.
-    """
-    if from_dtype.name == "fp32" and to_dtype.name in CONVERTED_BY_TORCH:
-        dtype, bits, numpy_bits = CONVERTED_BY_TORCH[to_dtype.name]
-        rounded = torch.from_numpy(np.array(data, dtype=np.float32, ndmin=1)).to(dtype).view(bits)
-        return rounded.numpy().astype(numpy_bits).reshape(np.shape(data))
-    if to_dtype.name == "fp32" and from_dtype.name in CONVERTED_BY_TORCH:
-        dtype, _, numpy_bits = CONVERTED_BY_TORCH[from_dtype.name]
-        widened = torch.from_numpy(np.array(data, dtype=numpy_bits, ndmin=1)).view(dtype).float()
-        return widened.numpy().view(np.uint32).reshape(np.shape(data))
-    return convert_float_of_triton(data, from_dtype, to_dtype, rounding_mode)
-
-
-def patch_tensor(tensor, scope):
-    """Let a tensor bound a loop; Triton 3.6 relies on an int() of a [1] array that newer numpy refuses."""
-    patch_tensor_of_triton(tensor, scope)
-    scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-
-
-def create_dot(self, a, b, d, input_precision, max_num_imprecise_acc):
-    """Multiply the values of bfloat16 operands; Triton's own multiplies their bits as integers."""
-    a, b = (cast_of_triton(self, x, tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b))
-    return create_dot_of_triton(self, a, b, d, input_precision, max_num_imprecise_acc)
-
-
-def create_si_to_fp(self, src, dst_type):
-    """Convert integers to bfloat16 by way of float32; Triton's own makes their value its bits."""
-    if dst_type.scalar == tl.bfloat16:
-        src = cast_of_triton(self, src, tl.float32)
-    return cast_of_triton(self, src, dst_type)
 
 
 def is_first_process(session: pytest.Session) -> bool:
@@ -140,7 +91,4 @@ def pytest_collection() -> Generator[None, object, object]:
 @pytest.fixture(autouse=True)
 def interpreter_as_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let Triton's interpreter compute what a GPU does, in every supported version of Triton."""
-    monkeypatch.setattr(interpreter, "_convert_float", convert_float)
-    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch_tensor)
-    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
-    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_si_to_fp", create_si_to_fp)
+    mend_interpreter(monkeypatch)

@@ -120,8 +120,8 @@ def weight_row(scheme: str, weights: Tensors, name: str, expert: int, row: int) 
     if scheme == "fp8_w8a8":
         return codes * scales
     if scheme == "fp8_w8a8_block128":
-        return codes * [scales[row // 128, column // 128] for column in range(len(codes))]
-    return codes * [scales[row, column // 128 if scheme.endswith("_group128") else 0] for column in range(len(codes))]
+        return codes * scales[row // 128, np.arange(len(codes)) // 128]
+    return codes * (scales[row, np.arange(len(codes)) // 128] if scheme.endswith("_group128") else scales[row, 0])
 
 
 def twin_of_expert(case: Case, weights: Tensors, expert: int, x: np.ndarray) -> np.ndarray:
