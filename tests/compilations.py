@@ -1,12 +1,18 @@
 """Compiles for Hopper and Blackwell in processes of their own: the interpreter that conftest.py asks for stays."""
 
+import gc
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import redirect_stdout
 from dataclasses import asdict
+from functools import cache
+from io import StringIO
+from multiprocessing import forkserver
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,10 +22,8 @@ from servers import shared_folder
 
 from kernels.compile import CAPABILITIES, intercepted_launches
 from kernels.launches import describe_kernel
-from kernels.registry import PACKAGE_DIR
+from kernels.registry import kernels
 
-SELDOM_COLLECTING = "import gc; gc.set_threshold(100_000, 50, 50)\n"
-"""Begins a script that imports torch and compiles: looking for garbage would take a sixth of its time."""
 MAX_SHARED_BYTES = 227 * 1024
 MAX_REGISTERS = 255
 MAX_SPILL_BYTES = 64
@@ -40,19 +44,38 @@ def compile_everywhere(script: str, *arguments: str, cache: Path | None = None) 
 
 def compile_for(arch: str, script: str, *arguments: str, cache: Path | None = None) -> list[dict[str, Any]]:
     """As compile_everywhere, for one architecture."""
-    env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    env["PYTHONPATH"] = os.pathsep.join([str(PACKAGE_DIR.parent), str(Path(__file__).parent)])
-    env["TRITON_CACHE_DIR"] = str(cache or shared_folder() / "triton")
-    process = subprocess.run(
-        [sys.executable, "-c", SELDOM_COLLECTING + script, arch, *arguments],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    records: list[dict[str, Any]] = json.loads(process.stdout)
+    records: list[dict[str, Any]] = json.loads(run_alone(script, arch, *arguments, cache=cache))
     return records
+
+
+def run_alone(script: str, *arguments: str, cache: Path | None = None) -> str:
+    """What a script prints, in a process of its own that compiles into `cache`, or into the folder of all tests."""
+    folder = cache or shared_folder() / "triton"
+    return start_processes().submit(execute, script, arguments, str(folder)).result()
+
+
+@cache
+def start_processes() -> ProcessPoolExecutor:
+    """Processes for one script each, forked from one that has imported torch and our kernels without the interpreter:
+    to import them takes as long as to compile a few."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["compilations", *(f"kernels.{name}" for name in kernels())])
+    interpret = os.environ.pop("TRITON_INTERPRET")
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ["TRITON_INTERPRET"] = interpret
+    return ProcessPoolExecutor(len(CAPABILITIES), context, max_tasks_per_child=1)
+
+
+def execute(script: str, arguments: tuple[str, ...], cache: str) -> str:
+    """As run_alone, where we are alone already."""
+    gc.freeze()  # looking for garbage would take a sixth of its time
+    os.environ["TRITON_CACHE_DIR"] = cache
+    sys.argv = ["script", *arguments]
+    with redirect_stdout(StringIO()) as printed:
+        exec(script, {"__name__": "__main__"})
+    return printed.getvalue()
 
 
 def record_launches(arch: str, run: Callable[[], object], *, looks_at_products: bool = True) -> list[dict[str, Any]]:

@@ -1,9 +1,6 @@
 """What is compiled ahead is exactly what a launch looks for in Triton's cache; what cannot be is only reported."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from compilations import SELDOM_COLLECTING
+from compilations import run_alone
 from test_every_kernel import small_case
 
 from kernels.errors import KernelError
-from kernels.registry import PACKAGE_DIR, find_kernel, kernels
+from kernels.registry import find_kernel, kernels
 from kernels.spec import Case, Device, Kernel, Launch, Provider, Tensors
 from tasks.ahead import compile_unit
 from tasks.records import WorkUnit
@@ -82,18 +79,7 @@ def units_of(kernel: Kernel, prefix: str, most_schemes: int | None) -> list[Work
 
 def run_script(script: str, cache: Path, *arguments: str) -> Any:
     """What a script prints as JSON, line by line, in a process of its own that compiles into `cache`."""
-    env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    folders = (str(PACKAGE_DIR.parent), str(Path(__file__).parent), env.get("PYTHONPATH", ""))
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
-    done = subprocess.run(
-        [sys.executable, "-c", SELDOM_COLLECTING + UNITS + script, *arguments],
-        env={**env, "TRITON_CACHE_DIR": str(cache)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in run_alone(UNITS + script, *arguments, cache=cache).splitlines()]
 
 
 @with_triton
