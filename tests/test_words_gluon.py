@@ -31,14 +31,14 @@ compiled = []
 for name, scheme, k, n in (("nvfp4_moe", "nvfp4_w4a16", 7168, 256), ("mxfp4_moe", "mxfp4_w4a16", 2880, 2880)):
     kernel = find_kernel(name)
     sizes = {"num_experts": 1, "top_k": 8, "hidden_size": k, "intermediate_size": n}  # no expert's code knows of others
+    case = Case(Layer(name, "grid", 1, 128, scheme, "bfloat16", sizes), 64)
+    weights = kernel.make_weights(case.layer, 0, torch.device("cpu"))
+    inputs = {
+        "hidden_states": torch.zeros(64, k, dtype=torch.bfloat16),
+        "topk_ids": torch.zeros(64, 8, dtype=torch.int32),
+        "topk_weights": torch.zeros(64, 8),
+    }
     for config in DEFAULTS:
-        case = Case(Layer(name, "grid", 1, 128, scheme, "bfloat16", sizes), 64)
-        weights = kernel.make_weights(case.layer, 0, torch.device("cpu"))
-        inputs = {
-            "hidden_states": torch.zeros(64, k, dtype=torch.bfloat16),
-            "topk_ids": torch.zeros(64, 8, dtype=torch.int32),
-            "topk_weights": torch.zeros(64, 8),
-        }
         launch = kernel.providers["triton-gluon"].prepare_with(case, weights, inputs, asdict(config))
         for record in compile_launches(sys.argv[1], launch.run):
             compiled.append(asdict(record) | {"programs": config.programs_per_sm})
