@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from functools import cache
@@ -37,9 +37,8 @@ def compile_everywhere(script: str, *arguments: str, cache: Path | None = None) 
         script: finds its architecture in sys.argv[1] and the arguments after it; prints a list of records as JSON.
         cache: Triton's folder; by default one that all tests share: another may have compiled a kernel already.
     """
-    with ThreadPoolExecutor(len(CAPABILITIES)) as threads:
-        compiled = threads.map(lambda arch: compile_for(arch, script, *arguments, cache=cache), CAPABILITIES)
-        return [record for records in compiled for record in records]
+    processes = [start_alone(script, arch, *arguments, cache=cache) for arch in CAPABILITIES]
+    return [record for process in processes for record in json.loads(process.result())]
 
 
 def compile_for(arch: str, script: str, *arguments: str, cache: Path | None = None) -> list[dict[str, Any]]:
@@ -50,8 +49,12 @@ def compile_for(arch: str, script: str, *arguments: str, cache: Path | None = No
 
 def run_alone(script: str, *arguments: str, cache: Path | None = None) -> str:
     """What a script prints, in a process of its own that compiles into `cache`, or into the folder of all tests."""
-    folder = cache or shared_folder() / "triton"
-    return start_processes().submit(execute, script, arguments, str(folder)).result()
+    return start_alone(script, *arguments, cache=cache).result()
+
+
+def start_alone(script: str, *arguments: str, cache: Path | None) -> Future[str]:
+    """As run_alone, without waiting."""
+    return start_processes().submit(execute, script, arguments, str(cache or shared_folder() / "triton"))
 
 
 @cache
