@@ -247,6 +247,8 @@ class Companion:
         self.node = node
         self.bench = bench
         self._answers: list[Any] = []
+        self._ended = False
+        self._replacing = threading.Lock()
         self._start()
 
     def _start(self) -> None:
@@ -257,16 +259,17 @@ class Companion:
         self._answers.append(getattr(self._actor, method).remote(*arguments))
 
     def call(self, method: str, *arguments: object, limit_seconds: float) -> Any:
-        """What it answers; None if that fails or takes longer, and a fresh process takes its place."""
+        """What it answers; None if that fails or takes longer: a fresh process is started then, unless it was ended."""
         answer = getattr(self._actor, method).remote(*arguments)
         try:
             return ray.get(answer, timeout=limit_seconds)
         except ray.exceptions.RayTaskError:
             return None
         except ray.exceptions.RayError:  # its process died, or is killed now
-            self.end()
-            with suppress(ray.exceptions.RaySystemError):  # as in _kill
-                self._start()
+            with self._replacing:
+                _kill(self._actor)
+                if not self._ended:
+                    self._start()
             return None
 
     def take_answers(self) -> list[Any]:
@@ -280,8 +283,10 @@ class Companion:
         return answers
 
     def end(self) -> None:
-        """Kill the process."""
-        _kill(self._actor)
+        """Kill the process for good."""
+        with self._replacing:
+            self._ended = True
+            _kill(self._actor)
 
 
 def _first_line(text: str) -> str:

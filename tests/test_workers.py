@@ -19,7 +19,7 @@ from benches import NeverStartingBench, TestBench
 from tasks.checkout import CHECKOUT
 from tasks.errors import WorkerCrashed, WorkerError, WorkerHung, WorkerLost, WorkerRaised
 from tasks.knocking import ADDRESS_SECONDS
-from tasks.workers import Worker, start_ray
+from tasks.workers import Companion, Worker, list_nodes, start_ray
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -146,6 +146,45 @@ def test_a_worker_that_was_ended_is_no_crash(worker: Worker) -> None:
     assert "the run is ending" in str(error)
     with pytest.raises(WorkerError, match="the run is ending: no more calls"):
         ended.call("process_id", limit_seconds=LIMIT)
+
+
+class SlowlyChoosing(Worker):
+    """Waits before it starts a process."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu", TestBench)
+        self.is_asked, self.may_go_on = threading.Event(), threading.Event()
+
+    def _choose_options(self) -> dict[str, object]:
+        self.is_asked.set()
+        assert self.may_go_on.wait(LIMIT)
+        return super()._choose_options()
+
+
+def test_a_worker_that_is_ended_while_a_call_begins_leaves_no_process(worker: Worker) -> None:
+    worker.stop()  # lets go of its cores
+    ended = SlowlyChoosing()
+    with ThreadPoolExecutor(2) as pool:
+        call = pool.submit(ended.call, "add", 1, 2, limit_seconds=LIMIT)
+        assert ended.is_asked.wait(LIMIT)
+        end = pool.submit(ended.end)
+        time.sleep(0.2)
+        ended.may_go_on.set()
+        assert str(call.exception(timeout=LIMIT)) == "the run is ending: its workers were killed"
+        end.result(timeout=LIMIT)
+
+
+def test_a_companion_that_dies_is_replaced_until_it_is_ended(cluster: None) -> None:
+    companion = Companion(list_nodes()[0], TestBench)
+    assert companion.call("add", 1, 2, limit_seconds=LIMIT) == 3
+    assert companion.call("exit", limit_seconds=LIMIT) is None
+    assert companion.call("add", 1, 2, limit_seconds=LIMIT) == 3
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(companion.call, "sleep", 600.0, limit_seconds=LIMIT)
+        time.sleep(0.5)
+        companion.end()
+        assert call.result(timeout=20) is None
+    assert companion.call("add", 1, 2, limit_seconds=LIMIT) is None
 
 
 def test_a_process_that_dies_at_its_start_is_tried_twice_and_then_the_worker_is_lost(worker: Worker) -> None:

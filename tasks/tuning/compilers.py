@@ -48,10 +48,6 @@ class Compilers:
     def close(self) -> None:
         """Kill the processes."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._end_all()
-        self._threads.shutdown()
-        self._end_all()  # what took the place of one that was killed while it compiled
-
-    def _end_all(self) -> None:
         for companion in self._companions:
             companion.end()
+        self._threads.shutdown()
