@@ -86,10 +86,10 @@ def record_launches(arch: str, run: Callable[[], object], *, looks_at_products: 
 
     For the scripts: it is called in a process without the interpreter.
     """
-    with intercepted_launches(arch) as kernels:
+    with intercepted_launches(arch) as compiled:
         run()
     records = []
-    for kernel in kernels.values():
+    for kernel in compiled.values():
         record = asdict(describe_kernel(kernel))
         if looks_at_products and "hopper" in record["name"]:
             record["is_serialized"] = is_serialized(kernel.asm["ptx"])

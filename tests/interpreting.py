@@ -66,7 +66,7 @@ def patch_builtin(owner, builder, scope):
     """As Triton's own, which looks for builtins among all names, also at each call that a kernel makes: it took a third
     of a test's time. Within a kernel all are replaced already."""
     names = BUILTINS[owner]
-    if names and not tl.core.is_builtin(getattr(owner, names[0])):
+    if not tl.core.is_builtin(getattr(owner, names[0])):
         return
     for name in names:
         interpreter._patch_attr(owner, name, getattr(owner, name), builder, scope)

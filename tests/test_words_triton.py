@@ -1,20 +1,16 @@
 """The Triton MoE with repacked weights: its configurations, and what they compile to for Hopper and Blackwell."""
 
-import os
 import re
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
 import pytest
-from compilations import assert_fits, compile_everywhere
+from compilations import assert_fits, compile_everywhere, run_alone
 from w4_cases import case_of, relative_error, tensors_of
 
 from kernels import fused_moe, mxfp4_moe, nvfp4_moe, w4a8_moe
 from kernels.moe.words_triton import WordsConfig, default_config
-from kernels.registry import PACKAGE_DIR
 from kernels.sms import DEFAULT_SHARED_BYTES
 
 SCRIPT = """
@@ -96,11 +92,9 @@ def test_nothing_spills_at_the_sizes_of_deepseek_r1_and_qwen3(arch: str):
 
 def test_ptxas_waits_for_no_single_wgmma_of_int8_weights():
     """It says so in a note, C7515, and is silent otherwise; serialized loops are right, so nothing else would tell."""
-    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    env["PYTHONPATH"] = str(PACKAGE_DIR.parent)
-    done = subprocess.run([sys.executable, "-c", NOTES_OF_PTXAS], env=env, capture_output=True, text=True, check=True)
-    assert {"words_gate_up_kernel", "words_down_kernel"} == set(re.findall(r"^of (\w+)", done.stdout, re.MULTILINE))
-    assert "serialized" not in done.stdout
+    notes = run_alone(NOTES_OF_PTXAS)
+    assert {"words_gate_up_kernel", "words_down_kernel"} == set(re.findall(r"^of (\w+)", notes, re.MULTILINE))
+    assert "serialized" not in notes
 
 
 def qwen3(num_tokens: int, **differences):
