@@ -157,7 +157,7 @@ def test_an_outage_after_a_new_driver_is_told_as_the_machines(nights: int) -> No
     history = make_quiet(num_series=160, num_nights=30 + nights + 2, num_cards=1)
     driver, outage = np.zeros((2, 30 + nights + 2))
     driver[30:], outage[-2:] = np.log1p(-0.043), np.log1p(0.065)
-    found = list(replay(change_machine(history, driver, outage)))
+    found = list(replay(change_machine(history, driver, outage), first=28))
     told = [(outcome.number, alert.incident) for outcome in found for alert in outcome.follow_up.alerts]
     assert {incident.state for _, incident in told} == {State.AMBIGUOUS}
     opened = [(number, incident.since_run) for number, incident in told if not incident.resolved_run]
@@ -167,7 +167,7 @@ def test_an_outage_after_a_new_driver_is_told_as_the_machines(nights: int) -> No
 def test_a_new_driver_is_no_gain_of_the_kernels_however_far_is_looked_back() -> None:
     history, (driver, outage) = make_quiet(num_series=160, num_nights=70), np.zeros((2, 70))
     driver[30:] = np.log1p(-0.026)
-    found = list(replay(change_machine(history, driver, outage)))
+    found = list(replay(change_machine(history, driver, outage), first=28))
     told = [(outcome.number, alert.kind, alert.incident) for outcome in found for alert in outcome.follow_up.alerts]
     assert [(number, kind) for number, kind, _ in told] == [(30, Kind.OPENED), (36, Kind.RESOLVED)]  # lasts for a week
     assert {incident.state for _, _, incident in told} == {State.AMBIGUOUS}
@@ -184,7 +184,7 @@ def test_a_step_after_a_new_driver_is_told_at_once(nights: int, size: float) -> 
     (row,) = (one for one, number in name_series(history).items() if number == 7)
     states = [
         (outcome.number, verdict.state)
-        for outcome in replay(history)
+        for outcome in replay(history, first=28)
         for verdict in outcome.verdicts
         if verdict.series == row and outcome.number >= 29 + nights
     ]
@@ -252,7 +252,8 @@ def test_verdicts_depend_neither_on_the_order_of_the_series_nor_on_the_unit() ->
         units=history.units[mixed],
     )
     nanoseconds = replace(history, **{name: getattr(history, name) + np.log(1000) for name in of_times})
-    for plain, *others in zip(replay(history), replay(shuffled), replay(nanoseconds), strict=True):
+    replays = (replay(one, first=20) for one in (history, shuffled, nanoseconds))
+    for plain, *others in zip(*replays, strict=True):
         told = {verdict.series: verdict for verdict in plain.verdicts}
         for other in others:
             assert len(other.verdicts) == len(told)

@@ -213,17 +213,25 @@ def find_chance(draws: Floats, residuals: Floats, least: Floats) -> Floats:
     num_nights = np.isfinite(residuals).sum(axis=1)
     is_habit = count_begins(was_far) >= 2
     times = np.where(is_habit, was_far.sum(axis=1), 0)
-    chance = np.zeros(len(draws))
-    for number in range(draws.shape[1] + 1):
-        log_ways = (
-            special.gammaln(num_draws + 1) - special.gammaln(number + 1) - special.gammaln(num_draws - number + 1)
-        )
-        of_number = special.betaln(1 + times + number, 1 + num_nights - times + num_draws - number)
-        of_number += log_ways - special.betaln(1 + times, 1 + num_nights - times)
-        chance += np.where((number >= num_far) & (number <= num_draws), np.exp(of_number), 0.0)
+    num_others, number = num_nights - times, np.arange(draws.shape[1] + 1)[:, None]
+    is_counted = (number >= num_far) & (number <= num_draws)
+    log_ways = _log_factorials(num_draws) - _log_factorials(number) - _log_factorials(np.maximum(num_draws - number, 0))
+    of_number = _log_beta(times + number, np.maximum(num_others + num_draws - number, 0)) - _log_beta(times, num_others)
+    chance = np.where(is_counted, np.exp(of_number + log_ways), 0.0).sum(axis=0)
     expected = np.where(far[:, 0] > TWO_TIMES_APART, 0.0, TWO_TIMES / (1 + num_nights))
     share: Floats = np.where(is_habit, 1.0, expected) * chance
     return np.where(np.isfinite(least), share, 1.0)
+
+
+def _log_beta(a: Integers, b: Integers) -> Floats:
+    """Logarithm of the beta function of 1 + a and 1 + b."""
+    return _log_factorials(a) + _log_factorials(b) - _log_factorials(a + b + 1)
+
+
+def _log_factorials(numbers: Integers) -> Floats:
+    """Logarithm of each factorial, looked up: few numbers come in many places."""
+    found: Floats = special.gammaln(np.arange(1, int(numbers.max(initial=0)) + 2))[numbers]
+    return found
 
 
 def count_begins(flags: Flags) -> Integers:
