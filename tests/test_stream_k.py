@@ -11,25 +11,36 @@ from kernels.gemm.stream_k import MOST_LONGER, MOST_PROGRAMS_OF_A_TILE, Division
 NUM_SMS = 132
 
 
+def call(name: str, *arguments: int, program: int = 0, num_programs: int = 1) -> Any:
+    """What a function of the kernel's own returns to a program, in Python."""
+    language = SimpleNamespace(
+        program_id=lambda _: program,
+        num_programs=lambda _: num_programs,
+        minimum=min,
+        maximum=max,
+        cdiv=lambda a, b: -(-a // b),
+        where=lambda condition, a, b: a if condition else b,
+    )
+    return FunctionType(getattr(mxfp4_hopper, name).fn.__code__, {"gl": language})(*arguments)
+
+
+def place_of(division: Division, program: int) -> int:
+    """Which share is a program's."""
+    if division.in_pairs:
+        return program
+    place: int = call(
+        "place_of_program", division.programs_per_tile, program=program, num_programs=division.num_programs
+    )
+    return place
+
+
 def jobs_of(division: Division, num_tiles: int) -> list[list[tuple[int, int, int]]]:
-    """Of each program, tiles with the first unit and the end of its units, by the kernel's own functions in Python."""
+    """Of each program, tiles with the first unit and the end of its units."""
     found: list[list[tuple[int, int, int]]] = []
     for program in range(division.num_programs):
-        language = SimpleNamespace(
-            program_id=lambda _, program=program: program,
-            num_programs=lambda _: division.num_programs,
-            minimum=min,
-            maximum=max,
-            cdiv=lambda a, b: -(-a // b),
-            where=lambda condition, a, b: a if condition else b,
-        )
-
-        def call(name: str, *arguments: int, language: SimpleNamespace = language) -> Any:
-            return FunctionType(getattr(mxfp4_hopper, name).fn.__code__, {"gl": language})(*arguments)
-
-        place = program if division.in_pairs else call("place_of_program", division.programs_per_tile)
-        work = (place, num_tiles, division.num_whole, division.units_per_tile, division.share)
-        found.append([call("find_job", job, *work) for job in range(call("count_jobs", *work))])
+        ids = {"program": program, "num_programs": division.num_programs}
+        work = (place_of(division, program), num_tiles, division.num_whole, division.units_per_tile, division.share)
+        found.append([call("find_job", job, *work, **ids) for job in range(call("count_jobs", *work, **ids))])
     return found
 
 
@@ -74,6 +85,36 @@ def test_two_programs_that_wait_for_each_other_are_neighbours_and_have_nothing_e
     half = units_per_tile // 2
     pairs = [[[(tile, 0, half)], [(tile, half, units_per_tile)]] for tile in range(num_tiles)]
     assert jobs_of(division, num_tiles) == [own for pair in pairs for own in pair]
+
+
+@pytest.mark.parametrize(("num_tiles", "units_per_tile"), [(80, 16), (80, 4), (3, 4), (100, 32)])
+def test_who_trades_halves_is_there_when_the_other_is_and_nobody_waits_in_a_circle(
+    num_tiles: int, units_per_tile: int
+) -> None:
+    division = divide_tiles(num_tiles, units_per_tile, NUM_SMS)
+    jobs = {place_of(division, program): own for program, own in enumerate(jobs_of(division, num_tiles))}
+    work = (division.num_whole, division.units_per_tile, division.share)
+    parts_of: dict[int, list[tuple[int, int]]] = {}
+    for place, own in jobs.items():
+        for tile, _, end in own:
+            parts_of.setdefault(tile, []).append((place, end))
+    num_trades = 0
+    for tile, parts in parts_of.items():
+        traders = [place for place, _ in parts if call("find_traders", tile, place, *work)[2]]
+        num_trades += bool(traders)
+        if tile < division.num_whole or len(parts) == 1:
+            assert not traders
+            continue
+        places = sorted(place for place, _ in parts)
+        assert {call("find_traders", tile, place, *work)[:2] for place in places} == {(places[0], places[-1])}
+        if not traders:
+            continue
+        assert sorted(traders) == places[-2:]
+        last_but_one, last = places[-2:]
+        assert [job for job in jobs[last_but_one] if job[0] >= division.num_whole] == [jobs[last_but_one][-1]]
+        assert jobs[last][-1][0] == tile, "what comes first is of another tile"
+        assert all(not call("find_traders", job[0], last, *work)[2] for job in jobs[last][:-1])
+    assert num_trades > 0
 
 
 @pytest.mark.parametrize(

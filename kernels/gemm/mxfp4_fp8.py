@@ -32,6 +32,7 @@ from kernels.gemm.mxfp4_inputs import HADAMARD_SIZES, unsupported_activations
 from kernels.gemm.mxfp4_rows import multiply_rows, quantize_token
 from kernels.gemm.mxfp4_triton import sum_splits_triton
 from kernels.gemm.mxfp4_wide_rows import wide_rows_triton
+from kernels.gemm.stream_k import Division
 from kernels.quantize.fp8 import FP8_DTYPE
 from kernels.requirements import missing_family
 from kernels.sms import count_sms
@@ -125,15 +126,26 @@ def multiply_specialized(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mx
     block_m, block_n, turns = config.BLOCK_SIZE_M, config.BLOCK_SIZE_N, config.turns
     steps, work = STEPS[config.num_warps], divide_steps(m, n, k, config, count_sms(x.codes.device))
     out = torch.empty(m, n, dtype=dtype, device=x.codes.device)
-    parts = torch.empty(work.num_programs if work.in_parts else 0, block_n, block_m, device=out.device)
+    parts = torch.empty(2 * work.num_programs if work.in_parts else 0, block_n, block_m, device=out.device)
     mxfp4_hopper_gemm_kernel[(work.num_programs,)](
         in_tiles(x.codes, block_m, STEP.value), x.scale, x.values, x.is_wide,
         in_tiles(w.words, block_n, 64), w.words, w.shifts, w.factor, out, parts, x.arrived,
         m, n, k, work.num_whole, work.units_per_tile * steps, work.share * steps, work.programs_per_tile,
         GROUP_SIZE_M=config.GROUP_SIZE_M, TURNS=turns, UNROLL=steps // turns, STAGES=config.num_stages,
-        IN_PAIRS=work.in_pairs, num_warps=4, maxnreg=REGISTERS[config.num_warps],
+        PAIRS=find_pairs(work, turns, x.is_early), IS_EARLY=x.is_early, launch_pdl=x.is_early,
+        num_warps=4, maxnreg=REGISTERS[config.num_warps],
     )  # fmt: skip
     return out
+
+
+def find_pairs(work: Division, turns: int, is_early: bool) -> str:
+    """Of which tiles the last two programs trade halves.
+
+    Of "some" where all programs begin early, and end at the same time: elsewhere it cost more than it saved.
+    """
+    if work.in_pairs:
+        return "all"
+    return "some" if is_early and work.in_parts and work.num_whole == 0 and turns == 1 else "none"
 
 
 def multiply_unpacked(x: Fp8Rows, w: Fp8Words) -> torch.Tensor:

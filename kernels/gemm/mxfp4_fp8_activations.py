@@ -41,9 +41,11 @@ class Fp8Rows:
     """[splits, M] int32."""
     arrived: torch.Tensor
     """[NUM_ARRIVED] int32, zeros."""
+    is_early: bool = False
+    """Whether the launch that reads them may begin before the one that writes them has ended."""
 
 
-def empty_rows(m: int, k: int, splits: int, device: torch.device) -> Fp8Rows:
+def empty_rows(m: int, k: int, splits: int, device: torch.device, *, is_early: bool = False) -> Fp8Rows:
     """Room for m rows of k columns, whose splits have scales of their own."""
     return Fp8Rows(
         codes=torch.empty(m, k, dtype=FP8_DTYPE, device=device),
@@ -51,6 +53,7 @@ def empty_rows(m: int, k: int, splits: int, device: torch.device) -> Fp8Rows:
         values=torch.empty(m, k, dtype=torch.bfloat16, device=device),
         is_wide=torch.empty(splits, m, dtype=torch.int32, device=device),
         arrived=torch.empty(NUM_ARRIVED.value, dtype=torch.int32, device=device),
+        is_early=is_early,
     )
 
 
@@ -66,7 +69,8 @@ def rotate_to_fp8(x: torch.Tensor, hadamard_size: int, splits: int = 1) -> Fp8Ro
     if splits == 1 and LONGEST_ROW < k <= LONGEST_SHARED_ROW and m >= LEAST_LONG_ROWS:
         return rotate_long_rows(x, hadamard_size)
     size = size_of_split(k, splits)
-    rows, groups = empty_rows(m, k, splits, x.device), max(triton.next_power_of_2(size // hadamard_size), 16)
+    rows = empty_rows(m, k, splits, x.device, is_early=k <= LONGEST_ROW)
+    groups = max(triton.next_power_of_2(size // hadamard_size), 16)
     columns_of_warp = 1024 if splits == 1 and m <= FEW_ROWS else 2048
     registers = REGISTERS if m > FEW_ROWS else None
     rotate_to_fp8_kernel[(m, splits)](

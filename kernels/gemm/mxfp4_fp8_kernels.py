@@ -25,8 +25,8 @@ from kernels.gemm.mxfp4_kernels import (
 from kernels.gemm.tiles import rows_of_tile, store_tile
 from kernels.gemm.w4_tile import HAS_ASM
 
-NUM_ARRIVED: tl.constexpr = tl.constexpr(512)
-"""Two for each program of mxfp4_hopper_gemm_kernel, of which an SM has one: zeroed by the launch before it."""
+NUM_ARRIVED: tl.constexpr = tl.constexpr(1024)
+"""Four for each program of mxfp4_hopper_gemm_kernel, of which an SM has one: zeroed by the launch before it."""
 
 
 @triton.jit
@@ -94,6 +94,8 @@ def rotate_to_fp8_kernel(
 
     It rounds x / scale: there a group's e2m1 values are 2**shift times what they are in MXFP4.
     """
+    if HAS_ASM:
+        tl.extra.cuda.gdc_launch_dependents()  # a product that is early may begin
     start, size = find_split(K, split_size)
     column = tl.arange(0, GROUPS)[:, None] * HADAMARD_SIZE + tl.arange(0, HADAMARD_SIZE)[None, :]
     x = tl.load(x_ptr + start + column, mask=column < size, other=0.0)

@@ -9,11 +9,15 @@ kernels/gemm/parts_hopper.py).
 The product is computed transposed, weights on the left: a tile is 2 * ROWS output features by TOKENS tokens, a step 128
 columns of both. Two groups share a tile by its features; of four, two take the even steps and two the odd ones, and
 their sums are added up at the end: a step of few tokens is short, and its unpacking long.
+
+IS_EARLY it begins while the launch before still writes the tokens (programmatic dependent launch): weights are on their
+way then.
 """
 
 # mypy: disable-error-code="no-untyped-def"
 # Triton types the arguments of jit functions at the launch.
 
+import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
@@ -68,6 +72,18 @@ def find_job(job, place, num_tiles, num_whole, steps_per_tile, share):
 
 
 @gluon.jit
+def find_traders(tile, place, num_whole, steps_per_tile, share):
+    """First and last place of who shares a tile, and whether the last two trade halves of it, this one among them.
+
+    They do if the last but one has no other tile: both come to its end at the same time then.
+    """
+    first_step = gl.maximum(tile - num_whole, 0) * steps_per_tile
+    first_place, last_place = first_step // share, (first_step + steps_per_tile - 1) // share
+    has_one_tile = (last_place > first_place) & ((last_place - 1) * share >= first_step)
+    return first_place, last_place, (tile >= num_whole) & has_one_tile & (place >= last_place - 1)
+
+
+@gluon.jit
 def tile_of(tile, num_tiles_m, num_tiles_n, GROUP_SIZE_M: gl.constexpr):
     """Where a tile is among tokens and output features. Tiles of the same weights follow each other."""
     first_m = tile // (GROUP_SIZE_M * num_tiles_n) * GROUP_SIZE_M
@@ -103,24 +119,39 @@ def multiply_quarter(words, x, shifts, acc, quarter: gl.constexpr, LEFT: gl.cons
 
 
 @gluon.jit
+def copy_words(words_desc, k, N, tile_n, stage, ring, ROWS: gl.constexpr, TOKENS: gl.constexpr):
+    """Begin to fill a stage, with the words of step k."""
+    _, words_bufs, full, _ = ring
+    mbarrier.expect(full.index(stage), TOKENS * STEP + 2 * ROWS * HALF_STEP)
+    tma.async_copy_global_to_shared(
+        words_desc, [k * N + tile_n * 2 * ROWS, 0], full.index(stage), words_bufs.index(stage)
+    )
+
+
+@gluon.jit
 def copy(
     x_desc, words_desc, sizes, ring,
-    ROWS: gl.constexpr, TOKENS: gl.constexpr, GROUP_SIZE_M: gl.constexpr, STAGES: gl.constexpr,
+    ROWS: gl.constexpr, TOKENS: gl.constexpr, GROUP_SIZE_M: gl.constexpr, STAGES: gl.constexpr, IS_EARLY: gl.constexpr,
 ):  # fmt: skip
     """Four warps, of which one thread asks the copy engine for everything."""
     _, N, _, num_tiles_m, num_tiles_n, place, num_whole, steps_per_tile, share = sizes
-    x_bufs, words_bufs, full, empty = ring
-    step, num_tiles = 0, num_tiles_m * num_tiles_n
+    x_bufs, _, full, empty = ring
+    step, num_early, num_tiles = 0, 0, num_tiles_m * num_tiles_n
+    if IS_EARLY:
+        tile, first, end = find_job(0, place, num_tiles, num_whole, steps_per_tile, share)
+        _, tile_n = tile_of(tile, num_tiles_m, num_tiles_n, GROUP_SIZE_M)
+        num_early = gl.minimum(end - first, STAGES)
+        for stage in range(num_early):
+            copy_words(words_desc, first + stage, N, tile_n, stage, ring, ROWS, TOKENS)
+        tl.extra.cuda.gdc_wait()  # for what the launch before writes; nobody reads any of it before a stage is full
     for job in range(count_jobs(place, num_tiles, num_whole, steps_per_tile, share)):
         tile, first, end = find_job(job, place, num_tiles, num_whole, steps_per_tile, share)
         tile_m, tile_n = tile_of(tile, num_tiles_m, num_tiles_n, GROUP_SIZE_M)
         for k in range(first, end):
             stage = step % STAGES
             mbarrier.wait(empty.index(stage), (step // STAGES & 1) ^ 1)
-            mbarrier.expect(full.index(stage), TOKENS * STEP + 2 * ROWS * HALF_STEP)
-            tma.async_copy_global_to_shared(
-                words_desc, [k * N + tile_n * 2 * ROWS, 0], full.index(stage), words_bufs.index(stage)
-            )
+            if step >= num_early:
+                copy_words(words_desc, k, N, tile_n, stage, ring, ROWS, TOKENS)
             tma.async_copy_global_to_shared(x_desc, [tile_m * TOKENS, k * STEP], full.index(stage), x_bufs.index(stage))
             step += 1
 
@@ -178,7 +209,7 @@ def store_tile(
 def multiply(
     tensors, sizes, ring, handover,
     WARPGROUP: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr, GROUP_SIZE_M: gl.constexpr,
-    TURNS: gl.constexpr, UNROLL: gl.constexpr, STAGES: gl.constexpr, IN_PAIRS: gl.constexpr,
+    TURNS: gl.constexpr, UNROLL: gl.constexpr, STAGES: gl.constexpr, PAIRS: gl.constexpr,
 ):  # fmt: skip
     """Four warps: ROWS output features of each tile, every TURNS-th step."""
     x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, parts_ptr, arrived_ptr = tensors
@@ -217,10 +248,10 @@ def multiply(
             acc = warpgroup_mma_wait(0, deps=(acc,))  # ptxas does not let products run into the next round
             mbarrier.arrive(empty.index((step + STAGES - TURNS) % STAGES), count=1)
         is_last = end == steps_per_tile
-        if IN_PAIRS:
+        first_place, last_place, trades = find_traders(tile, place, num_whole, steps_per_tile, share)
+        if PAIRS == "all" or (PAIRS == "some" and trades):
             pass  # sums of all turns are traded below
         elif is_last & (first > 0):
-            first_place = (tile - num_whole) * steps_per_tile // share
             acc = add_parts(acc, parts_ptr, arrived_ptr, first_place, place, HALF, ROWS, TOKENS, TURN, TURNS)
         if TURN > 0:
             mbarrier.wait(no_sums.index(HALF), tile_parity ^ 1)
@@ -231,11 +262,12 @@ def multiply(
                 mbarrier.wait(has_sums.index(HALF), tile_parity)
                 acc += sums_bufs.index(HALF).load(SUMMED)
                 mbarrier.arrive(no_sums.index(HALF), count=1)
-            if IN_PAIRS:
+            if PAIRS == "all" or (PAIRS == "some" and trades):
                 store_tile(
-                    trade_halves(acc, parts_ptr, arrived_ptr, place, HALF, ROWS, TOKENS),
+                    trade_halves(acc, parts_ptr, arrived_ptr, first_place, place, last_place, HALF, ROWS, TOKENS),
                     x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr,
-                    first_token + place % 2 * (TOKENS // 2), first_row, steps_per_tile, M, N, K, ROWS, TOKENS // 2,
+                    first_token + gl.where(place == last_place, TOKENS // 2, 0), first_row,
+                    steps_per_tile, M, N, K, ROWS, TOKENS // 2,
                 )  # fmt: skip
             elif is_last:
                 store_tile(
@@ -258,9 +290,9 @@ def mxfp4_hopper_gemm_kernel(
     shifts_ptr,  # [K / 128, N] int32
     factor_ptr,  # [N] float32
     out_ptr,  # [M, N]
-    parts_ptr,  # [programs, 2, ROWS, TOKENS] float32: sums of the first steps of a tile that several programs share;
-    # IN_PAIRS of half of its tokens, of both programs
-    arrived_ptr,  # [programs, 2] int32, zeros: which warpgroups have written theirs
+    parts_ptr,  # [2, programs, 2, ROWS, TOKENS] float32: sums of the first steps of a tile that several programs share;
+    # then sums that are traded, of half of its tokens
+    arrived_ptr,  # [2, programs, 2] int32, zeros: which warpgroups have written theirs
     M,
     N,
     K,
@@ -272,7 +304,8 @@ def mxfp4_hopper_gemm_kernel(
     TURNS: gl.constexpr,
     UNROLL: gl.constexpr,
     STAGES: gl.constexpr,
-    IN_PAIRS: gl.constexpr,
+    PAIRS: gl.constexpr,  # "all": every tile has two programs, which trade halves; "some": find_traders; or "none"
+    IS_EARLY: gl.constexpr,
 ):
     """out = x @ w.T."""
     TOKENS: gl.constexpr = x_desc.block_shape[0]
@@ -293,7 +326,7 @@ def mxfp4_hopper_gemm_kernel(
         mbarrier.init(has_sums.index(half), count=1)
         mbarrier.init(no_sums.index(half), count=1)
     tensors = (x_scale_ptr, values_ptr, is_wide_ptr, words_ptr, shifts_ptr, factor_ptr, out_ptr, parts_ptr, arrived_ptr)
-    place = gl.program_id(0) if IN_PAIRS else place_of_program(programs_per_tile)
+    place = gl.program_id(0) if PAIRS == "all" else place_of_program(programs_per_tile)
     sizes = (M, N, K, num_tiles_m, num_tiles_n, place, num_whole, steps_per_tile, share)
     ring = (x_bufs, words_bufs, full, empty)
     handover = (sums_bufs, has_sums, no_sums)
@@ -302,13 +335,13 @@ def mxfp4_hopper_gemm_kernel(
             [
                 (
                     multiply,
-                    (tensors, sizes, ring, handover, 0, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES, IN_PAIRS),
+                    (tensors, sizes, ring, handover, 0, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES, PAIRS),
                 ),
                 (
                     multiply,
-                    (tensors, sizes, ring, handover, 1, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES, IN_PAIRS),
+                    (tensors, sizes, ring, handover, 1, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES, PAIRS),
                 ),
-                (copy, (x_desc, words_desc, sizes, ring, ROWS, TOKENS, GROUP_SIZE_M, STAGES)),
+                (copy, (x_desc, words_desc, sizes, ring, ROWS, TOKENS, GROUP_SIZE_M, STAGES, IS_EARLY)),
             ],
             [4, 4],
             [240, 24],
@@ -318,21 +351,21 @@ def mxfp4_hopper_gemm_kernel(
             [
                 (
                     multiply,
-                    (tensors, sizes, ring, handover, 0, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES, IN_PAIRS),
+                    (tensors, sizes, ring, handover, 0, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES, PAIRS),
                 ),
                 (
                     multiply,
-                    (tensors, sizes, ring, handover, 1, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES, IN_PAIRS),
+                    (tensors, sizes, ring, handover, 1, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES, PAIRS),
                 ),
                 (
                     multiply,
-                    (tensors, sizes, ring, handover, 2, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES, IN_PAIRS),
+                    (tensors, sizes, ring, handover, 2, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES, PAIRS),
                 ),
                 (
                     multiply,
-                    (tensors, sizes, ring, handover, 3, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES, IN_PAIRS),
+                    (tensors, sizes, ring, handover, 3, ROWS, TOKENS, GROUP_SIZE_M, TURNS, UNROLL, STAGES, PAIRS),
                 ),
-                (copy, (x_desc, words_desc, sizes, ring, ROWS, TOKENS, GROUP_SIZE_M, STAGES)),
+                (copy, (x_desc, words_desc, sizes, ring, ROWS, TOKENS, GROUP_SIZE_M, STAGES, IS_EARLY)),
             ],
             [4, 4, 4, 4],
             [112, 112, 112, 24],

@@ -71,21 +71,31 @@ def add_parts(
 
 
 @gluon.jit
-def trade_halves(acc, parts_ptr, arrived_ptr, place, half: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr):
-    """All sums [ROWS, TOKENS / 2] of the half of a tile's tokens that is this program's, of two that share the tile.
+def trade_halves(
+    acc, parts_ptr, arrived_ptr, first_place, place, last_place, half: gl.constexpr,
+    ROWS: gl.constexpr, TOKENS: gl.constexpr,
+):  # fmt: skip
+    """All sums [ROWS, TOKENS / 2] of the half of a tile's tokens that is this program's, of the two at its end.
 
-    Each writes its sums of the other's half and adds to its own what the other wrote: both read and write half as much
-    as one that would add up everything, and at the same time.
+    Each writes its sums of the other's half and adds to its own what the other wrote, and half of what those before
+    have summed: both read and write half as much as one that would add up everything, and at the same time.
     """
     NUMEL: gl.constexpr = ROWS * TOKENS // 2
     first, second = gl.split(acc.reshape([ROWS, 2, TOKENS // 2]).permute((0, 2, 1)))
-    takes_first = place % 2 == 0
+    takes_first = place < last_place
     given = by_threads(gl.where(takes_first, second, first), ROWS, TOKENS // 2)
     sums = by_threads(gl.where(takes_first, first, second), ROWS, TOKENS // 2)
     index = gl.arange(0, NUMEL, layout=sums.type.layout)
-    mine, other = (place * 2 + half).to(gl.int64), ((place ^ 1) * 2 + half).to(gl.int64)
-    gl.store(parts_ptr + mine * NUMEL + index, given)
+    other = gl.where(takes_first, last_place, last_place - 1)
+    num_parts = gl.num_programs(0) * 2
+    mine, others = (num_parts + place * 2 + half).to(gl.int64), (num_parts + other * 2 + half).to(gl.int64)
+    gl.store(parts_ptr + mine * (ROWS * TOKENS) + index, given)
     report(arrived_ptr + mine)
-    wait_for(arrived_ptr + other)
-    sums += gl.load(parts_ptr + other * NUMEL + index, cache_modifier=".cg")
+    for before in range(first_place, last_place - 1):
+        part = (before * 2 + half).to(gl.int64)
+        wait_for(arrived_ptr + part)
+        offset = part * (ROWS * TOKENS) + gl.where(takes_first, 0, NUMEL)
+        sums += gl.load(parts_ptr + offset + index, cache_modifier=".cg")
+    wait_for(arrived_ptr + others)
+    sums += gl.load(parts_ptr + others * (ROWS * TOKENS) + index, cache_modifier=".cg")
     return from_threads(sums, ROWS, TOKENS // 2)
