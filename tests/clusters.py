@@ -20,7 +20,12 @@ from tasks.records import Check, Host, Status, Trial, WeightsReceipt, WorkUnit
 from tasks.sampling import Reading, Readings
 
 MEGABYTE = 2**20
-SMALL = {"object_store_memory": 80 * MEGABYTE, "include_dashboard": False}
+SMALL = {
+    "object_store_memory": 80 * MEGABYTE,
+    "include_dashboard": False,
+    "include_log_monitor": False,
+    "no_monitor": True,
+}
 NOTICE_QUICKLY = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,
