@@ -124,17 +124,29 @@ def test_on_a_gpu_wide_rows_and_nan_stay_right_and_in_their_rows(num_tokens: int
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_replays_of_graphs_on_two_streams_leave_what_one_launch_does():
-    """Programs that share tiles wait for each other: by flags that every launch finds as the one before left them."""
-    case = case_of(300, n=10240, k=4096)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case_of(300, n=10240, k=4096), id="one adds up"),
+        pytest.param(case_of(64, n=8192, k=8192), id="two a tile"),
+        pytest.param(case_of(256, n=10240, k=8192), id="the last two of a tile trade"),
+        pytest.param(case_of(400, n=5120, k=8192), id="and there are two rows of tiles"),
+    ],
+)
+def test_on_a_gpu_replays_of_graphs_on_two_streams_leave_what_one_launch_does(case: Case):
+    """Programs that share tiles wait for each other: by flags that every launch finds as the one before left them.
+
+    Launches have other tokens in turn, so that what one of them left behind is wrong for the next.
+    """
     weights, inputs = tensors_of(case)
-    expected = run_specialized(case, weights, inputs)
+    turns = [inputs, {"x": inputs["x"].flip(0)}]
+    expected = [run_specialized(case, weights, turn) for turn in turns]
     torch.cuda.synchronize()
     streams, graphs = [torch.cuda.Stream() for _ in range(2)], [torch.cuda.CUDAGraph() for _ in range(2)]
     captured = []
     for stream, graph in zip(streams, graphs, strict=True):
         with torch.cuda.graph(graph, stream=stream):
-            captured.append([run_specialized(case, weights, inputs) for _ in range(3)])
+            captured.append([run_specialized(case, weights, turn) for turn in 3 * turns])
     for _ in range(20):
         for outputs in captured:
             for output in outputs:
@@ -144,4 +156,5 @@ def test_on_a_gpu_replays_of_graphs_on_two_streams_leave_what_one_launch_does():
             with torch.cuda.stream(stream):
                 graph.replay()
         torch.cuda.synchronize()
-        assert all(torch.equal(output, expected) for outputs in captured for output in outputs)
+        for outputs in captured:
+            assert all(torch.equal(output, of_turn) for output, of_turn in zip(outputs, 3 * expected, strict=True))

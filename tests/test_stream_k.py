@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from kernels.gemm import mxfp4_hopper
+from kernels.gemm.mxfp4_fp8 import find_pairs
 from kernels.gemm.stream_k import MOST_LONGER, MOST_PROGRAMS_OF_A_TILE, Division, divide_tiles
 
 NUM_SMS = 132
@@ -62,7 +63,7 @@ def test_every_step_is_computed_once_and_no_program_has_much_more_than_another(
 
 
 @pytest.mark.parametrize(("num_tiles", "units_per_tile"), [(3, 32), (32, 112), (80, 16), (160, 32), (320, 16)])
-def test_a_program_waits_for_lower_numbers_and_writes_one_part_before_its_other_shared_tiles(
+def test_who_adds_up_waits_for_lower_numbers_and_all_write_one_part_before_their_other_shared_tiles(
     num_tiles: int, units_per_tile: int
 ) -> None:
     division = divide_tiles(num_tiles, units_per_tile, NUM_SMS)
@@ -87,34 +88,37 @@ def test_two_programs_that_wait_for_each_other_are_neighbours_and_have_nothing_e
     assert jobs_of(division, num_tiles) == [own for pair in pairs for own in pair]
 
 
-@pytest.mark.parametrize(("num_tiles", "units_per_tile"), [(80, 16), (80, 4), (3, 4), (100, 32)])
+@pytest.mark.parametrize(("num_tiles", "units_per_tile"), [(80, 16), (80, 4), (80, 8), (100, 32)])
 def test_who_trades_halves_is_there_when_the_other_is_and_nobody_waits_in_a_circle(
     num_tiles: int, units_per_tile: int
 ) -> None:
     division = divide_tiles(num_tiles, units_per_tile, NUM_SMS)
+    assert find_pairs(division, turns=1, is_early=True) == "some"
     jobs = {place_of(division, program): own for program, own in enumerate(jobs_of(division, num_tiles))}
     work = (division.num_whole, division.units_per_tile, division.share)
     parts_of: dict[int, list[tuple[int, int]]] = {}
     for place, own in jobs.items():
         for tile, _, end in own:
             parts_of.setdefault(tile, []).append((place, end))
-    num_trades = 0
+    num_trades, num_before = 0, 0
     for tile, parts in parts_of.items():
         traders = [place for place, _ in parts if call("find_traders", tile, place, *work)[2]]
         num_trades += bool(traders)
-        if tile < division.num_whole or len(parts) == 1:
+        if len(parts) == 1:
             assert not traders
             continue
         places = sorted(place for place, _ in parts)
         assert {call("find_traders", tile, place, *work)[:2] for place in places} == {(places[0], places[-1])}
         if not traders:
             continue
+        num_before += len(places) > 2
         assert sorted(traders) == places[-2:]
         last_but_one, last = places[-2:]
-        assert [job for job in jobs[last_but_one] if job[0] >= division.num_whole] == [jobs[last_but_one][-1]]
+        assert len(jobs[last_but_one]) == 1
         assert jobs[last][-1][0] == tile, "what comes first is of another tile"
         assert all(not call("find_traders", job[0], last, *work)[2] for job in jobs[last][:-1])
     assert num_trades > 0
+    assert num_before > 0 or units_per_tile < 16, "tiles of three programs, the first of which has another tile"
 
 
 @pytest.mark.parametrize(

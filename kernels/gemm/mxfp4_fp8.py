@@ -125,27 +125,31 @@ def multiply_specialized(x: Fp8Rows, w: Fp8Words, dtype: torch.dtype, config: Mx
     (m, k), n = x.codes.shape, w.words.shape[1]
     block_m, block_n, turns = config.BLOCK_SIZE_M, config.BLOCK_SIZE_N, config.turns
     steps, work = STEPS[config.num_warps], divide_steps(m, n, k, config, count_sms(x.codes.device))
+    pairs = find_pairs(work, turns, x.is_early)
+    num_parts = work.num_programs * (1 if pairs == "none" else 2) if work.in_parts else 0
     out = torch.empty(m, n, dtype=dtype, device=x.codes.device)
-    parts = torch.empty(2 * work.num_programs if work.in_parts else 0, block_n, block_m, device=out.device)
+    parts = torch.empty(num_parts, block_n, block_m, device=out.device)
     mxfp4_hopper_gemm_kernel[(work.num_programs,)](
         in_tiles(x.codes, block_m, STEP.value), x.scale, x.values, x.is_wide,
         in_tiles(w.words, block_n, 64), w.words, w.shifts, w.factor, out, parts, x.arrived,
         m, n, k, work.num_whole, work.units_per_tile * steps, work.share * steps, work.programs_per_tile,
         GROUP_SIZE_M=config.GROUP_SIZE_M, TURNS=turns, UNROLL=steps // turns, STAGES=config.num_stages,
-        PAIRS=find_pairs(work, turns, x.is_early), IS_EARLY=x.is_early, launch_pdl=x.is_early,
+        PAIRS=pairs, IS_EARLY=x.is_early, launch_pdl=x.is_early,
         num_warps=4, maxnreg=REGISTERS[config.num_warps],
     )  # fmt: skip
     return out
 
 
 def find_pairs(work: Division, turns: int, is_early: bool) -> str:
-    """Of which tiles the last two programs trade halves.
+    """Of which tiles the last two programs trade halves, which must be neighbours: other launches may have most SMs.
 
-    Of "some" where all programs begin early, and end at the same time: elsewhere it cost more than it saved.
+    Of "some" if all programs begin early and have nothing but parts: elsewhere it cost more than it saved. With two
+    turns, up to 128 tokens, it was not tried.
     """
     if work.in_pairs:
         return "all"
-    return "some" if is_early and work.in_parts and work.num_whole == 0 and turns == 1 else "none"
+    has_only_parts = work.in_parts and work.num_whole == 0 and work.programs_per_tile == 1
+    return "some" if is_early and has_only_parts and turns == 1 else "none"
 
 
 def multiply_unpacked(x: Fp8Rows, w: Fp8Words) -> torch.Tensor:

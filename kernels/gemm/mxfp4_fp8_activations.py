@@ -69,7 +69,7 @@ def rotate_to_fp8(x: torch.Tensor, hadamard_size: int, splits: int = 1) -> Fp8Ro
     if splits == 1 and LONGEST_ROW < k <= LONGEST_SHARED_ROW and m >= LEAST_LONG_ROWS:
         return rotate_long_rows(x, hadamard_size)
     size = size_of_split(k, splits)
-    rows = empty_rows(m, k, splits, x.device, is_early=k <= LONGEST_ROW)
+    rows = empty_rows(m, k, splits, x.device, is_early=k <= LONGEST_ROW)  # beside longer ones a product took longer
     groups = max(triton.next_power_of_2(size // hadamard_size), 16)
     columns_of_warp = 1024 if splits == 1 and m <= FEW_ROWS else 2048
     registers = REGISTERS if m > FEW_ROWS else None

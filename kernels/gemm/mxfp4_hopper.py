@@ -10,8 +10,8 @@ The product is computed transposed, weights on the left: a tile is 2 * ROWS outp
 columns of both. Two groups share a tile by its features; of four, two take the even steps and two the odd ones, and
 their sums are added up at the end: a step of few tokens is short, and its unpacking long.
 
-IS_EARLY it begins while the launch before still writes the tokens (programmatic dependent launch): weights are on their
-way then.
+With IS_EARLY it begins while the launch before still writes the tokens (programmatic dependent launch): weights are on
+their way then.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -38,8 +38,9 @@ HALF_STEP: gl.constexpr = gl.constexpr(64)
 def place_of_program(programs_per_tile):
     """Which share is a program's. Programs with the same part of their tiles are neighbours: they read the same tokens.
 
-    What comes before a share in its tile is of programs of lower numbers. There are no more programs than SMs, so that
-    all run at once; where other work has SMs, the GPU was seen to start lower numbers before.
+    What comes before a share in its tile is of programs of lower numbers, and who trades does so with a neighbour.
+    There are no more programs than SMs, so that all run at once; where other work has SMs, the GPU was seen to start
+    lower numbers before.
     """
     num_tiles = gl.num_programs(0) // programs_per_tile
     return gl.program_id(0) % num_tiles * programs_per_tile + gl.program_id(0) // num_tiles
@@ -77,10 +78,10 @@ def find_traders(tile, place, num_whole, steps_per_tile, share):
 
     They do if the last but one has no other tile: both come to its end at the same time then.
     """
-    first_step = gl.maximum(tile - num_whole, 0) * steps_per_tile
+    first_step = (tile - num_whole) * steps_per_tile
     first_place, last_place = first_step // share, (first_step + steps_per_tile - 1) // share
     has_one_tile = (last_place > first_place) & ((last_place - 1) * share >= first_step)
-    return first_place, last_place, (tile >= num_whole) & has_one_tile & (place >= last_place - 1)
+    return first_place, last_place, has_one_tile & (place >= last_place - 1)
 
 
 @gluon.jit
@@ -190,7 +191,7 @@ def store_tile(
     SUMMED: gl.constexpr = acc.type.layout
     STORED: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // ROWS, ROWS // 8], [4, 1], [1, 0])
     token = first_token + gl.arange(0, TOKENS, layout=gl.SliceLayout(1, STORED))
-    is_wide = gl.load(is_wide_ptr + gl.minimum(token, M - 1)) != 0  # early: it is there when it is asked for
+    is_wide = gl.load(is_wide_ptr + gl.minimum(token, M - 1)) != 0  # first: it is there when it is asked for
     row_of_acc = gl.minimum(first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, SUMMED)), N - 1)
     token_of_acc = gl.minimum(first_token + gl.arange(0, TOKENS, layout=gl.SliceLayout(0, SUMMED)), M - 1)
     acc = acc * gl.load(x_scale_ptr + token_of_acc)[None, :] * gl.load(factor_ptr + row_of_acc)[:, None]

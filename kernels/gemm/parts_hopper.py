@@ -47,7 +47,7 @@ def wait_for(arrived_ptr):
 
 @gluon.jit
 def store_part(acc, parts_ptr, arrived_ptr, place, half: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr):
-    """Write sums of a tile's first steps for the program that does its last ones."""
+    """Write sums of a tile's first steps for the program that does its last ones, or the two that trade."""
     sums = by_threads(acc, ROWS, TOKENS)
     part = (place * 2 + half).to(gl.int64)
     gl.store(parts_ptr + part * ROWS * TOKENS + gl.arange(0, ROWS * TOKENS, layout=sums.type.layout), sums)

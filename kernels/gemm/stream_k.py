@@ -1,7 +1,8 @@
 """Stream-K: how the tiles of a matrix product are divided among the SMs, each of which gets as many steps of the sum.
 
 Whole tiles would leave SMs without work in the last round. A tile's steps may be of several programs, one of which adds
-up what the others summed. Source: Osama et al., Stream-K (arXiv:2301.03598), with its data-parallel rounds first.
+up what the others summed, or two, for half of its tokens each. Source: Osama et al., Stream-K (arXiv:2301.03598), with
+its data-parallel rounds first.
 """
 
 from dataclasses import dataclass
