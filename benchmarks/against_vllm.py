@@ -20,6 +20,7 @@ on the same GPU. That is another case, which has no rounds in common with this o
 
 import argparse
 import math
+import os
 import statistics
 import sys
 from collections import defaultdict
@@ -248,12 +249,21 @@ def main() -> None:
     except StoreError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_USAGE)
+    try:
+        print_night(night)
+    except BrokenPipeError:  # `head` reads no further; nor does anybody read what is left at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_night(night: Night) -> None:
+    """Everything that is known of a run."""
     rows = collect(night)
     print_heading(night)
     print_table(rows)
     print_speed_ups(rows)
     print_means(rows)
     print_precision(rows)
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

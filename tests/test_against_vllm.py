@@ -1,5 +1,6 @@
 """The table that holds our kernels against vLLM's: what is ours, what is the fastest other, what has no time."""
 
+import os
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -173,3 +174,13 @@ def test_the_committed_table_is_that_of_the_committed_samples_and_the_readme_quo
     quoted = [line for line in section.splitlines() if line.startswith("| `")]
     assert len(quoted) > 10
     assert not [line for line in quoted if line not in printed.splitlines()]
+
+
+def test_who_reads_the_first_lines_only_sees_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr("sys.argv", ["against_vllm.py", "--from", str(EXAMPLE)])
+    with os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        main()
+        stdout.write("and nothing is left for the end to fail of")

@@ -76,7 +76,8 @@ def find_job(job, place, num_tiles, num_whole, steps_per_tile, share):
 def find_traders(tile, place, num_whole, steps_per_tile, share):
     """First and last place of who shares a tile, and whether the last two trade halves of it, this one among them.
 
-    They do if the last but one has no other tile: both come to its end at the same time then.
+    They do if the last but one has no other tile: both come to its end at the same time then. That is asked only where
+    no program has whole tiles.
     """
     first_step = (tile - num_whole) * steps_per_tile
     first_place, last_place = first_step // share, (first_step + steps_per_tile - 1) // share
