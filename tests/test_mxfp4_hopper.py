@@ -133,7 +133,7 @@ def test_on_a_gpu_wide_rows_and_nan_stay_right_and_in_their_rows(num_tokens: int
         pytest.param(case_of(400, n=5120, k=8192), id="and there are two rows of tiles"),
     ],
 )
-def test_on_a_gpu_replays_of_graphs_on_two_streams_leave_what_one_launch_does(case: Case):
+def test_on_a_gpu_replays_of_graphs_on_three_streams_leave_what_one_launch_does(case: Case):
     """Programs that share tiles wait for each other: by flags that every launch finds as the one before left them.
 
     Launches have other tokens in turn, so that what one of them left behind is wrong for the next.
@@ -142,7 +142,7 @@ def test_on_a_gpu_replays_of_graphs_on_two_streams_leave_what_one_launch_does(ca
     turns = [inputs, {"x": inputs["x"].flip(0)}]
     expected = [run_specialized(case, weights, turn) for turn in turns]
     torch.cuda.synchronize()
-    streams, graphs = [torch.cuda.Stream() for _ in range(2)], [torch.cuda.CUDAGraph() for _ in range(2)]
+    streams, graphs = [torch.cuda.Stream() for _ in range(3)], [torch.cuda.CUDAGraph() for _ in range(3)]
     captured = []
     for stream, graph in zip(streams, graphs, strict=True):
         with torch.cuda.graph(graph, stream=stream):
