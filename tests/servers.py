@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from http import HTTPStatus
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,11 +31,20 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def ask(url: str, body: object | None = None) -> object:
+def ask(url: str, body: object | None = None, seconds: float = 60) -> object:
+    """What a server answers. As Prefect's own client, it asks again where its database was locked (503): nothing was
+    done then, and on a busy machine that is no fault."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.load(answer)
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:  # who writes waits for others that long
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                raise
+        time.sleep(0.5)
 
 
 def wait_for(url: str, seconds: float) -> None:
