@@ -4,15 +4,20 @@ Drift of the machine falls on all providers of a case alike and cancels in their
 repeated, a few times at most, unless it is the kernel's own power that slows it; what is left is kept and marked.
 """
 
+from __future__ import annotations
+
 import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from kernels.timing.timers import Sampling, Stopwatch
 from tasks.clock import Clock
 from tasks.intervals import find_median_interval
 from tasks.records import PRECISION, DeviceState, Trial
+
+if TYPE_CHECKING:  # readings are kept, and tests hand them out, where nobody waits for torch
+    from kernels.timing.timers import Sampling, Stopwatch
 
 SLOW_CLOCK = 0.95
 """A trial at less than this share of the fastest SM clock is repeated or marked."""

@@ -3,6 +3,7 @@
 Many a process is started for a TestBench: it holds nothing that would have Ray's worker wait for torch.
 """
 
+import ctypes
 import os
 import time
 from collections.abc import Sequence
@@ -34,9 +35,11 @@ class UnsendableError(Exception):
         super().__init__(f"{value} is over {limit}")
 
 
-def spin() -> None:
-    """Burn the CPU for ever inside one C call that never lets go of the GIL."""
-    sum(range(10**15))
+def hold_the_gil() -> None:
+    """Wait for ever inside one C call that never lets go of the GIL; it leaves the core to the other tests."""
+    mutex = ctypes.create_string_buffer(64)  # a pthread_mutex_t that is not locked
+    for _ in range(2):
+        ctypes.PyDLL(None).pthread_mutex_lock(mutex)
 
 
 class TestBench:
@@ -87,8 +90,8 @@ class TestBench:
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
-    def spin(self) -> None:
-        spin()
+    def hold_the_gil(self) -> None:
+        hold_the_gil()
 
 
 class ManyCoresBench(TestBench):
@@ -184,7 +187,7 @@ class UnitTestBench:
             case "crash":
                 os._exit(7)
             case "hang":
-                spin()
+                hold_the_gil()
             case "raise":
                 raise MisbehavedError("two\nlines")
             case "out-of-memory":

@@ -12,6 +12,7 @@ from typing import Any
 import benches
 import ray
 from ray.cluster_utils import Cluster
+from sending import sending
 
 from kernels.rates import Rate
 from kernels.spec import Case, Device, Layer
@@ -162,11 +163,11 @@ def open_cluster(notes: Path) -> Iterator[TestCluster]:
     """A cluster with no node but its head."""
     import clusters
 
-    for module in (benches, clusters):  # workers do not have tests/ on their path
-        ray.cloudpickle.register_pickle_by_value(module)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": NOTICE_QUICKLY, **SMALL})
-    try:
-        yield TestCluster(cluster, notes)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    head = {"num_cpus": 0, "_system_config": NOTICE_QUICKLY, **SMALL}
+    with sending(benches, clusters):
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            yield TestCluster(cluster, notes)
+        finally:
+            ray.shutdown()
+            cluster.shutdown()

@@ -22,7 +22,6 @@ from servers import shared_folder
 
 from kernels.compile import CAPABILITIES, intercepted_launches
 from kernels.launches import describe_kernel
-from kernels.registry import kernels
 
 MAX_SHARED_BYTES = 227 * 1024
 MAX_REGISTERS = 255
@@ -59,10 +58,9 @@ def start_alone(script: str, *arguments: str, cache: Path | None) -> Future[str]
 
 @cache
 def start_processes() -> ProcessPoolExecutor:
-    """Processes for one script each, forked from one that has imported torch and our kernels without the interpreter:
-    to import them takes as long as to compile a few."""
+    """Processes for one script each, forked from one that has done without the interpreter what preloaded.py says."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["compilations", *(f"kernels.{name}" for name in kernels())])
+    context.set_forkserver_preload(["preloaded"])
     interpret = os.environ.pop("TRITON_INTERPRET")
     try:
         forkserver.ensure_running()

@@ -8,6 +8,7 @@ import benches
 import pytest
 import ray
 from benches import CPU, HOST, UnitTestBench
+from sending import sending
 
 from kernels.spec import Case, Layer
 from tasks.bench import compete_as_is
@@ -27,12 +28,12 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
-    ray.cloudpickle.register_pickle_by_value(benches)  # workers do not have tests/ on their path
-    start_ray("")
-    made = Worker("cpu", UnitTestBench)
-    yield made
-    made.end()
-    ray.shutdown()
+    with sending(benches):
+        start_ray("")
+        made = Worker("cpu", UnitTestBench)
+        yield made
+        made.end()
+        ray.shutdown()
 
 
 def be_quiet(case: Case, provider: str) -> None:

@@ -123,7 +123,7 @@ def test_a_process_that_dies_is_a_crash_and_the_next_call_has_a_fresh_one(worker
     assert worker.call("count_call", limit_seconds=LIMIT) == 1
 
 
-@pytest.mark.parametrize("hang", [("sleep", 600.0), ("spin",)], ids=["sleeping", "holding the GIL"])
+@pytest.mark.parametrize("hang", [("sleep", 600.0), ("hold_the_gil",)], ids=["sleeping", "holding the GIL"])
 def test_a_hang_is_ended_at_its_limit_and_the_next_call_has_a_fresh_process(worker: Worker, hang: tuple) -> None:
     before = process_of(worker)
     start = time.monotonic()
