@@ -16,7 +16,7 @@ from tasks.clock import Clock
 from tasks.intervals import find_median_interval
 from tasks.records import PRECISION, DeviceState, Trial
 
-if TYPE_CHECKING:  # readings are kept, and tests hand them out, where nobody waits for torch
+if TYPE_CHECKING:  # a night is judged by POWER_LIMIT without waiting for torch
     from kernels.timing.timers import Sampling, Stopwatch
 
 SLOW_CLOCK = 0.95

@@ -5,6 +5,7 @@ Many a process is started for a TestBench: it holds nothing that would have Ray'
 
 import ctypes
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,6 +29,10 @@ class AcceleratorError(RuntimeError):
     """Named as torch names what leaves a CUDA context unusable."""
 
 
+class OutOfMemoryError(RuntimeError):
+    """Named as torch names it, whose own a process would import for seconds, within the limit of the call."""
+
+
 class UnsendableError(Exception):
     """Cannot be unpickled: its arguments are not those of its constructor, as in many a library."""
 
@@ -38,7 +43,7 @@ class UnsendableError(Exception):
 def hold_the_gil() -> None:
     """Wait for ever inside one C call that never lets go of the GIL; it leaves the core to the other tests."""
     mutex = ctypes.create_string_buffer(64)  # a pthread_mutex_t that is not locked
-    for _ in range(2):
+    for _ in range(2):  # the second time waits for the first
         ctypes.PyDLL(None).pthread_mutex_lock(mutex)
 
 
@@ -176,6 +181,9 @@ class UnitTestBench:
     def take_seconds(self) -> dict[str, float]:
         return {"sampling": 0.5}
 
+    def has_torch(self) -> bool:
+        return "torch" in sys.modules
+
     def _try(self, provider: str, layer: Layer) -> None:
         tries = Path(f"{layer.model}.tries")
         before = tries.read_text().splitlines() if tries.exists() else []
@@ -191,9 +199,7 @@ class UnitTestBench:
             case "raise":
                 raise MisbehavedError("two\nlines")
             case "out-of-memory":
-                import torch
-
-                raise torch.OutOfMemoryError("CUDA out of memory")
+                raise OutOfMemoryError("CUDA out of memory")
             case "lose-device":
                 raise AcceleratorError("CUDA error: an illegal memory access was encountered")
 

@@ -14,6 +14,7 @@ import ray
 from ray.cluster_utils import Cluster
 from sending import sending
 
+import tasks.bench
 from kernels.rates import Rate
 from kernels.spec import Case, Device, Layer
 from tasks.bench import Contender
@@ -164,7 +165,7 @@ def open_cluster(notes: Path) -> Iterator[TestCluster]:
     import clusters
 
     head = {"num_cpus": 0, "_system_config": NOTICE_QUICKLY, **SMALL}
-    with sending(benches, clusters):
+    with sending(benches, clusters, tasks.bench):
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
             yield TestCluster(cluster, notes)

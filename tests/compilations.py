@@ -17,12 +17,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 import triton
 from servers import shared_folder
 
 from kernels.compile import CAPABILITIES, intercepted_launches
 from kernels.launches import describe_kernel
 
+PRELOADED = "preloaded"
 MAX_SHARED_BYTES = 227 * 1024
 MAX_REGISTERS = 255
 MAX_SPILL_BYTES = 64
@@ -60,17 +62,17 @@ def start_alone(script: str, *arguments: str, cache: Path | None) -> Future[str]
 def start_processes() -> ProcessPoolExecutor:
     """Processes for one script each, forked from one that has done without the interpreter what preloaded.py says."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["preloaded"])
-    interpret = os.environ.pop("TRITON_INTERPRET")
-    try:
+    context.set_forkserver_preload([PRELOADED])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TRITON_INTERPRET")
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
         forkserver.ensure_running()
-    finally:
-        os.environ["TRITON_INTERPRET"] = interpret
     return ProcessPoolExecutor(len(CAPABILITIES), context, max_tasks_per_child=1)
 
 
 def execute(script: str, arguments: tuple[str, ...], cache: str) -> str:
     """As run_alone, where we are alone already."""
+    assert PRELOADED in sys.modules, "a forkserver that cannot import something says nothing"
     gc.set_threshold(100_000, 50, 50)  # looking for garbage would take a sixth of its time
     os.environ["TRITON_CACHE_DIR"] = cache
     sys.argv = ["script", *arguments]

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 import triton
 import triton.language as tl
+from benches import hold_the_gil
 
 from kernels.registry import PACKAGE_DIR, find_kernel, kernels
 from kernels.spec import Case, Launch, Outputs, Provider, Tensors
@@ -57,9 +58,9 @@ def read_null(device: torch.device) -> None:
     ctypes.string_at(0)
 
 
-def spin(device: torch.device) -> None:
-    """Burn the CPU for ever in one C call that never lets go of the GIL."""
-    sum(range(10**15))
+def hang(device: torch.device) -> None:
+    """As a library may that waits for itself."""
+    hold_the_gil()
 
 
 FAULTS: dict[str, Callable[[torch.device], None]] = {
@@ -68,7 +69,7 @@ FAULTS: dict[str, Callable[[torch.device], None]] = {
     "out-of-memory": allocate_too_much,
     "exit": exit_at_once,
     "segfault": read_null,
-    "spin": spin,
+    "hang": hang,
 }
 """Each also as "late-...": then only while it is timed."""
 

@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PREFECT = str(Path(sys.executable).parent / "prefect")
 SHARED = "TESTS_SHARED_FOLDER"
 """Names that folder to them."""
+LOCKED_SECONDS = 30
+"""Longest that a server may go on to say that it cannot answer now."""
 
 
 def free_port() -> int:
@@ -31,15 +33,15 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def ask(url: str, body: object | None = None, seconds: float = 60) -> object:
-    """What a server answers. As Prefect's own client, it asks again where its database was locked (503): nothing was
-    done then, and on a busy machine that is no fault."""
+def ask(url: str, body: object | None = None) -> object:
+    """What a server answers. Where it says 503 it is asked again, as Prefect's own client does: mostly its database was
+    locked, which on a busy machine is no fault, and what it had begun is rolled back."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + LOCKED_SECONDS
     while True:
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:  # who writes waits for others that long
+            with urllib.request.urlopen(request, timeout=30) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             if error.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:

@@ -185,6 +185,10 @@ def test_a_worker_process_loads_no_plumbing() -> None:
     assert loaded & {"prefect", "duckdb", "ray", "matplotlib", "rich", "vllm", "transformers"} == set()
 
 
+def test_who_handles_readings_does_not_wait_for_torch() -> None:
+    assert loaded_after("import tasks.sampling, tasks.records, kernels.rates") & {"torch", "triton"} == set()
+
+
 def test_help_does_not_wait_for_heavy_imports() -> None:
     loaded = loaded_after("import flows.cli; flows.cli.make_parser().format_help()")
     assert loaded & {"prefect", "ray", "matplotlib", "vllm", "transformers", "torch", "triton", "duckdb"} == set()

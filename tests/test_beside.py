@@ -9,6 +9,7 @@ import benches
 import pytest
 import ray
 from benches import HOST, TestBench
+from sending import sending
 
 from kernels.spec import Case, Layer
 from tasks.commits.beside import CommitWorker
@@ -89,12 +90,12 @@ def write_code(folder: Path, bench: str) -> Path:
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
-    ray.cloudpickle.register_pickle_by_value(benches)  # workers do not have tests/ on their path
-    start_ray("")
-    made = Worker("cpu", TestBench)
-    yield made
-    made.end()
-    ray.shutdown()
+    with sending(benches):
+        start_ray("")
+        made = Worker("cpu", TestBench)
+        yield made
+        made.end()
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ LAYER = Layer("silu_mul_fp8", "grid", 1, 1, "fp8_group128", "bfloat16", {"num_ex
 CASES = (Case(LAYER, BAD_TOKENS), Case(LAYER, 16))
 LIMITS = Limits(8.0, 8.0, 4.0)
 TIMERS = {"cpu": ("wall",), "cuda": ("graph", "eager")}
-STATUSES = {"out-of-memory": Status.OUT_OF_MEMORY, "endless-kernel": Status.HUNG, "spin": Status.HUNG}
+STATUSES = {"out-of-memory": Status.OUT_OF_MEMORY, "endless-kernel": Status.HUNG, "hang": Status.HUNG}
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 
 StartWorker = Callable[[str], Worker]
@@ -85,7 +85,7 @@ def is_bad(measurement: Measurement) -> bool:
 
 @pytest.mark.parametrize("device_type", ["cpu", pytest.param("cuda", marks=ON_GPU)])
 def test_a_hang_ends_at_its_limit(start_worker: StartWorker, device_type: str) -> None:
-    fault = "endless-kernel" if device_type == "cuda" else "spin"
+    fault = "endless-kernel" if device_type == "cuda" else "hang"
     unit = WorkUnit(LAYER, CASES, (fault, "torch"), TIMERS[device_type])
     bench = UnitBench(start_worker(device_type), unit, 7, Quarantine("run-1", (), lambda _: None), Limits(3.0))
     bench.load()

@@ -10,6 +10,7 @@ import ray
 from benches import CPU, HOST, UnitTestBench
 from sending import sending
 
+import tasks.bench
 from kernels.spec import Case, Layer
 from tasks.bench import compete_as_is
 from tasks.errors import WorkerCrashed, WorkerHung, WorkerLost, WorkerRaised
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
-    with sending(benches):
+    with sending(benches, tasks.bench):
         start_ray("")
         made = Worker("cpu", UnitTestBench)
         yield made
@@ -244,6 +245,11 @@ def test_timing_has_a_limit_of_its_own_that_grows_with_the_providers(worker: Wor
     assert time.monotonic() - start > limits.find_timing_seconds(3) + limits.find_timing_seconds(1)
     assert set(timed.readings) == {"fine", "also-fine"}
     assert timed.failures["late-hang"][1].startswith("no answer within 0.75 s (")
+
+
+def test_a_limit_is_not_spent_on_importing_torch(worker: Worker, tmp_path: Path, crashes: list[Crash]) -> None:
+    measure_all(open_bench(worker, make_unit(tmp_path / "loads", ("fine",)), crashes))
+    assert not worker.call("has_torch", limit_seconds=20.0)
 
 
 def test_a_hang_ends_at_its_limit(worker: Worker, tmp_path: Path, crashes: list[Crash]) -> None:

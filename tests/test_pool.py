@@ -14,6 +14,7 @@ import pytest
 import ray
 from benches import HOST, ManyCoresBench, NeverStartingBench, SlowlyStartingBench, TestBench
 from prefect import flow
+from sending import sending
 from servers import using_shared_server
 
 from flows.nightly import attempt, measure_unit, wait_for
@@ -32,10 +33,10 @@ UNITS = [WorkUnit(Layer("made_up", name, 1, 1, "fp8_w8a8", "bfloat16", {}), (), 
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    ray.cloudpickle.register_pickle_by_value(benches)
-    start_ray("", num_cpus=2)
-    yield
-    ray.shutdown()
+    with sending(benches):
+        start_ray("", num_cpus=2)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture

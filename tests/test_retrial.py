@@ -10,6 +10,7 @@ import ray
 import retrials
 from records import make_run
 from retrials import RepeatingBench, repeat_torch
+from sending import sending
 from test_archive import commit
 from test_checkout import git
 
@@ -60,10 +61,10 @@ def archive(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    ray.cloudpickle.register_pickle_by_value(retrials)  # workers do not have tests/ on their path
-    start_ray("")
-    yield
-    ray.shutdown()
+    with sending(retrials):
+        start_ray("")
+        yield
+        ray.shutdown()
 
 
 def make_suspect(

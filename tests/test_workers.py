@@ -15,6 +15,7 @@ import benches
 import pytest
 import ray
 from benches import NeverStartingBench, TestBench
+from sending import sending
 
 from tasks.checkout import CHECKOUT
 from tasks.errors import WorkerCrashed, WorkerError, WorkerHung, WorkerLost, WorkerRaised
@@ -29,10 +30,10 @@ LIMIT = 60.0
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.cloudpickle.register_pickle_by_value(benches)  # workers do not have tests/ on their path
-    start_ray("")
-    yield
-    ray.shutdown()
+    with sending(benches):
+        start_ray("")
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")
